@@ -1,0 +1,23 @@
+"""AnoSeg's augmentations as batched kornia transforms, usable with any model.
+
+They run on the device of the images, draw from the global random stream or from their own (``manual_seed``), replay
+from their parameters, and work in kornia's ``AugmentationSequential`` with ``data_keys=["input", "mask"]``.
+"""
+
+from anomalib_anoseg.transforms.base import ForgedBatch, SeededAugmentation, SyntheticAnomaly
+from anomalib_anoseg.transforms.color_jitter import RandomColorJitter
+from anomalib_anoseg.transforms.cut_paste import CutPaste, HardCutPaste
+from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
+from anomalib_anoseg.transforms.rotation import RandomFreeTurn, RandomQuarterTurn
+
+__all__ = [
+    "CutPaste",
+    "ForgedBatch",
+    "HardCutPaste",
+    "RandomColorJitter",
+    "RandomFreeTurn",
+    "RandomHalfSwap",
+    "RandomQuarterTurn",
+    "SeededAugmentation",
+    "SyntheticAnomaly",
+]

@@ -1,0 +1,107 @@
+"""Colour jitter as one matrix an image, the third step of AnoSeg's hard augmentation."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anomalib_anoseg.transforms.base import SeededAugmentation, check_value, per_image
+
+# Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601), as torchvision and kornia use them.
+LUMA = (0.299, 0.587, 0.114)
+
+
+class RandomColorJitter(SeededAugmentation):
+    """Change brightness, contrast, saturation and hue of each image, in this order.
+
+    AnoSeg (arXiv 2110.03396, Fig. 3) visibly shifts hue and saturation; the amounts are our choice. Brightness,
+    contrast and saturation are torchvision's, without the clamping in between; hue is a rotation of the colour about
+    the grey axis. All four are linear in the colour, so one 3x3 matrix an image does them in a single pass, where
+    kornia's ``ColorJitter`` goes through HSV and synchronises with the host.
+
+    Args:
+        brightness: Factor from ``U(1 - b, 1 + b)``, ``0 <= b <= 1``.
+        contrast: Factor about the mean luma, from ``U(1 - c, 1 + c)``, ``0 <= c <= 1``.
+        saturation: Factor about each pixel's luma, from ``U(1 - s, 1 + s)``, ``0 <= s <= 1``.
+        hue: Turn from ``U(-h, h)`` in full circles, ``0 <= h <= 0.5``.
+        p: Probability of changing an image.
+        keepdim: Whether a ``(C, H, W)`` image keeps its shape.
+
+    Raises:
+        ValueError: If an amount is out of range, or the images have neither 1 nor 3 channels.
+
+    Convention:
+        - ``_params``: ``brightness``, ``contrast``, ``saturation``, ``hue``, each ``(B,)`` float32.
+        - The result is clamped to ``[0, 1]``; grey images of one channel change in brightness and contrast alone.
+        - Masks pass through.
+
+    Example:
+        >>> import torch
+        >>> image = torch.rand(2, 3, 16, 16)
+        >>> bool((RandomColorJitter(0, 0, 0, 0, p=1.0)(image) - image).abs().max() < 1e-6)
+        True
+    """
+
+    def __init__(
+        self,
+        brightness: float = 0.5,
+        contrast: float = 0.5,
+        saturation: float = 0.5,
+        hue: float = 0.2,
+        p: float = 0.5,
+        keepdim: bool = False,
+    ) -> None:
+        amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+        for name, amount in amounts.items():
+            check_value(name, amount, 0.0, 0.5 if name == "hue" else 1.0)
+        super().__init__(p=p, keepdim=keepdim)
+        self.flags = amounts
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw the three factors and the turn for every image."""
+        center = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+        return {
+            name: self.uniform((batch_shape[0],), center[name] - amount, center[name] + amount)
+            for name, amount in self.flags.items()
+        }
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Change the colours of ``(B, C, H, W)`` images.
+
+        Raises:
+            ValueError: If the images have neither 1 nor 3 channels.
+        """
+        del flags, transform
+        if input.shape[1] not in {1, 3}:
+            raise ValueError(f"Colour jitter takes images of 1 or 3 channels, got shape {tuple(input.shape)}.")
+        image = input.float()
+        is_color = input.shape[1] == len(LUMA)
+        luma = torch.tensor(LUMA if is_color else (1.0,), device=image.device)
+
+        image = image * per_image(params["brightness"], image)  # noqa: PLR6104 - `input` may be the same tensor
+        mean = torch.einsum("bchw,c->b", image, luma)[:, None, None, None] / (image.shape[-2] * image.shape[-1])
+        image = torch.lerp(mean, image, per_image(params["contrast"], image))
+        if is_color:
+            saturation, hue = (params[name].to(image.device, non_blocking=True) for name in ("saturation", "hue"))
+            image = torch.einsum("bij,bjhw->bihw", _color_matrix(saturation, hue, luma), image)
+        return image.clamp(0, 1).to(input.dtype)
+
+
+def _color_matrix(saturation: Tensor, hue: Tensor, luma: Tensor) -> Tensor:
+    """Saturation about the luma, then rotation about the grey axis (Rodrigues' formula), ``(B, 3, 3)``."""
+    identity = torch.eye(3, device=luma.device)
+    desaturation = torch.ones_like(identity) * luma
+    saturate = torch.lerp(desaturation, identity, saturation[:, None, None])
+
+    angle = 2 * math.pi * hue[:, None, None]
+    grey_projection = torch.full_like(identity, 1 / 3)
+    cross_product = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=luma.device) / math.sqrt(3)
+    rotate = angle.cos() * identity + angle.sin() * cross_product + (1 - angle.cos()) * grey_projection
+    return rotate @ saturate

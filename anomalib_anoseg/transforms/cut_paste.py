@@ -1,0 +1,246 @@
+"""CutPaste with rotated, clipped patches, plain and from hard-augmented images (AnoSeg's synthetic anomalies)."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from anomalib_anoseg.transforms.base import SeededAugmentation, SyntheticAnomaly, check_interval, check_value
+from anomalib_anoseg.transforms.color_jitter import RandomColorJitter
+from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
+from anomalib_anoseg.transforms.patches import Patches
+from anomalib_anoseg.transforms.rotation import RandomQuarterTurn
+
+# Grey levels are 1/255 apart: a patch that differs by less on average cannot be seen, and would be a false label.
+MIN_DIFFERENCE = 1 / 255
+# A single pixel must differ by more than this to be marked as changed.
+CHANGED = 3 / 255
+# Draws of a patch an image until one differs visibly. With a chance of one half that a patch differs (an object on a
+# plain background), one image in 16 stays normal, and its mask says so.
+ATTEMPTS = 4
+# The attempts are compared on a grid of about this many pixels a side: enough for a mean over the patch.
+PROBE_SIDE = 64
+
+
+class CutPaste(SyntheticAnomaly):
+    """Cut rectangles out of each image and paste them elsewhere in that image, upright or rotated.
+
+    After CutPaste (Li et al., arXiv 2104.04015) in the form of AnoSeg (arXiv 2110.03396, Sec. 3.1): pasted patches
+    are clipped by the border and the mask marks what was pasted. ``source`` transforms the image before the patches
+    are cut: see :class:`HardCutPaste`. Size, shape and angle are our choices; the paper shows about 17 % of the area.
+    Several patches, see-through ones and masks of what changed are not the paper's: they imitate small, faint and
+    irregular defects.
+
+    Args:
+        area: Range of a patch's area, as a fraction of the image's, within ``[0.0001, 1]``.
+        aspect: Range of its width over its height, log-uniform, within ``[0.05, 20]``.
+        rotation: The patch is rotated by ``U(-rotation, rotation)`` degrees, ``0 <= rotation <= 180`` ...
+        rotation_p: ... with this probability, and pasted upright otherwise.
+        count: Number of patches an image, 1 or more.
+        opacity: Range of a patch's weight over what it covers, within ``[0.01, 1]``; 1 covers it fully.
+        mark: What the mask marks: the whole ``"patch"``, or those of its pixels that are ``"changed"`` by more
+            than 3/255 in some channel, which a person can just about see.
+        source: Transforms that the image goes through before the patches are cut out of it.
+        p: Probability of pasting into an image.
+        keepdim: Whether a ``(C, H, W)`` image keeps its shape.
+
+    Raises:
+        ValueError: If a range or probability is out of bounds.
+
+    Convention:
+        - ``_params`` hold :data:`ATTEMPTS` draws of each patch, each value ``(B, count, ATTEMPTS)`` (``center`` and
+          ``origin`` ``(..., 2)``, x first, as fractions of the side), and the parameters of ``source``, drawn anew for
+          every patch, under ``source.<patch>.<index>.<name>``. Once an image went through they also tell ``attempt``
+          ``(B, count)`` (which draw was taken: the first that differs by 1/255 on average), ``visible`` ``(B, count)``
+          (0 if none did: the patch is left out) and ``marked`` ``(B, 1, H, W)``.
+        - The centre is uniform over the image, so that clipping leaves a quarter of a small patch at least.
+        - A mask ``(B, 1, H, W)`` gets 1 where it is marked and keeps its values elsewhere. In a container give the
+          keys as ``["input", "mask"]``, in this order: what is marked depends on the image.
+        - Pixels outside the patches are bit-identical. Upright patches are cut at whole pixels, rotated ones are
+          sampled bilinearly. No loop over the batch, no host synchronisation.
+
+    Example:
+        >>> import torch
+        >>> image = torch.rand(4, 3, 64, 64)
+        >>> forged, mask = CutPaste().manual_seed(0).forge(image)
+        >>> bool(torch.equal(torch.where(mask == 1, image, forged), image))
+        True
+    """
+
+    def __init__(
+        self,
+        area: tuple[float, float] = (0.02, 0.2),
+        aspect: tuple[float, float] = (0.3, 3.3),
+        rotation: float = 45.0,
+        rotation_p: float = 0.5,
+        count: int = 1,
+        opacity: tuple[float, float] = (1.0, 1.0),
+        mark: Literal["patch", "changed"] = "patch",
+        source: Sequence[SeededAugmentation] = (),
+        p: float = 1.0,
+        keepdim: bool = False,
+    ) -> None:
+        check_interval("area", area, 1e-4, 1.0)
+        check_interval("aspect", aspect, 0.05, 20.0)
+        check_value("rotation", rotation, 0.0, 180.0)
+        check_value("rotation_p", rotation_p, 0.0, 1.0)
+        check_value("count", count, 1, 100)
+        check_interval("opacity", opacity, 0.01, 1.0)
+        if mark not in {"patch", "changed"}:
+            raise ValueError(f"mark must be 'patch' or 'changed', got {mark!r}.")
+        super().__init__(p=p, keepdim=keepdim)
+        self.flags = {
+            "area": tuple(area),
+            "aspect": tuple(aspect),
+            "rotation": rotation,
+            "rotation_p": rotation_p,
+            "count": int(count),
+            "opacity": tuple(opacity),
+            "mark": mark,
+        }
+        self.source = nn.ModuleList(source)
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw the patches of every image and the parameters of the source."""
+        flags = self.flags
+        shape = (batch_shape[0], flags["count"], ATTEMPTS)
+        is_rotated = self.uniform(shape, 0.0, 1.0) < flags["rotation_p"]
+        params = {
+            "area": self.uniform(shape, *flags["area"]),
+            "aspect": self.uniform(shape, *(math.log(bound) for bound in flags["aspect"])).exp(),
+            "angle": self.uniform(shape, -flags["rotation"], flags["rotation"]).deg2rad() * is_rotated,
+            "center": self.uniform((*shape, 2), 0.0, 1.0),
+            "origin": self.uniform((*shape, 2), 0.0, 1.0),
+            "opacity": self.uniform(shape, *flags["opacity"]),
+            "attempt": torch.zeros(shape[:2], dtype=torch.int64, device=self.device),
+            "visible": torch.zeros(shape[:2], device=self.device),
+            "marked": torch.zeros(batch_shape[0], 1, *batch_shape[-2:], device=self.device),
+        }
+        for number in range(flags["count"]):
+            for index, transform in enumerate(self._source()):
+                transform.generator = self.generator
+                drawn = transform.forward_parameters(batch_shape)
+                params |= {f"source.{number}.{index}.{name}": value for name, value in drawn.items()}
+        return params
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Paste into ``(B, C, H, W)`` images."""
+        del transform
+        image = input.float()
+        original, marked = image, torch.zeros_like(image[:, :1], dtype=torch.bool)
+        for number in range(flags["count"]):
+            source = self._apply_source(original, params, number)
+            image, inside = _paste(image, source, params, number)
+            marked |= inside
+        output = torch.where(marked, image.to(input.dtype), input)
+        if flags["mark"] == "changed":
+            marked &= ((output - input).abs() > CHANGED).any(1, keepdim=True)
+        params["marked"].copy_(marked, non_blocking=True)
+        return output
+
+    def apply_transform_mask(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Mark the patches of the images in ``(B, 1, H, W)`` masks."""
+        del flags, transform
+        marked = params["marked"].to(input.device, torch.bool, non_blocking=True)
+        return torch.where(marked, torch.ones_like(input), input)
+
+    def _source(self) -> Iterator[SeededAugmentation]:
+        return (transform for transform in self.source if isinstance(transform, SeededAugmentation))
+
+    def _apply_source(self, image: Tensor, params: dict[str, Tensor], number: int) -> Tensor:
+        for index, transform in enumerate(self._source()):
+            prefix = f"source.{number}.{index}."
+            own = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+            image = transform(image, params=own)
+        return image
+
+
+def _paste(image: Tensor, source: Tensor, params: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor]:
+    """Paste patch ``number`` of every image, and tell where it is: ``(B, C, H, W)`` and bool ``(B, 1, H, W)``."""
+    candidates = Patches.from_params(params, number, image)
+    stride = max(1, min(image.shape[-2:]) // PROBE_SIDE)
+    is_visible = candidates.mean_difference(image, *candidates.sample(source, stride), stride) >= MIN_DIFFERENCE
+    attempt = is_visible.int().argmax(1)
+    patch = candidates.select(attempt)
+    values, inside = patch.sample(source)
+    visible = patch.mean_difference(image, values, inside).squeeze(1) >= MIN_DIFFERENCE
+    # In place: a container hands the very same tensors to the mask.
+    params["attempt"][:, number].copy_(attempt, non_blocking=True)
+    params["visible"][:, number].copy_(visible, non_blocking=True)
+    inside &= visible[:, None, None, None]
+    blended = torch.lerp(image, values[:, :, 0], patch.opacity[..., None, None])
+    return torch.where(inside, blended, image), inside
+
+
+class HardCutPaste(CutPaste):
+    """AnoSeg's synthetic anomalies: patches of the rotated, permuted and jittered image, pasted on the original.
+
+    arXiv 2110.03396, Sec. 3.1 and Fig. 3: rotation, then perm, then colour jitter of the same image, each with
+    probability 0.5; a patch of the result is pasted on a random region of the original.
+
+    Args:
+        area: See :class:`CutPaste`.
+        aspect: See :class:`CutPaste`.
+        rotation: See :class:`CutPaste`.
+        rotation_p: See :class:`CutPaste`.
+        count: See :class:`CutPaste`.
+        opacity: See :class:`CutPaste`.
+        mark: See :class:`CutPaste`.
+        hard_p: Probability of each of the three steps (the paper: 0.5).
+        jitter: Amounts of brightness, contrast, saturation and hue, see :class:`RandomColorJitter`.
+        p: See :class:`CutPaste`.
+        keepdim: See :class:`CutPaste`.
+
+    Raises:
+        ValueError: If an argument is out of bounds.
+
+    Convention:
+        As :class:`CutPaste`; ``source.0.0`` is the first patch's rotation, ``source.0.1`` its perm and ``source.0.2``
+        its jitter.
+
+    Example:
+        >>> import torch
+        >>> from kornia.augmentation import AugmentationSequential
+        >>> forge = AugmentationSequential(HardCutPaste(), data_keys=["input", "mask"])
+        >>> image, mask = forge(torch.rand(4, 3, 64, 64), torch.zeros(4, 1, 64, 64))
+        >>> mask.unique().tolist()
+        [0.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        area: tuple[float, float] = (0.02, 0.2),
+        aspect: tuple[float, float] = (0.3, 3.3),
+        rotation: float = 45.0,
+        rotation_p: float = 0.5,
+        count: int = 1,
+        opacity: tuple[float, float] = (1.0, 1.0),
+        mark: Literal["patch", "changed"] = "patch",
+        hard_p: float = 0.5,
+        jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.2),
+        p: float = 1.0,
+        keepdim: bool = False,
+    ) -> None:
+        check_value("hard_p", hard_p, 0.0, 1.0)
+        if len(jitter) != 4:  # noqa: PLR2004
+            raise ValueError(f"jitter must be (brightness, contrast, saturation, hue), got {tuple(jitter)}.")
+        hard_augmentation = (
+            RandomQuarterTurn(p=hard_p),
+            RandomHalfSwap(p=hard_p),
+            RandomColorJitter(*jitter, p=hard_p),
+        )
+        super().__init__(area, aspect, rotation, rotation_p, count, opacity, mark, hard_augmentation, p, keepdim)

@@ -1,0 +1,89 @@
+"""Rotated rectangles that are cut from one place of an image and pasted at another."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Patches:
+    """Rectangles to cut and paste, ``A`` for each of ``B`` images, in pixels of an ``H`` x ``W`` image.
+
+    Args:
+        size: ``(B, A, 2)``, width and height.
+        center: ``(B, A, 2)``, where they are pasted, x first.
+        shift: ``(B, A, 2)``, from there to where they are cut, whole pixels.
+        angle: ``(B, A)``, radians.
+        opacity: ``(B, A)``, weight over what they cover.
+        image_size: ``(H, W)``.
+    """
+
+    def __init__(
+        self,
+        size: Tensor,
+        center: Tensor,
+        shift: Tensor,
+        angle: Tensor,
+        opacity: Tensor,
+        image_size: tuple[int, int],
+    ) -> None:
+        self.size, self.center, self.shift, self.angle, self.opacity = size, center, shift, angle, opacity
+        self.image_size = image_size
+
+    @classmethod
+    def from_params(cls, params: dict[str, Tensor], number: int, image: Tensor) -> "Patches":
+        """Scale the drawn fractions of patch ``number`` of each image, all its attempts, to the size of ``image``."""
+        names = ("area", "aspect", "angle", "opacity", "center", "origin")
+        drawn = (params[name][:, number].to(image.device, non_blocking=True) for name in names)
+        area, aspect, angle, opacity, center, origin = drawn
+        height, width = image.shape[-2:]
+        canvas = torch.stack((torch.full_like(area, width), torch.full_like(area, height)), -1)
+        size = torch.stack(((area * height * width * aspect).sqrt(), (area * height * width / aspect).sqrt()), -1)
+        size = torch.minimum(size.clamp(min=2.0), canvas)
+        pasted_at = center * (canvas - 1)
+        cut_from = (size - 1) / 2 + origin * (canvas - size)
+        return cls(size, pasted_at, (cut_from - pasted_at).round(), angle, opacity, (height, width))
+
+    def select(self, index: Tensor) -> "Patches":
+        """Take one patch an image by its index ``(B,)``."""
+        rows = torch.arange(index.shape[0], device=index.device)
+        size, center, shift, angle, opacity = (
+            value[rows, index][:, None] for value in (self.size, self.center, self.shift, self.angle, self.opacity)
+        )
+        return Patches(size, center, shift, angle, opacity, self.image_size)
+
+    def sample(self, source: Tensor, stride: int = 1) -> tuple[Tensor, Tensor]:
+        """Look up what the patches carry at every ``stride``-th row and column.
+
+        Args:
+            source: ``(B, C, H, W)``, float32, what they are cut from.
+            stride: Distance between the rows and columns looked at, in pixels.
+
+        Returns:
+            Values ``(B, C, A, H, W)``, and bool ``(B, A, H, W)``: which of them lie in a patch.
+        """
+        x, y = self._local_coordinates(stride)
+        cut_from = self.center + self.shift
+        half_height, half_width = ((side - 1) / 2 for side in self.image_size)
+        grid_x = (x + (cut_from[..., 0] - half_width)[..., None, None]) / half_width
+        grid_y = (y + (cut_from[..., 1] - half_height)[..., None, None]) / half_height
+        # The patches lie below each other in one grid, so that each image is sampled once.
+        grid = torch.stack((grid_x, grid_y), -1).flatten(1, 2)
+        values = F.grid_sample(source, grid, padding_mode="border", align_corners=True)
+        patch_half_width, patch_half_height = (self.size[..., axis, None, None] / 2 for axis in (0, 1))
+        inside = (x.abs() <= patch_half_width) & (y.abs() <= patch_half_height)
+        return values.unflatten(2, x.shape[1:3]), inside
+
+    def mean_difference(self, image: Tensor, values: Tensor, inside: Tensor, stride: int = 1) -> Tensor:
+        """Mean absolute difference that each patch would make to its image's values, ``(B, A)``."""
+        difference = (values - image[:, :, None, ::stride, ::stride]).abs().mean(1) * inside
+        return self.opacity * difference.sum((-2, -1)) / inside.sum((-2, -1)).clamp(min=1)
+
+    def _local_coordinates(self, stride: int) -> tuple[Tensor, Tensor]:
+        """Pixel positions relative to the patch's centre, turned back by its angle: x and y, ``(B, A, H, W)``."""
+        height, width = self.image_size
+        rows = torch.arange(0, height, stride, device=self.size.device, dtype=torch.float32)
+        columns = torch.arange(0, width, stride, device=self.size.device, dtype=torch.float32)
+        dx = (columns - self.center[..., 0, None])[:, :, None, :]
+        dy = (rows - self.center[..., 1, None])[:, :, :, None]
+        cos, sin = self.angle.cos()[..., None, None], self.angle.sin()[..., None, None]
+        return dx * cos + dy * sin, dy * cos - dx * sin

@@ -1,0 +1,77 @@
+"""What several test files need."""
+
+import os
+from pathlib import Path
+
+# Model hubs must not be asked for anything: everything here works off-line.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import MVTecAD
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Small tensors on few cores: threads would only wait for each other.
+torch.set_num_threads(1)
+
+# Operations whose result the host waits for.
+SYNCHRONISING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique"}
+
+
+class OperationCounter(TorchDispatchMode):
+    """Counts the operations dispatched, and those that make the host wait for the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = self.synchronisations = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        del types
+        self.operations += 1
+        self.synchronisations += func.overloadpacket.__name__ in SYNCHRONISING
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def count_operations():
+    return OperationCounter
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory) -> Path:
+    """A set in MVTec AD's layout: 64x64 pixels of stripes; anomalous images have a bright square."""
+    root, rng = tmp_path_factory.mktemp("tiny"), np.random.default_rng(0)
+    stripes = np.sin(np.arange(64) / 2)[:, None, None] * 40 + 110
+    for folder, count in {"train/good": 8, "test/good": 3, "test/square": 3}.items():
+        for index in range(count):
+            image = stripes + rng.normal(0, 4, (64, 64, 3))
+            mask = np.zeros((64, 64), np.uint8)
+            if folder == "test/square":
+                row, column = rng.integers(4, 40, 2)
+                image[row : row + 16, column : column + 16] += 90
+                mask[row : row + 16, column : column + 16] = 255
+                save_image(mask, root / "stripes" / "ground_truth" / "square" / f"{index:03}_mask.png")
+            save_image(image.clip(0, 255).astype(np.uint8), root / "stripes" / folder / f"{index:03}.png")
+    return root
+
+
+def save_image(values: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+@pytest.fixture
+def tiny_data(tiny_root) -> MVTecAD:
+    """The tiny set with two of its normal training images held out for validation."""
+    return MVTecAD(
+        tiny_root,
+        "stripes",
+        train_batch_size=3,
+        eval_batch_size=3,
+        num_workers=0,
+        val_split_mode="from_train",
+        val_split_ratio=0.25,
+        seed=0,
+    )

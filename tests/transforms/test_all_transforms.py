@@ -1,0 +1,187 @@
+"""Properties that every transform has, for every gate, size and dtype."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from kornia.augmentation import AugmentationSequential
+
+from anomalib_anoseg.transforms import (
+    CutPaste,
+    HardCutPaste,
+    RandomColorJitter,
+    RandomFreeTurn,
+    RandomHalfSwap,
+    RandomQuarterTurn,
+)
+
+TRANSFORMS = [RandomQuarterTurn, RandomFreeTurn, RandomHalfSwap, RandomColorJitter, CutPaste, HardCutPaste]
+SIZES = [(64, 64), (61, 97)]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(params=TRANSFORMS, ids=lambda cls: cls.__name__)
+def transform_class(request):
+    return request.param
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_keeps_shape_dtype_and_range(transform_class, size, dtype):
+    image = torch.rand(3, 3, *size).to(dtype)
+    output = transform_class(p=1.0)(image)
+    assert output.shape == image.shape
+    assert output.dtype == dtype
+    assert output.min() >= 0
+    assert output.max() <= 1
+
+
+def test_does_nothing_at_p_0(transform_class):
+    image = torch.rand(3, 3, 32, 32)
+    assert torch.equal(transform_class(p=0.0)(image), image)
+
+
+def test_gate_passes_about_half_at_p_05(transform_class):
+    image = torch.rand(64, 3, 32, 32)
+    changed = (transform_class(p=0.5).manual_seed(0)(image) != image).flatten(1).any(1)
+    assert 16 < changed.sum() < 48
+
+
+def test_same_seed_same_batch_other_seed_other_batch(transform_class):
+    image = torch.rand(8, 3, 32, 32)
+    first, same, other = (transform_class(p=1.0).manual_seed(seed)(image) for seed in (1, 1, 2))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_every_image_has_its_own_draw(transform_class):
+    image = torch.rand(1, 3, 33, 33).expand(16, -1, -1, -1)
+    output = transform_class(p=1.0).manual_seed(0)(image)
+    assert len(output.flatten(1).unique(dim=0)) > 2
+
+
+def test_seeded_draws_leave_the_global_stream_alone(transform_class):
+    transform = transform_class(p=0.5).manual_seed(0)
+    before = torch.get_rng_state()
+    transform(torch.rand(2, 3, 32, 32, generator=torch.Generator()))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_unseeded_draws_follow_the_global_stream(transform_class):
+    image = torch.rand(8, 3, 32, 32)
+    torch.manual_seed(3)
+    first = transform_class(p=1.0)(image)
+    torch.manual_seed(3)
+    assert torch.equal(transform_class(p=1.0)(image), first)
+
+
+def test_replays_from_its_parameters(transform_class):
+    transform, image = transform_class(p=0.5), torch.rand(8, 3, 32, 32)
+    output = transform(image)
+    assert torch.equal(transform(image, params=transform._params), output)
+
+
+def test_batch_of_one_equals_slice_of_batch(transform_class):
+    transform, image = transform_class(p=1.0), torch.rand(4, 3, 32, 32)
+    output = transform(image)
+    drawn = transform._params
+    for index in range(4):
+        params = {
+            name: value if name.endswith("forward_input_shape") else value[index : index + 1].clone()
+            for name, value in drawn.items()
+        }
+        torch.testing.assert_close(transform(image[index : index + 1], params=params), output[index : index + 1])
+
+
+def test_mask_follows_in_a_container(transform_class):
+    # An image that carries its own mask as colour shows whether the mask went where the image went.
+    mask = torch.zeros(4, 1, 32, 32)
+    mask[:, :, :10, 5:20] = 1
+    container = AugmentationSequential(transform_class(p=1.0), data_keys=["input", "mask"])
+    image, moved = container(mask.expand(-1, 3, -1, -1), mask)
+    if issubclass(transform_class, (RandomQuarterTurn, RandomHalfSwap)):
+        assert torch.equal(image[:, :1], moved)
+    elif transform_class is RandomFreeTurn:
+        assert torch.equal(image[:, :1].round(), moved)
+    elif transform_class is RandomColorJitter:
+        assert torch.equal(moved, mask)
+    else:
+        assert (moved >= mask).all()
+    assert set(moved.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_container_gives_what_forge_gives():
+    image = torch.rand(4, 3, 32, 32)
+    container = AugmentationSequential(HardCutPaste(p=0.5).manual_seed(4), data_keys=["input", "mask"])
+    forged, mask = container(image, torch.zeros(4, 1, 32, 32))
+    again = HardCutPaste(p=0.5).manual_seed(4).forge(image)
+    assert torch.equal(forged, again.image)
+    assert torch.equal(mask, again.mask)
+
+
+def test_works_under_autocast_as_without(transform_class):
+    image = torch.rand(4, 3, 32, 32)
+    expected = transform_class(p=1.0).manual_seed(0)(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(transform_class(p=1.0).manual_seed(0)(image), expected)
+
+
+def test_copies_and_pickles(transform_class):
+    transform, image = transform_class(p=1.0).manual_seed(0), torch.rand(2, 3, 32, 32)
+    twin, thawed = copy.deepcopy(transform), pickle.loads(pickle.dumps(transform))
+    expected = transform(image)
+    assert torch.equal(twin(image), expected)
+    assert torch.equal(thawed(image), expected)
+    assert not transform.state_dict()
+
+
+def test_gradient_reaches_the_image(transform_class):
+    image = torch.rand(2, 3, 16, 16, requires_grad=True)
+    transform_class(p=1.0)(image).sum().backward()
+    assert image.grad.isfinite().all()
+    assert image.grad.abs().sum() > 0
+
+
+def test_single_image_keeps_its_shape_with_keepdim(transform_class):
+    assert transform_class(p=1.0, keepdim=True)(torch.rand(3, 32, 32)).shape == (3, 32, 32)
+
+
+def test_makes_no_host_synchronisation_and_no_loop_over_the_batch(transform_class, count_operations):
+    transform = transform_class(p=0.5).manual_seed(0)
+    counts = []
+    for batch_size in (2, 32):
+        image = torch.rand(batch_size, 3, 32, 32)
+        transform(image)
+        with count_operations() as counter:
+            (transform.forge if hasattr(transform, "forge") else transform)(image)
+        assert counter.synchronisations == 0
+        counts.append(counter.operations)
+    assert counts[0] == counts[1]
+
+
+def test_compiles_into_one_graph(transform_class):
+    transform, image = transform_class(p=1.0), torch.rand(2, 3, 32, 32)
+    transform(image)
+    params = transform._params
+    compiled = torch.compile(transform, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image, params=params), transform(image, params=params))
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.5])
+def test_refuses_a_gate_that_is_no_probability(transform_class, p):
+    with pytest.raises(ValueError, match=r"p must lie within \[0.0, 1.0\]"):
+        transform_class(p=p)
+
+
+def test_refuses_boxes_and_keypoints(transform_class):
+    with pytest.raises(NotImplementedError, match="boxes have no meaning"):
+        transform_class().transform_boxes(torch.rand(1, 1, 4))
+    with pytest.raises(NotImplementedError, match="keypoints have no meaning"):
+        transform_class().transform_keypoints(torch.rand(1, 1, 2))
+
+
+@pytest.mark.parametrize("image", [torch.rand(8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)])
+def test_refuses_what_is_no_image(transform_class, image):
+    with pytest.raises(ValueError, match="Images must be floating point of shape"):
+        transform_class()(image)
