@@ -1,0 +1,137 @@
+"""Thresholds without bad parts: calibration on held-out normal images and on defects forged on them.
+
+anomalib's post-processor finds thresholds and the range of scores on the validation images, which for most users are
+normal images alone: the best F1 score is then undefined, and without validation images the thresholds stay NaN. A
+model that forges anomalies can make its own labelled ones.
+"""
+
+from typing import Any, Literal
+
+import torch
+from anomalib.data import ImageBatch
+from anomalib.post_processing import PostProcessor
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from anomalib_anoseg.transforms import SyntheticAnomaly
+
+CalibrationSource = Literal["anomalous images", "forged on held-out images", "forged on training images", "none"]
+# Enough for a threshold, and a bound on the cost of a calibration, which every validation repeats.
+MAX_FORGED_IMAGES = 64
+# Images a forward pass where no data loader says how many.
+CHUNK = 8
+
+
+class SelfCalibratingPostProcessor(PostProcessor):
+    """anomalib's post-processor, calibrated on forged anomalies where there are no real ones.
+
+    - Validation images with anomalies among them: used as anomalib does.
+    - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it.
+    - No validation images: the same with training images, with a warning, because a model knows those too well.
+
+    Every validation repeats this, so that every checkpoint carries thresholds that fit its weights. They are stored
+    in checkpoints and exports, and ``calibrated_on`` tells where they came from.
+
+    Args:
+        calibration_seed: Seed of the forged anomalies: every calibration uses the same ones.
+        **kwargs: Arguments of :class:`anomalib.post_processing.PostProcessor`.
+
+    Attributes:
+        calibrated_on: Where thresholds and range came from.
+
+    Example:
+        >>> SelfCalibratingPostProcessor().calibrated_on
+        'none'
+    """
+
+    def __init__(self, calibration_seed: int = 0, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(**kwargs)
+        self.calibration_seed = calibration_seed
+        self.calibrated_on: CalibrationSource = "none"
+        self._forged = 0
+
+    @property
+    def _checkpoint_config_keys(self) -> tuple[str, ...]:
+        return (*super()._checkpoint_config_keys, "calibration_seed", "calibrated_on")
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look whether there are real anomalies to calibrate on."""
+        self._forged = 0
+        has_anomalies = any(_has_anomalies(loader) for loader in _as_list(trainer.val_dataloaders))
+        is_real = has_anomalies or not _can_forge(pl_module)
+        self.calibrated_on = "anomalous images" if is_real else "forged on held-out images"
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: ImageBatch,
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        """Take a batch into the calibration, forged if need be."""
+        if self.calibrated_on == "anomalous images":
+            super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
+        elif self._forged < MAX_FORGED_IMAGES:
+            self._update_with_forged(trainer, pl_module, _image_of(outputs)[: MAX_FORGED_IMAGES - self._forged])
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Calibrate on training images if there are no others."""
+        if any(trainer.num_val_batches) or not _can_forge(pl_module):
+            return
+        self._forged = 0
+        self.calibrated_on = "forged on training images"
+        network: nn.Module = pl_module.model  # type: ignore[assignment]
+        network.eval()
+        with torch.no_grad():
+            for chunk in _some_images(_as_list(trainer.train_dataloader)[0], pl_module).split(CHUNK):
+                self._update_with_forged(trainer, pl_module, chunk)
+        network.train()
+        self.on_validation_epoch_end(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say once what the thresholds rest on."""
+        del trainer, pl_module
+        thresholds = f"image {self.image_threshold:.3f}, pixel {self.pixel_threshold:.3f}"
+        message = f"Thresholds ({thresholds}) calibrated on: {self.calibrated_on}."
+        if self.calibrated_on == "forged on training images":
+            rank_zero_warn(f"{message} There were no validation images: hold some out (val_split_mode: from_train).")
+        else:
+            rank_zero_info(message)
+
+    def _update_with_forged(self, trainer: Trainer, pl_module: Any, image: Tensor) -> None:  # noqa: ANN401
+        generator = torch.Generator(image.device).manual_seed(self.calibration_seed + self._forged)
+        forged, mask = pl_module.augmenter.forge(image, generator=generator)
+        self._forged += len(image)
+        both, masks = torch.cat((image, forged)), torch.cat((torch.zeros_like(mask), mask)).squeeze(1).bool()
+        predictions = pl_module.model(both)
+        batch = ImageBatch(image=both, gt_mask=masks, gt_label=masks.any(-1).any(-1), **predictions._asdict())
+        super().on_validation_batch_end(trainer, pl_module, batch)
+
+
+def _image_of(batch: Any) -> Tensor:  # noqa: ANN401
+    return batch.image
+
+
+def _can_forge(pl_module: LightningModule) -> bool:
+    return isinstance(getattr(pl_module, "augmenter", None), SyntheticAnomaly)
+
+
+def _as_list(loaders: Any) -> list[DataLoader[Any]]:  # noqa: ANN401
+    return loaders if isinstance(loaders, list) else [loaders]
+
+
+def _has_anomalies(loader: DataLoader[Any]) -> bool:
+    """Tell whether a loader serves anomalous images; a data set that cannot say is taken to, as anomalib does."""
+    return bool(getattr(loader.dataset, "has_anomalous", True))
+
+
+def _some_images(loader: DataLoader[Any], pl_module: LightningModule) -> Tensor:
+    """Evenly spaced training images, as the model sees them: ``(N, 3, H, W)``, ``N`` up to 64."""
+    dataset: Any = loader.dataset
+    indices = range(0, len(dataset), max(1, len(dataset) // MAX_FORGED_IMAGES))[:MAX_FORGED_IMAGES]
+    images = torch.stack([dataset[index].image for index in indices]).to(pl_module.device)
+    transform: Any = getattr(pl_module.pre_processor, "transform", None)
+    return transform(images) if transform else images

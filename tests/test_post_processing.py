@@ -1,0 +1,125 @@
+"""Thresholds with and without bad parts."""
+
+import copy
+
+import pytest
+import torch
+from anomalib.data import Folder
+from anomalib.engine import Engine
+from anomalib.post_processing import PostProcessor
+
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
+
+
+def fit(data, path, **arguments):
+    model = AnoSeg(image_size=(64, 64), width=0.125, visualizer=False, **arguments)
+    engine = Engine(
+        accelerator="cpu",
+        default_root_dir=path,
+        max_epochs=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    engine.fit(model, datamodule=data)
+    return model
+
+
+def values(post_processor):
+    names = ("_image_threshold", "_pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
+    return torch.stack([getattr(post_processor, name) for name in names])
+
+
+@pytest.fixture
+def normal_only(tiny_root):
+    def make(**split):
+        sizes = {"train_batch_size": 3, "eval_batch_size": 3, "num_workers": 0, "seed": 0}
+        root = tiny_root / "stripes" / "train"
+        return Folder(name="parts", root=root, normal_dir="good", test_split_mode="none", **sizes, **split)
+
+    return make
+
+
+def test_host_has_no_thresholds_without_bad_parts(normal_only, tmp_path):
+    model = fit(normal_only(val_split_mode="same_as_test"), tmp_path, post_processor=PostProcessor())
+    assert values(model.post_processor).isnan().all()
+
+
+def test_held_out_normal_images_suffice(normal_only, tmp_path):
+    model = fit(normal_only(val_split_mode="from_train", val_split_ratio=0.25), tmp_path)
+    assert model.post_processor.calibrated_on == "forged on held-out images"
+    assert values(model.post_processor).isfinite().all()
+    assert model.post_processor.image_min < model.post_processor.image_max
+
+
+def test_training_images_are_the_last_resort_and_said_to_be(normal_only, tmp_path):
+    with pytest.warns(UserWarning, match=r"forged on training images\. There were no validation images: hold some out"):
+        model = fit(normal_only(val_split_mode="same_as_test"), tmp_path)
+    assert model.post_processor.calibrated_on == "forged on training images"
+    assert values(model.post_processor).isfinite().all()
+    assert model.model.training
+
+
+def test_real_anomalies_are_used_as_anomalib_does(tiny_data, tmp_path):
+    tiny_data.val_split_mode = type(tiny_data.val_split_mode)("same_as_test")
+    ours = fit(copy.deepcopy(tiny_data), tmp_path / "ours")
+    hosts = fit(copy.deepcopy(tiny_data), tmp_path / "hosts", post_processor=PostProcessor())
+    assert ours.post_processor.calibrated_on == "anomalous images"
+    assert torch.equal(values(ours.post_processor), values(hosts.post_processor))
+
+
+def test_calibration_repeats(tiny_data, tmp_path):
+    first, second = (fit(copy.deepcopy(tiny_data), tmp_path / name) for name in ("first", "second"))
+    other = fit(
+        copy.deepcopy(tiny_data), tmp_path / "other", post_processor=SelfCalibratingPostProcessor(calibration_seed=5)
+    )
+    assert torch.equal(values(first.post_processor), values(second.post_processor))
+    assert not torch.equal(values(first.post_processor), values(other.post_processor))
+
+
+def test_threshold_separates_what_the_map_separates(tiny_data):
+    """A network that knows the answer gets a threshold between its two answers."""
+    model = AnoSeg(image_size=(64, 64), width=0.125, visualizer=False)
+
+    class Oracle(torch.nn.Module):
+        def forward(self, image):
+            from anomalib.data import InferenceBatch
+
+            half = len(image) // 2
+            changed = (image - torch.cat((image[:half], image[:half]))).abs().amax(1, keepdim=True) > 0
+            anomaly_map = 0.2 + 0.6 * changed.float()
+            return InferenceBatch(anomaly_map=anomaly_map, pred_score=anomaly_map.amax((1, 2, 3)))
+
+    tiny_data.setup()
+    images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
+    model.model = Oracle()
+    post_processor = model.post_processor
+    post_processor.calibrated_on = "forged on held-out images"
+    post_processor._update_with_forged(None, model, images)
+    post_processor.on_validation_epoch_end(None, model)
+    assert 0.2 < post_processor.pixel_threshold <= 0.8
+    assert 0.2 < post_processor.image_threshold <= 0.8
+    assert (post_processor.pixel_min.item(), post_processor.pixel_max.item()) == pytest.approx((0.2, 0.8))
+
+
+def test_settings_survive_a_checkpoint():
+    first, second = (
+        SelfCalibratingPostProcessor(calibration_seed=3, pixel_sensitivity=0.7),
+        SelfCalibratingPostProcessor(),
+    )
+    first.calibrated_on = "forged on held-out images"
+    second.load_checkpoint_config(first.checkpoint_config())
+    assert (second.calibration_seed, second.pixel_sensitivity) == (3, 0.7)
+    assert second.calibrated_on == "forged on held-out images"
+
+
+def test_other_models_keep_anomalibs_calibration():
+    from types import SimpleNamespace
+
+    post_processor, loader = (
+        SelfCalibratingPostProcessor(),
+        SimpleNamespace(dataset=SimpleNamespace(has_anomalous=False)),
+    )
+    post_processor.on_validation_epoch_start(SimpleNamespace(val_dataloaders=loader), torch.nn.Linear(1, 1))
+    assert post_processor.calibrated_on == "anomalous images"
