@@ -1,0 +1,423 @@
+"""AnoSeg: anomaly segmentation by self-supervised learning (arXiv 2110.03396), as an anomalib model."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from anomalib import LearningType
+from anomalib.data import ImageBatch
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.metrics import AUPR, AUROC, Evaluator, F1Score
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.export import Dim
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchvision.transforms.v2 import Compose, Resize
+
+from anomalib_anoseg.anoseg.loss import AnoSegLoss, GeneratorLoss, SegmentationLoss, discriminator_loss
+from anomalib_anoseg.anoseg.networks import MIN_TRAINING_SIDE
+from anomalib_anoseg.anoseg.torch_model import AnoSegModel, AnoSegOutput
+from anomalib_anoseg.input_checks import InputCheck, check_batch, check_pre_processor
+from anomalib_anoseg.metrics import IoU
+from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
+from anomalib_anoseg.reproducibility import SeededFit, seeded_weights, step_seed
+from anomalib_anoseg.transforms import CutPaste, HardCutPaste
+from anomalib_anoseg.transforms.base import check_value
+
+__all__ = ["AnoSeg"]
+
+# The oldest opset that torch's exporter writes natively; anomalib's default of 14 makes it try a down-conversion.
+OPSET_VERSION = 18
+
+
+class AnoSeg(AnomalibModule):
+    """AnoSeg's anomaly segmentation network (Song et al., arXiv 2110.03396).
+
+    Trains on normal images alone: half of each step's images carry a synthetic anomaly, and the network learns to mark
+    it, to reconstruct what is normal, and to deceive a discriminator of (image, map) pairs. Images must stay in
+    ``[0, 1]``. What the paper leaves open is marked [choice] and explained in the model card.
+
+    Args:
+        image_size (tuple[int, int]): Height and width in pixels to which the default pre-processor resizes images, 64
+            or more each; need be neither equal nor multiples of 32. Defaults to ``(256, 256)``, the paper's.
+        backbone (str): timm encoder with features down to 1/32 of the image. Defaults to ``"resnet18"``, the paper's.
+        pre_trained (bool | str): Whether training starts from the backbone's ImageNet weights: ``True`` lets timm
+            download them, a path reads them from a file. Defaults to ``False``, the paper's.
+        width (float): Factor on the channels of all networks, in ``[0.05, 4]``; those of an encoder that is not a
+            ResNet stay. Defaults to ``1.0``, the published size; ``0.25`` suits a laptop.
+        coordinates (bool): Whether the encoder sees coordinate channels. Defaults to ``True``.
+        skip_connections (bool): Whether the map decoder sees the encoder's finer features, for defects that 1/32 of
+            the image's resolution loses. Defaults to ``False``, the paper's.
+        hard_augmentation (bool): Whether patches are cut from a rotated, permuted and jittered image; otherwise
+            plain CutPaste. Defaults to ``True``.
+        masked_reconstruction (bool): Whether to learn to reconstruct normal pixels. Defaults to ``True``.
+        adversarial (bool): Whether to train against a discriminator. Defaults to ``True``.
+        hard_p (float): Probability of rotation, perm and jitter each. Defaults to ``0.5``, the paper's.
+        jitter (tuple[float, float, float, float]): Amounts of brightness, contrast, saturation and hue. Defaults to
+            ``(0.5, 0.5, 0.5, 0.2)`` [choice].
+        patch_area (tuple[float, float]): Range of a patch's area as a fraction of the image's. Defaults to
+            ``(0.02, 0.2)`` [choice].
+        patch_aspect (tuple[float, float]): Range of its width over its height. Defaults to ``(0.3, 3.3)`` [choice].
+        patch_rotation (float): Patches are rotated by up to so many degrees either way. Defaults to ``45`` [choice].
+        patch_rotation_p (float): Probability of rotating a patch. Defaults to ``0.5`` [choice].
+        patch_count (int): Patches an image. Defaults to ``1``, the paper's.
+        patch_opacity (tuple[float, float]): Range of a patch's weight over what it covers, so that faint defects are
+            learned too. Defaults to ``(1, 1)``, the paper's.
+        patch_mark (Literal["patch", "changed"]): Whether the mask marks the whole patch or those of its pixels that
+            changed. Defaults to ``"patch"``, the paper's.
+        segmentation_loss (Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]): Form of the
+            pixel-wise loss; the paper prints ``l1``, which tends to end in the constant map. Defaults to
+            ``"balanced_cross_entropy"`` [choice].
+        segmentation_weight (float): Weight of the pixel-wise loss. Defaults to ``50`` [choice].
+        reconstruction_weight (float): Weight of the masked reconstruction loss. Defaults to ``50`` [choice].
+        adversarial_weight (float): Weight of the adversarial loss. Defaults to ``1`` [choice].
+        lr (float): Adam's learning rate, for all networks. Defaults to ``2e-4`` [choice].
+        betas (tuple[float, float]): Adam's betas. Defaults to ``(0.5, 0.999)`` [choice].
+        lr_decay_start (float): Fraction of the training after which the learning rate falls linearly to zero; ``1``
+            keeps it constant. Needs a length in epochs or steps. Defaults to ``0.5`` [choice].
+        averaging (float): Decay of the exponentially averaged weights and normalisation statistics with which the
+            model predicts, in ``[0, 1)``; ``0`` predicts with the latest. Defaults to ``0.99`` [choice].
+        score_window (int): Odd side in pixels of the square over which the map is averaged before its maximum becomes
+            the image score. Defaults to ``21`` [choice].
+        accumulate_grad_batches (int): Batches an optimiser step; takes the place of the trainer's option of this
+            name, which Lightning forbids with two optimisers. Defaults to ``1``.
+        gradient_clip_val (float | None): Largest norm of each network's gradient; likewise. Defaults to ``None``.
+        channels_last (bool): Memory layout, faster on most hardware, above all in bfloat16. Defaults to ``True``.
+        compile (bool): Whether training runs the generator through ``torch.compile``. Defaults to ``False``.
+        seed (int | None): Fixes initial weights, anomalies and the order of images: two runs of one command on a CPU
+            give equal weights. ``None`` draws from the global random stream. Defaults to ``0``.
+        max_epochs (int | None): Length of the training, if it shall override the trainer's, for places such as
+            ``anomalib benchmark`` that pass no trainer options. Defaults to ``None``.
+        pre_processor (PreProcessor | bool): Must keep images in ``[0, 1]``. Defaults to ``True``, a resize.
+        post_processor (PostProcessor | bool): Defaults to ``True``, thresholds calibrated on forged anomalies where
+            there are no real ones.
+        evaluator (Evaluator | bool): Defaults to ``True``, image AUROC and F1; pixel AUROC, AP, F1 and IoU.
+        visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
+
+    Raises:
+        ValueError: If an argument is out of range; the message names it and the range.
+
+    Example:
+        >>> from anomalib_anoseg import AnoSeg
+        >>> model = AnoSeg(image_size=(64, 64), width=0.125)
+        >>> model.image_size
+        (64, 64)
+    """
+
+    model: AnoSegModel
+    loss: AnoSegLoss
+    augmenter: CutPaste
+
+    def __init__(
+        self,
+        image_size: tuple[int, int] = (256, 256),
+        backbone: str = "resnet18",
+        pre_trained: bool | str = False,
+        width: float = 1.0,
+        coordinates: bool = True,
+        skip_connections: bool = False,
+        hard_augmentation: bool = True,
+        masked_reconstruction: bool = True,
+        adversarial: bool = True,
+        hard_p: float = 0.5,
+        jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.2),
+        patch_area: tuple[float, float] = (0.02, 0.2),
+        patch_aspect: tuple[float, float] = (0.3, 3.3),
+        patch_rotation: float = 45.0,
+        patch_rotation_p: float = 0.5,
+        patch_count: int = 1,
+        patch_opacity: tuple[float, float] = (1.0, 1.0),
+        patch_mark: Literal["patch", "changed"] = "patch",
+        segmentation_loss: SegmentationLoss = "balanced_cross_entropy",
+        segmentation_weight: float = 50.0,
+        reconstruction_weight: float = 50.0,
+        adversarial_weight: float = 1.0,
+        lr: float = 2e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        lr_decay_start: float = 0.5,
+        averaging: float = 0.99,
+        score_window: int = 21,
+        accumulate_grad_batches: int = 1,
+        gradient_clip_val: float | None = None,
+        channels_last: bool = True,
+        compile: bool = False,  # noqa: A002
+        seed: int | None = 0,
+        max_epochs: int | None = None,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        _check_arguments(image_size, width, lr, lr_decay_start, averaging, score_window, accumulate_grad_batches, seed)
+        image_size = (image_size[0], image_size[1])
+        check_pre_processor(pre_processor)
+        super().__init__(
+            pre_processor=self.configure_pre_processor(image_size) if pre_processor is True else pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.automatic_optimization = False
+        self.image_size = image_size
+        self.pre_trained = pre_trained
+        self.masked_reconstruction = masked_reconstruction
+        self.lr, self.betas, self.lr_decay_start = lr, betas, lr_decay_start
+        self.accumulate_grad_batches, self.gradient_clip_val = accumulate_grad_batches, gradient_clip_val
+        self.use_compile = compile
+        self.seed, self.max_epochs = seed, max_epochs
+
+        patch = (
+            patch_area,
+            patch_aspect,
+            patch_rotation,
+            patch_rotation_p,
+            patch_count,
+            patch_opacity,
+            patch_mark,
+        )
+        self.augmenter = HardCutPaste(*patch, hard_p, jitter) if hard_augmentation else CutPaste(*patch)
+        self.loss = AnoSegLoss(segmentation_loss, segmentation_weight, reconstruction_weight, adversarial_weight)
+        with seeded_weights(seed):
+            self.model = AnoSegModel(
+                backbone,
+                width,
+                coordinates,
+                masked_reconstruction,
+                adversarial,
+                averaging,
+                score_window,
+                skip_connections,
+            )
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Add checks of the training images and repeatable random streams to anomalib's components."""
+        components: Any = super().configure_callbacks()
+        return [*components, InputCheck(self.max_epochs), SeededFit(self.seed)]
+
+    def setup(self, stage: str) -> None:
+        """Load the encoder's weights and compile, if asked to, before training."""
+        if stage == "fit":
+            if self.pre_trained:
+                self.model.load_pretrained(None if self.pre_trained is True else self.pre_trained)
+            if self.use_compile:
+                self.model.compile()
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> None:
+        """Forge, predict, and let the discriminator and then the generator learn.
+
+        The number of images through the networks is twice the batch: each as it is and with an anomaly.
+        """
+        normal: Any = batch.image
+        check_batch(normal, MIN_TRAINING_SIDE)
+        is_step = (batch_idx + 1) % self.accumulate_grad_batches == 0 or self.trainer.is_last_batch
+        image, mask = self._forge_views(normal)
+        output: AnoSegOutput = self.model(image)
+        losses = {}
+        if self.model.discriminator is not None:
+            losses["train_discriminator_loss"] = self._train_discriminator(output, image, mask, is_step)
+        terms = self._train_generator(output, image, mask, is_step)
+        if is_step:
+            self._finish_step(image)
+        losses |= {f"train_{name}_loss": term for name, term in terms._asdict().items() if name != "total"}
+        self.log_dict({name: loss.detach() for name, loss in losses.items()}, batch_size=len(image))
+        self.log("train_loss", terms.total.detach(), on_epoch=True, prog_bar=True, batch_size=len(image))
+
+    def _forge_views(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Make the normal and the anomalous view of ``(B, 3, H, W)`` images: ``2 B`` images and their masks."""
+        generator = None
+        if self.seed is not None:
+            generator = torch.Generator(self.augmenter.device)
+            generator.manual_seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
+        with torch.no_grad():
+            forged, mask = self.augmenter.forge(image, generator=generator)
+        return torch.cat((image, forged)), torch.cat((torch.zeros_like(mask), mask))
+
+    def _train_discriminator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> Tensor:
+        """Let the discriminator tell (image, mask) from (reconstruction, map), each in a pass of its own."""
+        optimizer = self._optimizers[1]
+        with optimizer.toggle_model(sync_grad=is_step):
+            judged_real = self.model.discriminate(image, mask)
+            judged_fake = self.model.discriminate(*output.detached_pair())
+            loss = discriminator_loss(judged_real, judged_fake)
+            self._learn(loss, optimizer, is_step)
+        return loss
+
+    def _train_generator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> GeneratorLoss:
+        """Let encoder and decoders learn from all losses; the discriminator's weights take no gradient here."""
+        optimizer = self._optimizers[0]
+        with optimizer.toggle_model(sync_grad=is_step):
+            judged = None if self.model.discriminator is None else self.model.discriminate(*output.pair())
+            reconstruction = output.reconstruction if self.masked_reconstruction else None
+            terms: GeneratorLoss = self.loss(output.logits, reconstruction, image, mask, judged)
+            self._learn(terms.total, optimizer, is_step)
+        return terms
+
+    @property
+    def _optimizers(self) -> list[LightningOptimizer]:
+        optimizers: Any = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def _learn(self, loss: Tensor, optimizer: LightningOptimizer, is_step: bool) -> None:
+        self.manual_backward(loss / self.accumulate_grad_batches)
+        if is_step:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def _finish_step(self, image: Tensor) -> None:
+        schedulers: Any = self.lr_schedulers()
+        schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+        for scheduler in schedulers:
+            scheduler.step()
+        self.model.update_average(image, self.global_step // len(schedulers))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradient here, where mixed precision has already unscaled it."""
+        if self.gradient_clip_val is not None:
+            self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
+
+    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:  # noqa: ANN401
+        """Predict anomaly maps and image scores."""
+        del args, kwargs
+        return batch.update(**self.model(batch.image)._asdict())
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
+        """Configure Adam for the generator and, if there is one, for the discriminator."""
+        groups = [self.model.generator_parameters()]
+        if self.model.discriminator is not None:
+            groups.append(list(self.model.discriminator.parameters()))
+        optimizers: list[Optimizer] = [Adam(group, self.lr, self.betas) for group in groups]
+        total = self._count_steps(len(optimizers))
+        return optimizers, [LambdaLR(optimizer, LinearDecay(self.lr_decay_start, total)) for optimizer in optimizers]
+
+    def _count_steps(self, optimizers: int) -> float:
+        """Count the steps of each optimiser in this training; infinite if neither epochs nor steps bound it.
+
+        Lightning's ``max_steps`` counts the steps of all optimisers together.
+        """
+        steps = self.trainer.estimated_stepping_batches / self.accumulate_grad_batches
+        return min(steps, self.trainer.max_steps / optimizers) if self.trainer.max_steps > 0 else steps
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export as anomalib does, without what only training needs."""
+        return AnomalibModule.to_torch(self._for_inference(), export_root, model_file_name)
+
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
+        """Export as anomalib does, in an opset that needs no conversion.
+
+        Raises:
+            ValueError: If pictures of any size shall be resized by their shorter edge alone, which cannot be exported.
+        """
+        kwargs.setdefault("opset_version", OPSET_VERSION)
+        resizes = extract_transforms_by_type(getattr(self.pre_processor, "transform", None), Resize)
+        if input_size is None and any(len(resize.size) == 1 for resize in resizes):
+            raise ValueError("The pre_processor resizes to a shorter edge. Give Resize (height, width), or input_size.")
+        if input_size is None and not resizes:
+            # anomalib traces with 2x2 pixels, where the exporter takes the sizes of feature maps for constants.
+            sides = {axis: Dim(name, min=MIN_TRAINING_SIDE) for axis, name in ((2, "height"), (3, "width"))}
+            kwargs.setdefault("dynamic_shapes", ({0: Dim("batch_size"), **sides},))
+        return AnomalibModule.to_onnx(self._for_inference(), export_root, model_file_name, input_size, **kwargs)
+
+    def _for_inference(self) -> "AnoSeg":
+        light = copy.deepcopy(self).eval()
+        light.model.drop_training_parts()
+        return light
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Trainer options that override the user's: the length, if the model was given one."""
+        return {} if self.max_epochs is None else {"max_epochs": self.max_epochs}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """AnoSeg learns from normal images alone."""
+        return LearningType.ONE_CLASS
+
+    @staticmethod
+    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
+        """Configure a resize, without normalisation: images stay in ``[0, 1]``."""
+        return PreProcessor(transform=Compose([Resize(image_size or (256, 256), antialias=True)]))
+
+    def configure_post_processor(self) -> PostProcessor:
+        """Configure thresholds that need no anomalous images."""
+        return SelfCalibratingPostProcessor()
+
+    @staticmethod
+    def configure_evaluator() -> Evaluator:
+        """Configure anomalib's default metrics, average precision and IoU."""
+        image, label = ["pred_score", "gt_label"], ["pred_label", "gt_label"]
+        pixel, mask = ["anomaly_map", "gt_mask"], ["pred_mask", "gt_mask"]
+        return Evaluator(
+            test_metrics=[
+                AUROC(fields=image, prefix="image_"),
+                F1Score(fields=label, prefix="image_"),
+                AUROC(fields=pixel, prefix="pixel_", strict=False),
+                AUPR(fields=pixel, prefix="pixel_", strict=False),
+                F1Score(fields=mask, prefix="pixel_", strict=False),
+                IoU(fields=mask, prefix="pixel_", strict=False),
+            ]
+        )
+
+
+class LinearDecay:
+    """Factor on the learning rate: 1 up to ``start`` of ``total`` steps, then linearly to 0.
+
+    Args:
+        start: Fraction of the training, in ``[0, 1]``.
+        total: Number of steps; may be infinite, for a constant factor.
+
+    Example:
+        >>> decay = LinearDecay(0.5, 100)
+        >>> [decay(step) for step in (0, 50, 75, 100)]
+        [1.0, 1.0, 0.5, 0.0]
+    """
+
+    def __init__(self, start: float, total: float) -> None:
+        self.start, self.total = start, total
+
+    def __call__(self, step: int) -> float:
+        """Compute the factor for a step, counted from 0."""
+        if step <= self.start * self.total:
+            return 1.0
+        return max(0.0, (self.total - step) / (self.total * (1 - self.start)))
+
+
+def _check_arguments(
+    image_size: Sequence[int],
+    width: float,
+    lr: float,
+    lr_decay_start: float,
+    averaging: float,
+    score_window: int,
+    accumulate_grad_batches: int,
+    seed: int | None,
+) -> None:
+    if len(image_size) != 2 or min(image_size) < MIN_TRAINING_SIDE:  # noqa: PLR2004
+        raise ValueError(
+            f"image_size must be (height, width) of {MIN_TRAINING_SIDE} pixels or more each, got {tuple(image_size)}."
+        )
+    check_value("width", width, 0.05, 4.0)
+    check_value("lr", lr, 1e-8, 1.0)
+    check_value("lr_decay_start", lr_decay_start, 0.0, 1.0)
+    check_value("averaging", averaging, 0.0, 0.99999)
+    if score_window < 1 or score_window % 2 == 0:
+        raise ValueError(f"score_window must be an odd number of pixels, 1 or more, got {score_window}.")
+    if accumulate_grad_batches < 1:
+        raise ValueError(f"accumulate_grad_batches must be 1 or more, got {accumulate_grad_batches}.")
+    if seed is not None and seed < 0:
+        raise ValueError(f"seed must be a whole number >= 0, or null for none, got {seed}.")

@@ -1,0 +1,201 @@
+"""The networks that AnoSeg consists of: an encoder that knows where it looks, a decoder, and a discriminator.
+
+After arXiv 2110.03396, Sec. 3 and Table 6. Only convolutions, normalisations, activations, pooling and padding are on
+the path of inference, so that it exports as it stands.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Table 6 of the paper, for 256x256 images.
+ENCODER_CHANNELS = (64, 128, 256, 512)
+DECODER_CHANNELS = (512, 256, 128, 128, 128)
+DISCRIMINATOR_CHANNELS = (64, 128, 256, 512, 512, 512, 128)
+# The discriminator halves its input eight times; two of its layers can be left out, so six times at least.
+MIN_TRAINING_SIDE = 2**6
+REDUCTION = 32
+
+
+def scale_channels(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
+    """Scale numbers of channels, to multiples of 8 (vector units), at least 8."""
+    return tuple(max(8, round(count * width / 8) * 8) for count in channels)
+
+
+class CoordinateEncoder(nn.Module):
+    """A timm backbone that sees the position of each pixel beside its colour (Sec. 3.3).
+
+    Args:
+        backbone: Name of a timm model with feature maps down to 1/32 of the image.
+        width: Factor on the channels of a ResNet; other backbones have their own sizes to choose from.
+        coordinates: Whether row and column, linear in ``[-1, 1]``, are two more input channels.
+
+    Attributes:
+        channels: Numbers of channels of the feature maps, finest first.
+
+    Raises:
+        ValueError: If timm does not know the backbone or it does not halve its input five times.
+    """
+
+    def __init__(self, backbone: str = "resnet18", width: float = 1.0, coordinates: bool = True) -> None:
+        super().__init__()
+        self.backbone, self.coordinates = backbone, coordinates
+        self.is_scaled = (width < 1 or width > 1) and backbone.startswith("resnet")
+        scaled: dict[str, Any] = {"channels": scale_channels(ENCODER_CHANNELS, width)} if self.is_scaled else {}
+        try:
+            self.network = timm.create_model(backbone, **self._timm_arguments, **scaled)
+        except RuntimeError as error:
+            raise ValueError(f"backbone must be a timm feature extractor, got {backbone!r}: {error}") from error
+        feature_info: Any = self.network.feature_info
+        reductions = feature_info.reduction()
+        if reductions != [2, 4, 8, 16, REDUCTION]:
+            raise ValueError(
+                f"backbone must have feature maps at 1/2, 1/4, ... 1/{REDUCTION} of the image, {backbone!r} has "
+                f"1/{', 1/'.join(map(str, reductions))}; take a ResNet, EfficientNet, MobileNet or similar."
+            )
+        self.channels: list[int] = feature_info.channels()
+
+    @property
+    def _timm_arguments(self) -> dict[str, Any]:
+        return {"features_only": True, "in_chans": 5 if self.coordinates else 3}
+
+    def load_pretrained(self, weights: str | None = None) -> None:
+        """Load the backbone's ImageNet weights, from a file if given and by timm's download otherwise.
+
+        timm spreads the colour filters of the first layer over the coordinate channels.
+
+        Raises:
+            ValueError: If ``width`` scaled the encoder: no such weights exist.
+        """
+        if self.is_scaled:
+            raise ValueError("pre_trained weights fit width=1 alone; set width=1 or pre_trained=False.")
+        overlay = {"file": weights} if weights else None
+        source = timm.create_model(
+            self.backbone, pretrained=True, pretrained_cfg_overlay=overlay, **self._timm_arguments
+        )
+        self.network.load_state_dict(source.state_dict())
+
+    def with_coordinates(self, image: Tensor) -> Tensor:
+        """Append the coordinate channels to ``(B, 3, H, W)`` images, if there are any."""
+        if not self.coordinates:
+            return image
+        height, width = image.shape[-2:]
+        rows = torch.arange(height, device=image.device, dtype=image.dtype) * (2 / (height - 1)) - 1
+        columns = torch.arange(width, device=image.device, dtype=image.dtype) * (2 / (width - 1)) - 1
+        planes = torch.stack((rows[:, None].expand(height, width), columns[None].expand(height, width)))
+        return torch.cat((image, planes.expand(image.shape[0], -1, -1, -1)), 1)
+
+    def forward(self, planes: Tensor) -> list[Tensor]:
+        """Encode :meth:`with_coordinates`, sides padded to multiples of 32: features, from 1/2 down to 1/32."""
+        height, width = planes.shape[-2:]
+        padded = F.pad(planes, (0, -width % REDUCTION, 0, -height % REDUCTION), mode="replicate")
+        return self.network(padded)
+
+
+class Decoder(nn.Module):
+    """Five times convolution and doubling transposed convolution, then two convolutions (Table 6).
+
+    Args:
+        channels: Of the encoder's feature maps, finest first.
+        out_channels: 1 for an anomaly map, 3 for an image.
+        width: Factor on the decoder's channels.
+        skip_connections: Whether the encoder's finer features join in after each doubling; not the paper's.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], out_channels: int, width: float = 1.0, skip_connections: bool = False
+    ) -> None:
+        super().__init__()
+        *finer, in_channels = channels
+        self.skip_connections = skip_connections
+        skipped = [*reversed(finer), 0] if skip_connections else [0] * len(DECODER_CHANNELS)
+        self.stages = nn.ModuleList()
+        for middle, skip in zip(scale_channels(DECODER_CHANNELS, width), skipped, strict=True):
+            convolution = (nn.Conv2d(in_channels, middle, 3, padding=1, bias=False), *_norm_relu(middle))
+            doubling = (nn.ConvTranspose2d(middle, middle, 4, 2, 1, bias=False), *_norm_relu(middle))
+            self.stages.append(nn.Sequential(*convolution, *doubling))
+            in_channels = middle + skip
+        convolution = (nn.Conv2d(in_channels, in_channels, 3, padding=1, bias=False), *_norm_relu(in_channels))
+        self.head = nn.Sequential(*convolution, nn.Conv2d(in_channels, out_channels, 3, padding=1))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Decode the encoder's features to logits ``(B, out_channels, 32 * h, 32 * w)``."""
+        *finer, decoded = features
+        for stage in self.stages:
+            decoded = stage(decoded)
+            if self.skip_connections and finer:
+                decoded = torch.cat((decoded, finer.pop()), 1)
+        return self.head(decoded)
+
+
+def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:
+    return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+
+
+class Segmenter(nn.Module):
+    """Encoder and map decoder: all that inference needs.
+
+    Args:
+        backbone: See :class:`CoordinateEncoder`.
+        width: Factor on the channels of both.
+        coordinates: See :class:`CoordinateEncoder`.
+        skip_connections: See :class:`Decoder`.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        width: float = 1.0,
+        coordinates: bool = True,
+        skip_connections: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = CoordinateEncoder(backbone, width, coordinates)
+        self.decoder = Decoder(self.encoder.channels, 1, width, skip_connections)
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """Map ``(B, 3 or 5, H, W)`` planes to logits ``(B, 1, H, W)``."""
+        return crop(self.decoder(self.encoder(planes)), planes)
+
+
+def crop(padded: Tensor, like: Tensor) -> Tensor:
+    """Cut off what the encoder's padding added below and to the right."""
+    return padded[..., : like.shape[-2], : like.shape[-1]]
+
+
+class Discriminator(nn.Module):
+    """Tells pairs of image and mask from pairs of reconstruction and anomaly map (Table 6).
+
+    Each layer halves its input. Of the three layers with equal channels, one is left out below 256 pixels of the
+    shorter side and two below 128; larger inputs are averaged to the published 2x2 before the last layer.
+
+    Args:
+        width: Factor on the channels.
+        slope: Of the leaky ReLU for negative values.
+    """
+
+    def __init__(self, width: float = 1.0, slope: float = 0.2) -> None:
+        super().__init__()
+        in_channels = 4
+        self.layers = nn.ModuleList()
+        for index, channels in enumerate(scale_channels(DISCRIMINATOR_CHANNELS, width)):
+            norm = [nn.BatchNorm2d(channels)] if index else []
+            convolution = nn.Conv2d(in_channels, channels, 4, 2, 1, bias=not index)
+            self.layers.append(nn.Sequential(convolution, *norm, nn.LeakyReLU(slope, inplace=True)))
+            in_channels = channels
+        self.head = nn.Conv2d(in_channels, 1, 4, 2, 1)
+
+    def features(self, pair: Tensor) -> Tensor:
+        """Compute the penultimate features ``(B, C, 2, 2)`` of ``(B, 4, H, W)`` pairs, sides of 64 or more."""
+        spare = max(0, 8 - (min(pair.shape[-2:]).bit_length() - 1))
+        for layer in (*self.layers[: 6 - spare], self.layers[6]):
+            pair = layer(pair)
+        return F.adaptive_avg_pool2d(pair, 2)
+
+    def forward(self, pair: Tensor) -> Tensor:
+        """Judge ``(B, 4, H, W)`` pairs: logits ``(B,)``, positive for real."""
+        return self.head(self.features(pair)).flatten()

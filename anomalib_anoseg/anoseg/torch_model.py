@@ -1,0 +1,186 @@
+"""AnoSeg's segmentation stage: what its networks predict in training and in evaluation.
+
+Everything here speaks anomalib's polarity: maps and masks are 1 where an image is anomalous (the paper's ``A`` is one
+minus that).
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
+from typing_extensions import Self
+
+from anomalib_anoseg.anoseg.networks import Decoder, Discriminator, Segmenter, crop
+
+if TYPE_CHECKING:
+    from anomalib.data.utils.tiler import Tiler
+
+# Training batches from which the normalisation statistics of the averaged weights are computed.
+REMEMBERED_BATCHES = 4
+
+
+class AnoSegOutput(NamedTuple):
+    """What the networks predict in training.
+
+    Attributes:
+        logits: ``(B, 1, H, W)``; their sigmoid is the anomaly map.
+        reconstruction: ``(B, 3, H, W)`` in ``[0, 1]``, the image without anomalies; ``None`` if nothing needs it.
+    """
+
+    logits: Tensor
+    reconstruction: Tensor | None
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Reconstruction and anomaly map, as the discriminator judges them.
+
+        Raises:
+            ValueError: If there is no reconstruction.
+        """
+        if self.reconstruction is None:
+            raise ValueError("A pair needs a reconstruction; build the model with reconstruction=True.")
+        return self.reconstruction, self.logits.sigmoid()
+
+    def detached_pair(self) -> tuple[Tensor, Tensor]:
+        """:meth:`pair` without a way back for gradients."""
+        reconstruction, anomaly_map = self.pair()
+        return reconstruction.detach(), anomaly_map.detach()
+
+
+class AnoSegModel(nn.Module):
+    """AnoSeg's segmentation stage.
+
+    Args:
+        backbone: timm encoder.
+        width: Factor on all channels; 1 is the published size.
+        coordinates: Whether the encoder sees coordinate channels.
+        reconstruction: Whether a second decoder reconstructs the image in training.
+        adversarial: Whether a discriminator judges the outputs in training; needs ``reconstruction``.
+        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. The averaged
+            weights are not the ones whose normalisation statistics training tracks, and in a short training both
+            change fast; so evaluation starts with statistics computed anew from the last batches.
+        score_window: Side of the square over which the map is averaged before its maximum becomes the image score,
+            an odd number of pixels, so that no single hot pixel decides; 1 takes the plain maximum.
+        skip_connections: Whether the map decoder sees the encoder's finer features; not the paper's.
+
+    Attributes:
+        tiler: Set by anomalib's ``TilerConfigurationCallback``: the networks then see tiles of large images.
+
+    Example:
+        >>> import torch
+        >>> model = AnoSegModel(width=0.125).eval()
+        >>> prediction = model(torch.rand(2, 3, 64, 96))
+        >>> prediction.anomaly_map.shape, prediction.pred_score.shape
+        (torch.Size([2, 1, 64, 96]), torch.Size([2]))
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        width: float = 1.0,
+        coordinates: bool = True,
+        reconstruction: bool = True,
+        adversarial: bool = True,
+        averaging: float = 0.0,
+        score_window: int = 21,
+        skip_connections: bool = False,
+    ) -> None:
+        super().__init__()
+        self.segmenter = Segmenter(backbone, width, coordinates, skip_connections)
+        channels = self.segmenter.encoder.channels
+        self.reconstruction_decoder = Decoder(channels, 3, width) if reconstruction or adversarial else None
+        self.discriminator = Discriminator(width) if adversarial else None
+        self.averaged = ModelEmaV3(self.segmenter, averaging, use_warmup=True) if averaging else None
+        if self.averaged is not None:
+            # Lightning warns of modules in evaluation mode when training starts; only evaluation uses this one.
+            self.averaged.requires_grad_(False).train()
+        self.score_window = score_window
+        self.tiler: Tiler | None = None
+        self._remembered: deque[Tensor] = deque(maxlen=REMEMBERED_BATCHES)
+
+    def forward(self, image: Tensor) -> AnoSegOutput | InferenceBatch:
+        """Predict from ``(B, 3, H, W)`` images in ``[0, 1]``.
+
+        Returns:
+            In training mode :class:`AnoSegOutput`; in evaluation mode the anomaly map ``(B, 1, H, W)`` and its score
+            ``(B,)``, both in ``[0, 1]``, from the averaged weights if there are any.
+        """
+        planes = self._planes(image)
+        if self.training:
+            return self._predict_for_loss(planes)
+        segmenter = self.averaged.module if self.averaged is not None else self.segmenter
+        anomaly_map = self._untile(segmenter(planes)).sigmoid()
+        return InferenceBatch(pred_score=smoothed_maximum(anomaly_map, self.score_window), anomaly_map=anomaly_map)
+
+    def _planes(self, image: Tensor) -> Tensor:
+        planes = self.segmenter.encoder.with_coordinates(image)
+        return self.tiler.tile(planes) if self.tiler else planes
+
+    def _predict_for_loss(self, planes: Tensor) -> AnoSegOutput:
+        features = self.segmenter.encoder(planes)
+        logits = self._untile(crop(self.segmenter.decoder(features), planes))
+        if self.reconstruction_decoder is None:
+            return AnoSegOutput(logits, None)
+        reconstruction = crop(self.reconstruction_decoder(features), planes).sigmoid()
+        return AnoSegOutput(logits, self._untile(reconstruction))
+
+    def discriminate(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
+        """Judge pairs of ``(B, 3, H, W)`` and ``(B, 1, H, W)``: logits ``(B,)``, positive for real.
+
+        Raises:
+            ValueError: If the model was built without a discriminator.
+        """
+        if self.discriminator is None:
+            raise ValueError("There is no discriminator; build the model with adversarial=True.")
+        return self.discriminator(torch.cat((image, anomaly_map), 1))
+
+    def _untile(self, tiles: Tensor) -> Tensor:
+        return self.tiler.untile(tiles) if self.tiler else tiles
+
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """List what the generator's optimiser trains: encoder and decoders."""
+        trained = [self.segmenter, self.reconstruction_decoder]
+        return [parameter for part in trained if part is not None for parameter in part.parameters()]
+
+    def load_pretrained(self, weights: str | None = None) -> None:
+        """Load ImageNet weights into the encoder, see :meth:`CoordinateEncoder.load_pretrained`."""
+        self.segmenter.encoder.load_pretrained(weights)
+        if self.averaged is not None:
+            self.averaged.set(self.segmenter)
+
+    def drop_training_parts(self) -> None:
+        """Keep what evaluation mode needs and nothing else, for export."""
+        if self.averaged is not None:
+            self.segmenter = self.averaged.module
+        self.reconstruction_decoder = self.discriminator = self.averaged = None
+
+    def update_average(self, image: Tensor, step: int) -> None:
+        """Take the current weights into the average.
+
+        Args:
+            image: ``(B, 3, H, W)``, the images of this step; the last few are kept for the statistics.
+            step: Number of the optimiser step, from 1.
+        """
+        if self.averaged is not None:
+            self.averaged.update(self.segmenter, step)
+            self._remembered.append(image.detach())
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation, which starts with fresh statistics of the averaged weights."""
+        if not mode and self._remembered and self.averaged is not None:
+            update_bn((self._planes(image) for image in self._remembered), self.averaged.module)
+            self._remembered.clear()
+        return super().train(mode)
+
+
+def smoothed_maximum(anomaly_map: Tensor, window: int) -> Tensor:
+    """Average ``(B, 1, H, W)`` maps over a square window and take the maximum of each, ``(B,)``.
+
+    Over rows first and columns then: as many operations as the window has sides, instead of pixels.
+    """
+    rows = F.avg_pool2d(anomaly_map, (window, 1), stride=1, padding=(window // 2, 0))
+    return F.avg_pool2d(rows, (1, window), stride=1, padding=(0, window // 2)).amax((1, 2, 3))

@@ -1,0 +1,335 @@
+"""AnoSeg as anomalib and Lightning see it: arguments, optimisation, reproducibility, resuming."""
+
+import copy
+import re
+import warnings
+
+import pytest
+import torch
+from anomalib import LearningType
+from anomalib.engine import Engine
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins import MixedPrecision
+from torch import nn
+from torch.optim import SGD
+
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.anoseg import lightning_model
+from anomalib_anoseg.anoseg.lightning_model import LinearDecay
+from anomalib_anoseg.anoseg.torch_model import AnoSegModel
+from anomalib_anoseg.transforms import CutPaste, HardCutPaste
+
+
+def tiny(**arguments):
+    return AnoSeg(**{"image_size": (64, 64), "width": 0.125, "visualizer": False, **arguments})
+
+
+def fit(model, data, path, ckpt_path=None, **trainer):
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    engine = Engine(accelerator="cpu", default_root_dir=path, **({"max_epochs": 1} | quiet | trainer))
+    engine.fit(model, datamodule=copy.deepcopy(data), ckpt_path=ckpt_path)
+    return engine
+
+
+def equal_weights(first, second):
+    pairs = zip(first.state_dict().items(), second.state_dict().items(), strict=True)
+    # Thresholds are NaN before the first calibration.
+    return all(name == other and torch.equal(a.nan_to_num(-1), b.nan_to_num(-1)) for (name, a), (other, b) in pairs)
+
+
+def test_defaults_are_the_published_settings():
+    model = AnoSeg()
+    assert model.image_size == (256, 256)
+    assert model.pre_processor.transform.transforms[0].size == [256, 256]
+    assert isinstance(model.augmenter, HardCutPaste)
+    assert model.learning_type == LearningType.ONE_CLASS
+    assert model.trainer_arguments == {}
+    assert (model.lr, model.betas) == (2e-4, (0.5, 0.999))
+
+
+def test_length_is_the_users_unless_the_model_was_given_one():
+    assert tiny(max_epochs=7).trainer_arguments == {"max_epochs": 7}
+
+
+def test_hard_augmentation_is_a_switch():
+    assert type(tiny(hard_augmentation=False).augmenter) is CutPaste
+
+
+def test_channels_last_is_a_switch():
+    def is_channels_last(model):
+        return model.model.segmenter.decoder.stages[0][0].weight.is_contiguous(memory_format=torch.channels_last)
+
+    assert is_channels_last(tiny())
+    assert not is_channels_last(tiny(channels_last=False))
+
+
+def test_seed_fixes_the_initial_weights_and_leaves_the_global_stream_alone():
+    before = torch.get_rng_state()
+    first, same, other = tiny(seed=1), tiny(seed=1), tiny(seed=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert equal_weights(first, same)
+    assert not equal_weights(first, other)
+
+
+def test_two_fits_give_equal_weights(tiny_data, tmp_path):
+    first, second, other = tiny(seed=3), tiny(seed=3), tiny(seed=4)
+    fit(first, tiny_data, tmp_path / "first", max_epochs=2)
+    torch.manual_seed(99)
+    fit(second, tiny_data, tmp_path / "second", max_epochs=2)
+    fit(other, tiny_data, tmp_path / "other", max_epochs=2)
+    assert equal_weights(first, second)
+    assert not equal_weights(first, other)
+
+
+class Kill(Callback):
+    """Ends the process in the midst of an epoch, as far as the trainer can tell."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer, *args):
+        del args
+        if trainer.current_epoch == self.epoch:
+            raise RuntimeError("killed")
+
+
+def test_resumed_run_ends_where_an_uninterrupted_one_does(tiny_data, tmp_path):
+    whole, resumed = tiny(), tiny()
+    fit(whole, tiny_data, tmp_path / "whole", max_epochs=3)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(tiny(), tiny_data, tmp_path / "killed", max_epochs=3, callbacks=[Kill(epoch=2)])
+    (checkpoint,) = (tmp_path / "killed").rglob("*.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["epoch"] == 1, "at most one epoch may be lost"
+    engine = fit(resumed, tiny_data, tmp_path / "resumed", max_epochs=3, ckpt_path=checkpoint)
+    assert engine.trainer.current_epoch == 3
+    assert equal_weights(whole, resumed)
+
+
+def test_checkpoint_restores_model_and_settings(tiny_data, tmp_path):
+    model = tiny(patch_area=(0.01, 0.05))
+    fit(model, tiny_data, tmp_path)
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    restored = AnoSeg.load_from_checkpoint(checkpoint, weights_only=True)
+    assert equal_weights(model, restored)
+    assert restored.augmenter.flags["area"] == (0.01, 0.05)
+    image = torch.rand(2, 3, 64, 64)
+    for one, other in zip(model.eval()(image), restored.eval()(image), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"adversarial": False},
+        {"masked_reconstruction": False},
+        {"adversarial": False, "masked_reconstruction": False},
+        {"coordinates": False},
+        {"hard_augmentation": False},
+        {"averaging": 0.0},
+        {"segmentation_loss": "l1"},
+        {"segmentation_loss": "cross_entropy"},
+        {"seed": None},
+        {"compile": True},
+    ],
+    ids=str,
+)
+def test_every_switch_trains(switches, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(AnoSegModel, "compile", lambda model: nn.Module.compile(model, backend="aot_eager"))
+    model = tiny(**switches)
+    before = copy.deepcopy(model.model.segmenter.state_dict())
+    fit(model, tiny_data, tmp_path, limit_train_batches=1)
+    after = model.model.segmenter.state_dict()
+    assert not torch.equal(before["decoder.stages.0.0.weight"], after["decoder.stages.0.0.weight"])
+    assert all(values.isfinite().all() for values in after.values())
+
+
+def test_accumulated_batches_make_one_step(tiny_data, tmp_path):
+    engine = fit(tiny(accumulate_grad_batches=2), tiny_data, tmp_path, max_epochs=2)
+    # Two batches an epoch, one step of each of the two optimisers an epoch.
+    assert engine.trainer.global_step == 4
+
+
+def test_accumulation_adds_up_to_the_gradient_of_the_whole(tiny_data):
+    class Recorder(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            del trainer, pl_module
+            self.gradients = [p.grad.clone() for group in optimizer.param_groups for p in group["params"]]
+
+    norms = []
+    for count in (1, 2):
+        recorder = Recorder()
+        model = tiny(accumulate_grad_batches=count, adversarial=False, averaging=0.0, lr=1e-8)
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=1,
+            callbacks=[recorder],
+            logger=False,
+            barebones=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        )
+        trainer.fit(model, datamodule=copy.deepcopy(tiny_data))
+        norms.append(sum(gradient.norm() ** 2 for gradient in recorder.gradients).sqrt())
+    # The mean of two batches' gradients is neither their sum nor one of them.
+    assert 0.3 < norms[1] / norms[0] < 1.2
+
+
+def test_gradients_are_clipped(tiny_data, tmp_path):
+    norms = []
+
+    def record(optimizer, *args):
+        del args
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
+
+    class Recorder(Callback):
+        def on_train_start(self, trainer, pl_module):
+            del pl_module
+            for optimizer in trainer.optimizers:
+                optimizer.register_step_post_hook(record)
+
+    fit(tiny(gradient_clip_val=0.5), tiny_data, tmp_path, callbacks=[Recorder()])
+    assert len(norms) == 4
+    assert max(norms) <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_mixed_precision(precision, tiny_data, tmp_path):
+    # Lightning turns 16-mixed into bf16-mixed on a CPU unless it is given the plug-in itself.
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8) if precision == "16-mixed" else None
+    model = tiny(gradient_clip_val=1.0)
+    before = copy.deepcopy(model.model.segmenter.state_dict())
+    fit(model, tiny_data, tmp_path, plugins=[MixedPrecision(precision, "cpu", scaler)])
+    after = model.model.segmenter.state_dict()
+    assert all(values.isfinite().all() for values in after.values())
+    assert not torch.equal(before["decoder.stages.0.0.weight"], after["decoder.stages.0.0.weight"])
+    assert {values.dtype for values in after.values()} <= {torch.float32, torch.int64}
+
+
+def test_training_step_makes_no_host_synchronisation(tiny_data, tmp_path, count_operations, monkeypatch):
+    # Adam counts its steps in tensors on the host, wherever the weights are: reading those waits for no device.
+    monkeypatch.setattr(lightning_model, "Adam", lambda parameters, lr, betas: SGD(parameters, lr, betas[0]))
+    model, counts = tiny(), []
+    step = model.training_step
+
+    def counted(*args):
+        with count_operations() as counter:
+            step(*args)
+        counts.append((counter.operations > 100, counter.synchronisations))
+
+    monkeypatch.setattr(model, "training_step", counted)
+    fit(model, tiny_data, tmp_path)
+    assert counts == [(True, 0), (True, 0)]
+
+
+def test_losses_are_logged(tiny_data, tmp_path):
+    engine = fit(tiny(), tiny_data, tmp_path)
+    names = ("segmentation", "reconstruction", "adversarial", "discriminator")
+    assert {f"train_{name}_loss" for name in names} | {"train_loss"} <= set(engine.trainer.callback_metrics)
+
+
+def test_learning_rate_falls_over_the_fractions_of_the_training():
+    decay = LinearDecay(0.5, 100)
+    assert [decay(step) for step in (0, 50, 75, 100, 101)] == [1, 1, 0.5, 0, 0]
+    assert LinearDecay(1.0, 100)(100) == 1
+    assert LinearDecay(0.5, float("inf"))(10**6) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "trainer", "steps"),
+    [
+        ({}, {"max_epochs": 6}, 12),
+        ({"accumulate_grad_batches": 2}, {"max_epochs": 6}, 6),
+        ({}, {"max_epochs": -1, "max_steps": 10}, 5),
+        ({"adversarial": False}, {"max_epochs": -1, "max_steps": 10}, 10),
+        ({}, {"max_epochs": 6, "max_steps": 20}, 10),
+    ],
+    ids=str,
+)
+def test_schedule_knows_the_length(arguments, trainer, steps, tiny_data, tmp_path):
+    class Stop(Callback):
+        def on_train_start(self, trainer, pl_module):
+            del pl_module
+            self.totals = [config.scheduler.lr_lambdas[0].total for config in trainer.lr_scheduler_configs]
+            trainer.should_stop = True
+
+    stop = Stop()
+    fit(tiny(**arguments), tiny_data, tmp_path, callbacks=[stop], limit_train_batches=2, **trainer)
+    assert set(stop.totals) == {steps}
+
+
+def test_overfits_four_images(tiny_data):
+    model = tiny(lr=2e-3, averaging=0.9, skip_connections=True, post_processor=False)
+    tiny_data.setup()
+    image = torch.stack([tiny_data.train_data[index].image for index in range(4)])
+    forged, mask = model.augmenter.forge(image, generator=torch.Generator().manual_seed(0))
+    model.augmenter.forge = lambda image, **_: (forged[: len(image)], mask[: len(image)])
+
+    class FourImages(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return tiny_data.train_data[index]
+
+    loader = torch.utils.data.DataLoader(FourImages(), 4, collate_fn=tiny_data.train_data.collate_fn)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=150,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, loader)
+    with torch.no_grad():
+        anomaly_map = model.eval().model(forged).anomaly_map
+    found = anomaly_map > 0.5
+    iou = (found & (mask == 1)).sum() / (found | (mask == 1)).sum()
+    assert iou > 0.7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": (32, 64)}, "image_size must be (height, width) of 64 pixels or more each, got (32, 64)"),
+        ({"image_size": (64,)}, "image_size must be (height, width)"),
+        ({"width": 0.0}, "width must lie within [0.05, 4.0], got 0.0"),
+        ({"lr": 0.0}, "lr must lie within"),
+        ({"lr_decay_start": 1.5}, "lr_decay_start must lie within [0.0, 1.0], got 1.5"),
+        ({"averaging": 1.0}, "averaging must lie within"),
+        ({"score_window": 4}, "score_window must be an odd number of pixels, 1 or more, got 4"),
+        ({"accumulate_grad_batches": 0}, "accumulate_grad_batches must be 1 or more, got 0"),
+        ({"seed": -1}, "seed must be a whole number >= 0"),
+        ({"hard_p": 1.5}, "hard_p must lie within"),
+        ({"jitter": (0.5, 0.5, 0.5)}, "jitter must be (brightness, contrast, saturation, hue)"),
+        ({"patch_area": (0.3, 0.2)}, "area must lie within"),
+        ({"patch_rotation_p": 2.0}, "rotation_p must lie within"),
+        ({"segmentation_loss": "dice"}, "segmentation_loss must be one of"),
+        ({"segmentation_weight": -1.0}, "segmentation_weight must not be negative"),
+    ],
+    ids=str,
+)
+def test_refuses_arguments_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny(**arguments)
+
+
+def test_refuses_small_images_where_it_first_sees_them(tiny_data, tmp_path):
+    model = tiny(pre_processor=False)
+    tiny_data.augmentations = None
+    from torchvision.transforms.v2 import Resize
+
+    tiny_data.train_augmentations = tiny_data.val_augmentations = Resize((48, 48))
+    with pytest.raises(ValueError, match="sides of 64 pixels or more"):
+        fit(model, tiny_data, tmp_path)
+
+
+def test_no_warnings_of_our_own(tiny_data, tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(tiny(), tiny_data, tmp_path)
+    assert not [str(warning.message) for warning in caught if "anomalib_anoseg" in str(warning.filename)]
+    assert not [str(warning.message) for warning in caught if "eval mode" in str(warning.message)]
