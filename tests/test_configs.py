@@ -1,0 +1,79 @@
+"""Every configuration that is shipped runs."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from anomalib.cli import AnomalibCLI
+from anomalib.models import get_model
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+QUICK = [
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=1",
+    "--trainer.limit_val_batches=1",
+    "--trainer.limit_test_batches=1",
+    "--trainer.precision=32-true",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.enable_progress_bar=false",
+    "--model.image_size=[64,64]",
+    "--model.width=0.125",
+    "--data.num_workers=0",
+    "--data.train_batch_size=2",
+    "--data.eval_batch_size=2",
+]
+MVTEC = ["--data=MVTecAD", "--data.category=stripes"]
+
+
+def run(tmp_path, *arguments):
+    return AnomalibCLI([*map(str, arguments), *QUICK, f"--default_root_dir={tmp_path}"])
+
+
+def test_demo(tmp_path):
+    run(
+        tmp_path,
+        "train",
+        f"--config={CONFIGS / 'demo.yaml'}",
+        f"--data.root={tmp_path / 'cache'}",
+        "--data.image_size=64",
+        "--data.num_train=8",
+        "--data.num_test_good=1",
+        "--data.num_test_per_defect=1",
+    )
+    assert list(tmp_path.rglob("model.ckpt"))
+    assert list(tmp_path.rglob("images/**/*.png"))
+
+
+@pytest.mark.parametrize("name", ["laptop", "published"])
+def test_models(name, tiny_root, tmp_path):
+    run(tmp_path, "fit", f"--config={CONFIGS / name}.yaml", *MVTEC, f"--data.root={tiny_root}")
+    assert list(tmp_path.rglob("model.ckpt"))
+
+
+def test_normal_images_alone(tiny_root, tmp_path):
+    cli = run(
+        tmp_path,
+        "fit",
+        f"--config={CONFIGS / 'laptop.yaml'}",
+        f"--data={CONFIGS / 'data' / 'folder_normal_only.yaml'}",
+        f"--data.root={tiny_root / 'stripes' / 'train'}",
+        "--data.normal_dir=good",
+        "--data.val_split_ratio=0.25",
+    )
+    assert cli.model.post_processor.calibrated_on == "forged on held-out images"
+
+
+def test_benchmark_models():
+    benchmark = yaml.safe_load((CONFIGS / "benchmark" / "mvtec.yaml").read_text())["benchmark"]
+    grid = benchmark["model"]["init_args"]["skip_connections"]["grid"]
+    for value in grid:
+        model = copy.deepcopy(benchmark["model"])
+        model["init_args"]["skip_connections"] = value
+        assert get_model(model).trainer_arguments == {"max_epochs": 40}
+
+
+def test_demo_and_laptop_share_their_settings():
+    demo, laptop = (yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"] for name in ("demo", "laptop"))
+    assert demo == laptop
