@@ -1,0 +1,102 @@
+"""Every script in benchmarks/ runs at a tiny size, so that none of them rots."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+TINY = {
+    "cost": ["--quick", "--markdown"],
+    "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
+    "startup": ["--quick"],
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Start all scripts at once, for the most part they import, and return what waits for one of them."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder), "PYTHONWARNINGS": "ignore"}
+    processes = {}
+    for name, options in TINY.items():
+        command = [sys.executable, FOLDER / f"{name}.py", *options, "--json", folder / f"{name}.json"]
+        with (folder / f"{name}.log").open("w") as log:
+            processes[name] = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+
+    def wait(name: str) -> dict:
+        status = processes[name].wait(timeout=300)
+        assert status == 0, (folder / f"{name}.log").read_text()
+        return json.loads((folder / f"{name}.json").read_text())
+
+    yield wait
+    for process in processes.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def cost():
+    spec = importlib.util.spec_from_file_location("cost", FOLDER / "cost.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_script_is_left_out():
+    assert {path.stem for path in FOLDER.glob("*.py")} == set(TINY)
+
+
+@pytest.mark.parametrize("name", ["startup", "pixel_loss"])
+def test_script_runs_and_writes_its_report(name, run):
+    assert run(name)
+
+
+def test_cost_reports_every_quantity(run):
+    content = run("cost")
+    figures = content["figures"]
+    assert {"versions", "machine", "commit", "load", "options", "verdicts"} < set(content)
+    assert {"multiply-adds at inference, billion", "inference in float32, ms", "training step, ms"} < set(figures)
+    for title, samples in figures.items():
+        assert list(samples) == ["DRAEM", "AnoSeg, width 0.125"], title
+        assert all(value >= 0 for values in samples.values() for value in values), title
+    waits = figures["host synchronisations of forging"]
+    assert max(waits["AnoSeg, width 0.125"]) == 0 < min(waits["DRAEM"])
+
+
+def figures_of(cost, step: list[float], waits: float = 0.0) -> dict:
+    """Figures with which AnoSeg passes, but for those given."""
+    names = ["DRAEM", "AnoSeg, width 1", "AnoSeg, width 0.25"]
+    return {
+        "inference in float32, ms": dict(zip(names, ([60.0] * 4, [10.0] * 4, [5.0] * 4), strict=True)),
+        "training step, ms": dict(zip(names, ([60.0] * 4, step, [5.0] * 4), strict=True)),
+        cost.SHARE: dict.fromkeys(names, [1.0] * 4),
+        cost.WAITS: dict.fromkeys(names, [waits] * 4),
+    }
+
+
+@pytest.mark.parametrize(
+    ("step", "waits", "outcomes", "status"),
+    [
+        ([10.0] * 4, 0.0, {"passed"}, 0),
+        ([40.0] * 4, 0.0, {"passed", "FAILED"}, 1),
+        ([10.0, 20.0, 10.0, 10.0], 0.0, {"passed", "noisy"}, 2),
+        ([10.0, 20.0, 10.0, 10.0], 3.0, {"passed", "noisy", "FAILED"}, 1),
+    ],
+)
+def test_cost_judges(cost, step, waits, outcomes, status):
+    found = {outcome for outcome, _ in cost.judge(figures_of(cost, step, waits))}
+    assert found == outcomes
+    assert cost.exit_status(found) == status
+
+
+def test_cost_table_shows_the_median_and_the_extremes_of_the_speed_up(cost):
+    figures = figures_of(cost, [10.0, 12.0, 15.0, 12.0])
+    options = cost.argparse.Namespace(size=256, images=4, threads=1, markdown=True)
+    assert "| training step, ms | 60 | 12 (5.0x, 4.0 to 6.0) | 5 (12.0x, 12.0 to 12.0) |" in cost.table(
+        figures, options
+    )
