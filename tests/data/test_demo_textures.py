@@ -87,9 +87,9 @@ def test_defects_stay_in_range_and_leave_their_input_alone(defect):
 
 
 def test_training_and_test_pictures_share_no_pixel(monkeypatch):
-    # a photograph whose training rows are 0.25 and whose test rows are 0.75: any exchange would show
+    # a photograph whose training columns are 0.25 and whose test columns are 0.75: any exchange would show
     photograph = np.full((500, 500), 0.25)
-    photograph[round(surfaces.TRAIN_ROWS * 500) :] = 0.75
+    photograph[:, round(surfaces.TRAIN_COLUMNS * 500) :] = 0.75
     monkeypatch.setattr(surfaces, "_photograph", lambda _: photograph)
     surfaces._region.cache_clear()
     for seed in range(20):
