@@ -71,6 +71,8 @@ class AnoSeg(AnomalibModule):
         patch_count (int): Patches an image. Defaults to ``1``, the paper's.
         patch_opacity (tuple[float, float]): Range of a patch's weight over what it covers, so that faint defects are
             learned too. Defaults to ``(1, 1)``, the paper's.
+        patch_softness (tuple[float, float]): Range of the fraction of the way from a patch's rim to its centre over
+            which that weight rises from 0. Defaults to ``(0, 0)``, the paper's hard rims.
         patch_mark (Literal["patch", "changed"]): Whether the mask marks the whole patch or those of its pixels that
             changed. Defaults to ``"patch"``, the paper's.
         segmentation_loss (Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]): Form of the
@@ -135,6 +137,7 @@ class AnoSeg(AnomalibModule):
         patch_rotation_p: float = 0.5,
         patch_count: int = 1,
         patch_opacity: tuple[float, float] = (1.0, 1.0),
+        patch_softness: tuple[float, float] = (0.0, 0.0),
         patch_mark: Literal["patch", "changed"] = "patch",
         segmentation_loss: SegmentationLoss = "balanced_cross_entropy",
         segmentation_weight: float = 50.0,
@@ -181,6 +184,7 @@ class AnoSeg(AnomalibModule):
             patch_rotation_p,
             patch_count,
             patch_opacity,
+            patch_softness,
             patch_mark,
         )
         self.augmenter = HardCutPaste(*patch, hard_p, jitter) if hard_augmentation else CutPaste(*patch)

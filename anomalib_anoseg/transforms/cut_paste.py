@@ -30,8 +30,8 @@ class CutPaste(SyntheticAnomaly):
     After CutPaste (Li et al., arXiv 2104.04015) in the form of AnoSeg (arXiv 2110.03396, Sec. 3.1): pasted patches
     are clipped by the border and the mask marks what was pasted. ``source`` transforms the image before the patches
     are cut: see :class:`HardCutPaste`. Size, shape and angle are our choices; the paper shows about 17 % of the area.
-    Several patches, see-through ones and masks of what changed are not the paper's: they imitate small, faint and
-    irregular defects.
+    Several patches, see-through and soft ones and masks of what changed are not the paper's: they imitate small, faint
+    and irregular defects.
 
     Args:
         area: Range of a patch's area, as a fraction of the image's, within ``[0.0001, 1]``.
@@ -40,6 +40,8 @@ class CutPaste(SyntheticAnomaly):
         rotation_p: ... with this probability, and pasted upright otherwise.
         count: Number of patches an image, 1 or more.
         opacity: Range of a patch's weight over what it covers, within ``[0.01, 1]``; 1 covers it fully.
+        softness: Range of the fraction of the way from a patch's rim to its centre over which that weight rises, within
+            ``[0, 1]``; 0 is a hard rim.
         mark: What the mask marks: the whole ``"patch"``, or those of its pixels that are ``"changed"`` by more
             than 3/255 in some channel, which a person can just about see.
         source: Transforms that the image goes through before the patches are cut out of it.
@@ -77,6 +79,7 @@ class CutPaste(SyntheticAnomaly):
         rotation_p: float = 0.5,
         count: int = 1,
         opacity: tuple[float, float] = (1.0, 1.0),
+        softness: tuple[float, float] = (0.0, 0.0),
         mark: Literal["patch", "changed"] = "patch",
         source: Sequence[SeededAugmentation] = (),
         p: float = 1.0,
@@ -88,6 +91,7 @@ class CutPaste(SyntheticAnomaly):
         check_value("rotation_p", rotation_p, 0.0, 1.0)
         check_value("count", count, 1, 100)
         check_interval("opacity", opacity, 0.01, 1.0)
+        check_interval("softness", softness, 0.0, 1.0)
         if mark not in {"patch", "changed"}:
             raise ValueError(f"mark must be 'patch' or 'changed', got {mark!r}.")
         super().__init__(p=p, keepdim=keepdim)
@@ -98,6 +102,7 @@ class CutPaste(SyntheticAnomaly):
             "rotation_p": rotation_p,
             "count": int(count),
             "opacity": tuple(opacity),
+            "softness": tuple(softness),
             "mark": mark,
         }
         self.source = nn.ModuleList(source)
@@ -114,6 +119,7 @@ class CutPaste(SyntheticAnomaly):
             "center": self.uniform((*shape, 2), 0.0, 1.0),
             "origin": self.uniform((*shape, 2), 0.0, 1.0),
             "opacity": self.uniform(shape, *flags["opacity"]),
+            "softness": self.uniform(shape, *flags["softness"]),
             "attempt": torch.zeros(shape[:2], dtype=torch.int64, device=self.device),
             "visible": torch.zeros(shape[:2], device=self.device),
             "marked": torch.zeros(batch_shape[0], 1, *batch_shape[-2:], device=self.device),
@@ -176,14 +182,13 @@ def _paste(image: Tensor, source: Tensor, params: dict[str, Tensor], number: int
     is_visible = candidates.mean_difference(image, *candidates.sample(source, stride), stride) >= MIN_DIFFERENCE
     attempt = is_visible.int().argmax(1)
     patch = candidates.select(attempt)
-    values, inside = patch.sample(source)
-    visible = patch.mean_difference(image, values, inside).squeeze(1) >= MIN_DIFFERENCE
+    values, weights = patch.sample(source)
+    visible = patch.mean_difference(image, values, weights).squeeze(1) >= MIN_DIFFERENCE
     # In place: a container hands the very same tensors to the mask.
     params["attempt"][:, number].copy_(attempt, non_blocking=True)
     params["visible"][:, number].copy_(visible, non_blocking=True)
-    inside &= visible[:, None, None, None]
-    blended = torch.lerp(image, values[:, :, 0], patch.opacity[..., None, None])
-    return torch.where(inside, blended, image), inside
+    inside = (weights > 0) & visible[:, None, None, None]
+    return torch.where(inside, torch.lerp(image, values[:, :, 0], weights), image), inside
 
 
 class HardCutPaste(CutPaste):
@@ -199,6 +204,7 @@ class HardCutPaste(CutPaste):
         rotation_p: See :class:`CutPaste`.
         count: See :class:`CutPaste`.
         opacity: See :class:`CutPaste`.
+        softness: See :class:`CutPaste`.
         mark: See :class:`CutPaste`.
         hard_p: Probability of each of the three steps (the paper: 0.5).
         jitter: Amounts of brightness, contrast, saturation and hue, see :class:`RandomColorJitter`.
@@ -229,6 +235,7 @@ class HardCutPaste(CutPaste):
         rotation_p: float = 0.5,
         count: int = 1,
         opacity: tuple[float, float] = (1.0, 1.0),
+        softness: tuple[float, float] = (0.0, 0.0),
         mark: Literal["patch", "changed"] = "patch",
         hard_p: float = 0.5,
         jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.2),
@@ -243,4 +250,6 @@ class HardCutPaste(CutPaste):
             RandomHalfSwap(p=hard_p),
             RandomColorJitter(*jitter, p=hard_p),
         )
-        super().__init__(area, aspect, rotation, rotation_p, count, opacity, mark, hard_augmentation, p, keepdim)
+        super().__init__(
+            area, aspect, rotation, rotation_p, count, opacity, softness, mark, hard_augmentation, p, keepdim
+        )

@@ -14,6 +14,7 @@ class Patches:
         shift: ``(B, A, 2)``, from there to where they are cut, whole pixels.
         angle: ``(B, A)``, radians.
         opacity: ``(B, A)``, weight over what they cover.
+        softness: ``(B, A)``, fraction of the way from rim to centre over which that weight rises from 0.
         image_size: ``(H, W)``.
     """
 
@@ -24,32 +25,33 @@ class Patches:
         shift: Tensor,
         angle: Tensor,
         opacity: Tensor,
+        softness: Tensor,
         image_size: tuple[int, int],
     ) -> None:
-        self.size, self.center, self.shift, self.angle, self.opacity = size, center, shift, angle, opacity
+        self.size, self.center, self.shift, self.angle = size, center, shift, angle
+        self.opacity, self.softness = opacity, softness
         self.image_size = image_size
 
     @classmethod
     def from_params(cls, params: dict[str, Tensor], number: int, image: Tensor) -> "Patches":
         """Scale the drawn fractions of patch ``number`` of each image, all its attempts, to the size of ``image``."""
-        names = ("area", "aspect", "angle", "opacity", "center", "origin")
+        names = ("area", "aspect", "angle", "opacity", "softness", "center", "origin")
         drawn = (params[name][:, number].to(image.device, non_blocking=True) for name in names)
-        area, aspect, angle, opacity, center, origin = drawn
+        area, aspect, angle, opacity, softness, center, origin = drawn
         height, width = image.shape[-2:]
         canvas = torch.stack((torch.full_like(area, width), torch.full_like(area, height)), -1)
         size = torch.stack(((area * height * width * aspect).sqrt(), (area * height * width / aspect).sqrt()), -1)
         size = torch.minimum(size.clamp(min=2.0), canvas)
         pasted_at = center * (canvas - 1)
         cut_from = (size - 1) / 2 + origin * (canvas - size)
-        return cls(size, pasted_at, (cut_from - pasted_at).round(), angle, opacity, (height, width))
+        return cls(size, pasted_at, (cut_from - pasted_at).round(), angle, opacity, softness, (height, width))
 
     def select(self, index: Tensor) -> "Patches":
         """Take one patch an image by its index ``(B,)``."""
         rows = torch.arange(index.shape[0], device=index.device)
-        size, center, shift, angle, opacity = (
-            value[rows, index][:, None] for value in (self.size, self.center, self.shift, self.angle, self.opacity)
-        )
-        return Patches(size, center, shift, angle, opacity, self.image_size)
+        values = (self.size, self.center, self.shift, self.angle, self.opacity, self.softness)
+        size, center, shift, angle, opacity, softness = (value[rows, index][:, None] for value in values)
+        return Patches(size, center, shift, angle, opacity, softness, self.image_size)
 
     def sample(self, source: Tensor, stride: int = 1) -> tuple[Tensor, Tensor]:
         """Look up what the patches carry at every ``stride``-th row and column.
@@ -59,7 +61,8 @@ class Patches:
             stride: Distance between the rows and columns looked at, in pixels.
 
         Returns:
-            Values ``(B, C, A, H, W)``, and bool ``(B, A, H, W)``: which of them lie in a patch.
+            Values ``(B, C, A, H, W)``, and their weights ``(B, A, H, W)`` in ``[0, 1]`` over what they cover, 0 outside
+            the patches.
         """
         x, y = self._local_coordinates(stride)
         cut_from = self.center + self.shift
@@ -69,14 +72,20 @@ class Patches:
         # The patches lie below each other in one grid, so that each image is sampled once.
         grid = torch.stack((grid_x, grid_y), -1).flatten(1, 2)
         values = F.grid_sample(source, grid, padding_mode="border", align_corners=True)
-        patch_half_width, patch_half_height = (self.size[..., axis, None, None] / 2 for axis in (0, 1))
-        inside = (x.abs() <= patch_half_width) & (y.abs() <= patch_half_height)
-        return values.unflatten(2, x.shape[1:3]), inside
+        return values.unflatten(2, x.shape[1:3]), self._weights(x, y)
 
-    def mean_difference(self, image: Tensor, values: Tensor, inside: Tensor, stride: int = 1) -> Tensor:
+    def mean_difference(self, image: Tensor, values: Tensor, weights: Tensor, stride: int = 1) -> Tensor:
         """Mean absolute difference that each patch would make to its image's values, ``(B, A)``."""
-        difference = (values - image[:, :, None, ::stride, ::stride]).abs().mean(1) * inside
-        return self.opacity * difference.sum((-2, -1)) / inside.sum((-2, -1)).clamp(min=1)
+        difference = (values - image[:, :, None, ::stride, ::stride]).abs().mean(1) * weights
+        return difference.sum((-2, -1)) / (weights > 0).sum((-2, -1)).clamp(min=1)
+
+    def _weights(self, x: Tensor, y: Tensor) -> Tensor:
+        half_width, half_height = (self.size[..., axis, None, None] / 2 for axis in (0, 1))
+        inside = (x.abs() <= half_width) & (y.abs() <= half_height)
+        softness = self.softness[..., None, None]
+        rise = 1 / softness.clamp(min=1e-6)
+        rim = ((1 - x.abs() / half_width) * rise).clamp(0, 1) * ((1 - y.abs() / half_height) * rise).clamp(0, 1)
+        return torch.where(softness > 0, rim, 1.0) * self.opacity[..., None, None] * inside
 
     def _local_coordinates(self, stride: int) -> tuple[Tensor, Tensor]:
         """Pixel positions relative to the patch's centre, turned back by its angle: x and y, ``(B, A, H, W)``."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
+from anomalib_anoseg.transforms.base import SeededAugmentation
 
 
 @pytest.fixture(params=[CutPaste, HardCutPaste], ids=lambda cls: cls.__name__)
@@ -96,6 +97,22 @@ def test_one_call_can_have_its_own_generator():
     assert torch.equal(transform.generator.get_state(), state)
 
 
+class _Constant(SeededAugmentation):
+    """Replaces every image by a constant one."""
+
+    def __init__(self, image):
+        super().__init__(p=1.0)
+        self.image = image
+
+    def generate_parameters(self, *args):
+        del args
+        return {}
+
+    def apply_transform(self, *args, **kwargs):
+        del args, kwargs
+        return self.image
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -107,6 +124,7 @@ def test_one_call_can_have_its_own_generator():
         {"rotation_p": 1.5},
         {"count": 0},
         {"opacity": (0.0, 0.5)},
+        {"softness": (0.0, 1.5)},
     ],
 )
 def test_refuses_arguments_out_of_range(arguments):
@@ -133,6 +151,20 @@ def test_opacity_fades_what_is_pasted():
     full, half = (CutPaste(opacity=(value, value)).manual_seed(0).forge(image) for value in (1.0, 0.5))
     assert torch.equal(full.mask, half.mask)
     torch.testing.assert_close(half.image, (image + full.image) / 2)
+
+
+def test_a_soft_patch_rises_from_its_rim():
+    # White on black shows the weights themselves.
+    black, white = torch.zeros(8, 3, 65, 65), torch.ones(8, 3, 65, 65)
+    arguments = {"area": (0.2, 0.2), "aspect": (1.0, 1.0), "rotation_p": 0.0}
+    for softness, levels in ((0.0, 2), (1.0, 15)):
+        transform = CutPaste(**arguments, softness=(softness, softness), source=[_Constant(white)]).manual_seed(0)
+        forged, mask = transform.forge(black)
+        assert torch.equal(mask == 1, forged[:, :1] > 0)
+        assert forged.unique().numel() >= levels
+        assert (softness > 0) or set(forged.unique().tolist()) == {0.0, 1.0}
+        steps = (forged[..., 1:] - forged[..., :-1]).abs().amax()
+        assert steps == 1 if softness == 0 else steps < 0.1  # the patch is 29 pixels wide
 
 
 def test_mask_can_mark_changed_pixels_alone():
