@@ -74,6 +74,12 @@ def test_benchmark_models():
         assert get_model(model).trainer_arguments == {"max_epochs": 40}
 
 
-def test_demo_and_laptop_share_their_settings():
+def test_demo_and_laptop_share_their_settings_but_for_the_coordinates():
     demo, laptop = (yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"] for name in ("demo", "laptop"))
+    assert demo["init_args"].pop("coordinates") is False
     assert demo == laptop
+
+
+def test_the_laptop_trains_equally_long_on_every_data_set():
+    trainer = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())["trainer"]
+    assert trainer["max_steps"] == 2 * trainer["max_epochs"]  # even where one batch is an epoch, the steps end it
