@@ -40,6 +40,32 @@ def seeded_weights(seed: int | None) -> Generator[None, None, None]:
         yield
 
 
+@contextmanager
+def seeded_streams(seed: int) -> Generator[None, None, None]:
+    """Seed the global random streams of torch, NumPy and Python, and give the caller's back afterwards.
+
+    Args:
+        seed: A whole number, ``0 <= seed < 2**32``.
+
+    Example:
+        >>> import torch
+        >>> with seeded_streams(7):
+        ...     first = torch.rand(2)
+        >>> with seeded_streams(7):
+        ...     print(torch.equal(first, torch.rand(2)))
+        True
+    """
+    with isolate_rng():
+        _seed_global_streams(seed)
+        yield
+
+
+def _seed_global_streams(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the global stream is the point here
+    torch.manual_seed(seed)
+
+
 def step_seed(seed: int, *counters: int) -> int:
     """Mix a seed with counters (rank, step, ...) to a seed that shares no stream with its neighbours.
 
@@ -99,7 +125,4 @@ class SeededFit(Callback):
 
     def _seed_epoch(self, epoch: int) -> None:
         self._seeded_epoch = epoch
-        seed = step_seed(self.seed or 0, epoch) % 2**32
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - the global stream is the point here
-        torch.manual_seed(seed)
+        _seed_global_streams(step_seed(self.seed or 0, epoch) % 2**32)

@@ -20,6 +20,8 @@ MAY_IMPORT = {
     "reproducibility": set(),
     "registration": set(),
     "post_processing": {"transforms"},
+    "contact_sheet": set(),
+    "preview": {"contact_sheet", "input_checks", "reproducibility", "transforms"},
     "anoseg": {"anoseg", "input_checks", "metrics", "post_processing", "reproducibility", "transforms"},
 }
 
