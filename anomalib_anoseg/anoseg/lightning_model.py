@@ -31,6 +31,7 @@ from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 from anomalib_anoseg.reproducibility import SeededFit, seeded_weights, step_seed
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
 from anomalib_anoseg.transforms.base import check_value
+from anomalib_anoseg.transforms.cut_paste import check_patches
 
 __all__ = ["AnoSeg"]
 
@@ -187,6 +188,7 @@ class AnoSeg(AnomalibModule):
             patch_softness,
             patch_mark,
         )
+        check_patches(*patch, prefix="patch_")
         self.augmenter = HardCutPaste(*patch, hard_p, jitter) if hard_augmentation else CutPaste(*patch)
         self.loss = AnoSegLoss(segmentation_loss, segmentation_weight, reconstruction_weight, adversarial_weight)
         with seeded_weights(seed):

@@ -10,6 +10,8 @@ from anomalib_anoseg.transforms.base import SeededAugmentation, check_value, per
 
 # Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601), as torchvision and kornia use them.
 LUMA = (0.299, 0.587, 0.114)
+# The largest amounts, in the order in which they are given.
+MOST_JITTER = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
 
 
 class RandomColorJitter(SeededAugmentation):
@@ -54,7 +56,7 @@ class RandomColorJitter(SeededAugmentation):
     ) -> None:
         amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
         for name, amount in amounts.items():
-            check_value(name, amount, 0.0, 0.5 if name == "hue" else 1.0)
+            check_value(name, amount, 0.0, MOST_JITTER[name])
         super().__init__(p=p, keepdim=keepdim)
         self.flags = amounts
 

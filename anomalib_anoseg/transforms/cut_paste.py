@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_anoseg.transforms.base import SeededAugmentation, SyntheticAnomaly, check_interval, check_value
-from anomalib_anoseg.transforms.color_jitter import RandomColorJitter
+from anomalib_anoseg.transforms.color_jitter import MOST_JITTER, RandomColorJitter
 from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
 from anomalib_anoseg.transforms.patches import Patches
 from anomalib_anoseg.transforms.rotation import RandomQuarterTurn
@@ -85,15 +85,7 @@ class CutPaste(SyntheticAnomaly):
         p: float = 1.0,
         keepdim: bool = False,
     ) -> None:
-        check_interval("area", area, 1e-4, 1.0)
-        check_interval("aspect", aspect, 0.05, 20.0)
-        check_value("rotation", rotation, 0.0, 180.0)
-        check_value("rotation_p", rotation_p, 0.0, 1.0)
-        check_value("count", count, 1, 100)
-        check_interval("opacity", opacity, 0.01, 1.0)
-        check_interval("softness", softness, 0.0, 1.0)
-        if mark not in {"patch", "changed"}:
-            raise ValueError(f"mark must be 'patch' or 'changed', got {mark!r}.")
+        check_patches(area, aspect, rotation, rotation_p, count, opacity, softness, mark)
         super().__init__(p=p, keepdim=keepdim)
         self.flags = {
             "area": tuple(area),
@@ -175,6 +167,33 @@ class CutPaste(SyntheticAnomaly):
         return image
 
 
+def check_patches(
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    rotation: float,
+    rotation_p: float,
+    count: int,
+    opacity: tuple[float, float],
+    softness: tuple[float, float],
+    mark: str,
+    prefix: str = "",
+) -> None:
+    """Check the arguments of :class:`CutPaste`, for whoever hands them on under names that start with ``prefix``.
+
+    Raises:
+        ValueError: If one is out of bounds; the message names it, with the prefix, its value and the bounds.
+    """
+    check_interval(f"{prefix}area", area, 1e-4, 1.0)
+    check_interval(f"{prefix}aspect", aspect, 0.05, 20.0)
+    check_value(f"{prefix}rotation", rotation, 0.0, 180.0)
+    check_value(f"{prefix}rotation_p", rotation_p, 0.0, 1.0)
+    check_value(f"{prefix}count", count, 1, 100)
+    check_interval(f"{prefix}opacity", opacity, 0.01, 1.0)
+    check_interval(f"{prefix}softness", softness, 0.0, 1.0)
+    if mark not in {"patch", "changed"}:
+        raise ValueError(f"{prefix}mark must be 'patch' or 'changed', got {mark!r}.")
+
+
 def _paste(image: Tensor, source: Tensor, params: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor]:
     """Paste patch ``number`` of every image, and tell where it is: ``(B, C, H, W)`` and bool ``(B, 1, H, W)``."""
     candidates = Patches.from_params(params, number, image)
@@ -245,6 +264,8 @@ class HardCutPaste(CutPaste):
         check_value("hard_p", hard_p, 0.0, 1.0)
         if len(jitter) != 4:  # noqa: PLR2004
             raise ValueError(f"jitter must be (brightness, contrast, saturation, hue), got {tuple(jitter)}.")
+        for (name, most), amount in zip(MOST_JITTER.items(), jitter, strict=True):
+            check_value(f"jitter ({name})", amount, 0.0, most)
         hard_augmentation = (
             RandomQuarterTurn(p=hard_p),
             RandomHalfSwap(p=hard_p),

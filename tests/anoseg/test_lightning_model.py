@@ -305,15 +305,21 @@ def test_overfits_four_images(tiny_data):
         ({"seed": -1}, "seed must be a whole number >= 0"),
         ({"hard_p": 1.5}, "hard_p must lie within"),
         ({"jitter": (0.5, 0.5, 0.5)}, "jitter must be (brightness, contrast, saturation, hue)"),
-        ({"patch_area": (0.3, 0.2)}, "area must lie within"),
-        ({"patch_rotation_p": 2.0}, "rotation_p must lie within"),
+        ({"jitter": (0.5, 0.5, 0.5, 0.6)}, "jitter (hue) must lie within [0.0, 0.5], got 0.6"),
+        ({"patch_area": (0.3, 0.2)}, "patch_area must lie within"),
+        ({"patch_aspect": (0.3, 99.0)}, "patch_aspect must lie within"),
+        ({"patch_rotation": 200.0}, "patch_rotation must lie within"),
+        ({"patch_rotation_p": 2.0}, "patch_rotation_p must lie within"),
+        ({"patch_count": 0}, "patch_count must lie within"),
+        ({"patch_opacity": (0.0, 1.0)}, "patch_opacity must lie within"),
+        ({"patch_mark": "edge"}, "patch_mark must be 'patch' or 'changed', got 'edge'"),
         ({"segmentation_loss": "dice"}, "segmentation_loss must be one of"),
         ({"segmentation_weight": -1.0}, "segmentation_weight must not be negative"),
     ],
     ids=str,
 )
 def test_refuses_arguments_out_of_range(arguments, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         tiny(**arguments)
 
 

@@ -183,5 +183,7 @@ def test_refuses_to_mark_anything_else():
 def test_hard_augmentation_refuses_bad_arguments():
     with pytest.raises(ValueError, match="hard_p must lie within"):
         HardCutPaste(hard_p=2.0)
+    with pytest.raises(ValueError, match=r"jitter \(hue\) must lie within \[0.0, 0.5\], got 0.6"):
+        HardCutPaste(jitter=(0.5, 0.5, 0.5, 0.6))
     with pytest.raises(ValueError, match=r"jitter must be \(brightness, contrast, saturation, hue\)"):
         HardCutPaste(jitter=(0.5, 0.5))
