@@ -171,7 +171,7 @@ class AnoSeg(AnomalibModule):
         )
         self.automatic_optimization = False
         self.image_size = image_size
-        self.pre_trained = pre_trained
+        self.pre_trained, self._has_weights = pre_trained, False
         self.masked_reconstruction = masked_reconstruction
         self.lr, self.betas, self.lr_decay_start = lr, betas, lr_decay_start
         self.accumulate_grad_batches, self.gradient_clip_val = accumulate_grad_batches, gradient_clip_val
@@ -211,12 +211,20 @@ class AnoSeg(AnomalibModule):
         return [*components, InputCheck(self.max_epochs), SeededFit(self.seed)]
 
     def setup(self, stage: str) -> None:
-        """Load the encoder's weights and compile, if asked to, before training."""
-        if stage == "fit":
-            if self.pre_trained:
-                self.model.load_pretrained(None if self.pre_trained is True else self.pre_trained)
-            if self.use_compile:
-                self.model.compile()
+        """Compile, if asked to, before training."""
+        if stage == "fit" and self.use_compile:
+            self.model.compile()
+
+    def on_fit_start(self) -> None:
+        """Load the encoder's first weights, if asked to; by now a checkpoint to resume from has brought its own."""
+        if self.pre_trained and not self._has_weights:
+            self.model.load_pretrained(None if self.pre_trained is True else self.pre_trained)
+        self._has_weights = True
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note that the checkpoint brings the encoder's weights."""
+        super().on_load_checkpoint(checkpoint)
+        self._has_weights = True
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Forge, predict, and let the discriminator and then the generator learn.

@@ -323,6 +323,21 @@ def test_refuses_arguments_out_of_range(arguments, message):
         tiny(**arguments)
 
 
+def test_pretrained_weights_are_loaded_once(tiny_data, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(AnoSegModel, "load_pretrained", lambda _, weights=None: loaded.append(weights))
+    model = tiny(pre_trained="weights.pth")
+    engine = fit(model, tiny_data, tmp_path)
+    assert loaded == ["weights.pth"]
+    fit(model, tiny_data, tmp_path)
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    fit(tiny(pre_trained="weights.pth"), tiny_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
+    fit(AnoSeg.load_from_checkpoint(tmp_path / "model.ckpt", visualizer=False), tiny_data, tmp_path)
+    assert loaded == ["weights.pth"]
+    fit(tiny(pre_trained=True), tiny_data, tmp_path)
+    assert loaded == ["weights.pth", None]
+
+
 def test_refuses_small_images_where_it_first_sees_them(tiny_data, tmp_path):
     model = tiny(pre_processor=False)
     tiny_data.augmentations = None
