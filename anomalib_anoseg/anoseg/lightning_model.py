@@ -51,7 +51,8 @@ class AnoSeg(AnomalibModule):
             or more each; need be neither equal nor multiples of 32. Defaults to ``(256, 256)``, the paper's.
         backbone (str): timm encoder with features down to 1/32 of the image. Defaults to ``"resnet18"``, the paper's.
         pre_trained (bool | str): Whether training starts from the backbone's ImageNet weights: ``True`` lets timm
-            download them, a path reads them from a file. Defaults to ``False``, the paper's.
+            download them, a path reads them from a file. The encoder then normalises what it sees as they expect.
+            Defaults to ``False``, the paper's.
         width (float): Factor on the channels of all networks, in ``[0.05, 4]``; those of an encoder that is not a
             ResNet stay. Defaults to ``1.0``, the published size; ``0.25`` suits a laptop.
         coordinates (bool): Whether the encoder sees coordinate channels. Defaults to ``True``.
@@ -201,6 +202,7 @@ class AnoSeg(AnomalibModule):
                 averaging,
                 score_window,
                 skip_connections,
+                bool(pre_trained),
             )
         if channels_last:
             self.model.to(memory_format=torch.channels_last)

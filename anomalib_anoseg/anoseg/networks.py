@@ -33,6 +33,8 @@ class CoordinateEncoder(nn.Module):
         backbone: Name of a timm model with feature maps down to 1/32 of the image.
         width: Factor on the channels of a ResNet; other backbones have their own sizes to choose from.
         coordinates: Whether row and column, linear in ``[-1, 1]``, are two more input channels.
+        normalize: Whether colours are shifted and scaled as timm's weights of this backbone expect; images stay in
+            ``[0, 1]`` everywhere else.
 
     Attributes:
         channels: Numbers of channels of the feature maps, finest first.
@@ -41,9 +43,14 @@ class CoordinateEncoder(nn.Module):
         ValueError: If timm does not know the backbone or it does not halve its input five times.
     """
 
-    def __init__(self, backbone: str = "resnet18", width: float = 1.0, coordinates: bool = True) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: str = "resnet18", width: float = 1.0, coordinates: bool = True, normalize: bool = False
+    ) -> None:
         super().__init__()
-        self.backbone, self.coordinates = backbone, coordinates
+        self.backbone, self.coordinates, self.normalize = backbone, coordinates, normalize
         self.is_scaled = (width < 1 or width > 1) and backbone.startswith("resnet")
         scaled: dict[str, Any] = {"channels": scale_channels(ENCODER_CHANNELS, width)} if self.is_scaled else {}
         try:
@@ -58,6 +65,10 @@ class CoordinateEncoder(nn.Module):
                 f"1/{', 1/'.join(map(str, reductions))}; take a ResNet, EfficientNet, MobileNet or similar."
             )
         self.channels: list[int] = feature_info.channels()
+        if normalize:
+            expected: Any = timm.get_pretrained_cfg(backbone)
+            self.register_buffer("mean", torch.tensor(expected.mean).view(-1, 1, 1))
+            self.register_buffer("std", torch.tensor(expected.std).view(-1, 1, 1))
 
     @property
     def _timm_arguments(self) -> dict[str, Any]:
@@ -80,7 +91,9 @@ class CoordinateEncoder(nn.Module):
         self.network.load_state_dict(source.state_dict())
 
     def with_coordinates(self, image: Tensor) -> Tensor:
-        """Append the coordinate channels to ``(B, 3, H, W)`` images, if there are any."""
+        """Normalise ``(B, 3, H, W)`` images and append the coordinate channels, each if asked to."""
+        if self.normalize:
+            image = (image - self.mean) / self.std
         if not self.coordinates:
             return image
         height, width = image.shape[-2:]
@@ -144,6 +157,7 @@ class Segmenter(nn.Module):
         width: Factor on the channels of both.
         coordinates: See :class:`CoordinateEncoder`.
         skip_connections: See :class:`Decoder`.
+        normalize: See :class:`CoordinateEncoder`.
     """
 
     def __init__(
@@ -152,9 +166,10 @@ class Segmenter(nn.Module):
         width: float = 1.0,
         coordinates: bool = True,
         skip_connections: bool = False,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = CoordinateEncoder(backbone, width, coordinates)
+        self.encoder = CoordinateEncoder(backbone, width, coordinates, normalize)
         self.decoder = Decoder(self.encoder.channels, 1, width, skip_connections)
 
     def forward(self, planes: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ class AnoSegModel(nn.Module):
         score_window: Side of the square over which the map is averaged before its maximum becomes the image score,
             an odd number of pixels, so that no single hot pixel decides; 1 takes the plain maximum.
         skip_connections: Whether the map decoder sees the encoder's finer features; not the paper's.
+        normalize: Whether the encoder normalises colours as its pre-trained weights expect.
 
     Attributes:
         tiler: Set by anomalib's ``TilerConfigurationCallback``: the networks then see tiles of large images.
@@ -88,9 +89,10 @@ class AnoSegModel(nn.Module):
         averaging: float = 0.0,
         score_window: int = 21,
         skip_connections: bool = False,
+        normalize: bool = False,
     ) -> None:
         super().__init__()
-        self.segmenter = Segmenter(backbone, width, coordinates, skip_connections)
+        self.segmenter = Segmenter(backbone, width, coordinates, skip_connections, normalize)
         channels = self.segmenter.encoder.channels
         self.reconstruction_decoder = Decoder(channels, 3, width) if reconstruction or adversarial else None
         self.discriminator = Discriminator(width) if adversarial else None

@@ -20,6 +20,7 @@ from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 from torchvision.transforms.v2 import Resize
 
 from anomalib_anoseg import AnoSeg
@@ -292,3 +293,20 @@ def test_refuses_a_shorter_edge_for_any_size(trained, tmp_path):
     model.pre_processor = PreProcessor(Resize(64))
     with pytest.raises(ValueError, match="resizes to a shorter edge"):
         model.to_onnx(tmp_path)
+
+
+def test_normalisation_of_pretrained_encoders_is_exported(tmp_path):
+    # The weights themselves are loaded when training starts, and do not matter here.
+    model = AnoSeg((64, 64), width=0.125, pre_trained=True, skip_connections=True, post_processor=False).eval()
+    image, encoder = torch.rand(2, 3, 64, 64), model.model.segmenter.encoder
+    with torch.no_grad():
+        update_bn([encoder.with_coordinates(image)], model.model.averaged.module)  # for maps that are not constant
+        model.model.averaged.module.eval()
+        expected = model(image).anomaly_map
+        encoder.normalize = False
+        assert (model(image).anomaly_map - expected).abs().max() > 0.05
+        encoder.normalize = True
+    session = onnxruntime.InferenceSession(model.to_onnx(tmp_path, input_size=(64, 64)))
+    names = [output.name for output in session.get_outputs()]
+    exported = dict(zip(names, session.run(None, {"input": image.numpy()}), strict=True))
+    np.testing.assert_allclose(exported["anomaly_map"], expected.numpy(), atol=1e-4)

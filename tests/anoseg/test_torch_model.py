@@ -185,6 +185,25 @@ def test_pretrained_weights_need_the_full_width():
         AnoSegModel(width=0.25).load_pretrained("weights.pth")
 
 
+@pytest.mark.parametrize("coordinates", [True, False])
+@pytest.mark.parametrize(("backbone", "mean", "std"), [("resnet18", 0.485, 0.229), ("tf_efficientnet_lite0", 0.5, 0.5)])
+def test_pretrained_weights_see_what_they_were_trained_on(backbone, mean, std, coordinates):
+    encoder = CoordinateEncoder(backbone, coordinates=coordinates, normalize=True)
+    image = torch.rand(2, 3, 64, 96)
+    planes = encoder.with_coordinates(image)
+    torch.testing.assert_close(planes[:, 0], (image[:, 0] - mean) / std)
+    assert torch.equal(
+        planes[:, 3:], CoordinateEncoder(backbone, coordinates=coordinates).with_coordinates(image)[:, 3:]
+    )
+    assert {"mean", "std"} < set(encoder.state_dict())
+
+
+def test_other_weights_see_images_as_they_are():
+    encoder, image = CoordinateEncoder(width=0.125), torch.rand(2, 3, 64, 96)
+    assert torch.equal(encoder.with_coordinates(image)[:, :3], image)
+    assert not {"mean", "std"} & set(encoder.state_dict())
+
+
 def test_channels_scale_to_multiples_of_eight():
     assert scale_channels((64, 128, 512), 0.25) == (16, 32, 128)
     assert scale_channels((64,), 0.01) == (8,)
