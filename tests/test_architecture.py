@@ -20,9 +20,10 @@ MAY_IMPORT = {
     "reproducibility": set(),
     "registration": set(),
     "post_processing": {"transforms"},
+    "checkpoints": set(),
     "contact_sheet": set(),
     "preview": {"contact_sheet", "input_checks", "reproducibility", "transforms"},
-    "anoseg": {"anoseg", "input_checks", "metrics", "post_processing", "reproducibility", "transforms"},
+    "anoseg": {"anoseg", "checkpoints", "input_checks", "metrics", "post_processing", "reproducibility", "transforms"},
 }
 
 

@@ -25,6 +25,7 @@ from torchvision.transforms.v2 import Compose, Resize
 from anomalib_anoseg.anoseg.loss import AnoSegLoss, GeneratorLoss, SegmentationLoss, discriminator_loss
 from anomalib_anoseg.anoseg.networks import MIN_TRAINING_SIDE
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel, AnoSegOutput
+from anomalib_anoseg.checkpoints import ExplainedMisfit
 from anomalib_anoseg.input_checks import InputCheck, check_batch, check_pre_processor
 from anomalib_anoseg.metrics import IoU
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
@@ -39,7 +40,7 @@ __all__ = ["AnoSeg"]
 OPSET_VERSION = 18
 
 
-class AnoSeg(AnomalibModule):
+class AnoSeg(ExplainedMisfit, AnomalibModule):
     """AnoSeg's anomaly segmentation network (Song et al., arXiv 2110.03396).
 
     Trains on normal images alone: half of each step's images carry a synthetic anomaly, and the network learns to mark
@@ -119,6 +120,9 @@ class AnoSeg(AnomalibModule):
     model: AnoSegModel
     loss: AnoSegLoss
     augmenter: CutPaste
+    shaping_arguments = {"backbone": str, "width": float} | dict.fromkeys(
+        ("pre_trained", "coordinates", "skip_connections", "masked_reconstruction", "adversarial", "averaging"), bool
+    )
 
     def __init__(
         self,
@@ -219,13 +223,8 @@ class AnoSeg(AnomalibModule):
 
     def on_fit_start(self) -> None:
         """Load the encoder's first weights, if asked to; by now a checkpoint to resume from has brought its own."""
-        if self.pre_trained and not self._has_weights:
+        if self.pre_trained and not self._has_weights and self.saved_arguments is None:
             self.model.load_pretrained(None if self.pre_trained is True else self.pre_trained)
-        self._has_weights = True
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note that the checkpoint brings the encoder's weights."""
-        super().on_load_checkpoint(checkpoint)
         self._has_weights = True
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> None:

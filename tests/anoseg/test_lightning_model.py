@@ -338,6 +338,38 @@ def test_pretrained_weights_are_loaded_once(tiny_data, tmp_path, monkeypatch):
     assert loaded == ["weights.pth", None]
 
 
+@pytest.fixture(scope="module")
+def small_checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    trainer.strategy.connect(tiny(skip_connections=True))
+    trainer.save_checkpoint(path, weights_only=True)
+    return path
+
+
+def test_checkpoint_of_another_shape(small_checkpoint, tiny_data, tmp_path):
+    with pytest.raises(ValueError, match=r"width=0.125, but .* width=0.25\. Add --model.width 0.125 to") as raised:
+        Engine(accelerator="cpu", default_root_dir=tmp_path, logger=False).test(
+            tiny(width=0.25, skip_connections=True), datamodule=tiny_data, ckpt_path=small_checkpoint
+        )
+    assert "\n" not in str(raised.value)
+    options = "--model.skip_connections true --model.averaging 0.99 to the command"
+    with pytest.raises(ValueError, match=rf"^The checkpoint .* Add {options}\.$"):
+        fit(tiny(averaging=0.0, lr=1.0), tiny_data, tmp_path, small_checkpoint)
+
+
+def test_arguments_that_do_not_shape_the_networks_may_differ(small_checkpoint):
+    model = AnoSeg.load_from_checkpoint(small_checkpoint, averaging=0.5, lr=1.0, image_size=(96, 96))
+    assert (model.lr, model.image_size) == (1.0, (96, 96))
+
+
+def test_weights_that_do_not_fit_for_another_reason_keep_the_error():
+    model = tiny()
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict({})
+    assert model.load_state_dict({}, strict=False).missing_keys
+
+
 def test_refuses_small_images_where_it_first_sees_them(tiny_data, tmp_path):
     model = tiny(pre_processor=False)
     tiny_data.augmentations = None
