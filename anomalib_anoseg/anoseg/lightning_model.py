@@ -9,7 +9,7 @@ import torch
 from anomalib import LearningType
 from anomalib.data import ImageBatch
 from anomalib.data.transforms.utils import extract_transforms_by_type
-from anomalib.metrics import AUPR, AUROC, Evaluator, F1Score
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
@@ -27,7 +27,7 @@ from anomalib_anoseg.anoseg.networks import MIN_TRAINING_SIDE
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel, AnoSegOutput
 from anomalib_anoseg.checkpoints import ExplainedMisfit
 from anomalib_anoseg.input_checks import InputCheck, check_batch, check_pre_processor
-from anomalib_anoseg.metrics import IoU
+from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 from anomalib_anoseg.reproducibility import SeededFit, seeded_weights, step_seed
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
@@ -104,7 +104,8 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
         pre_processor (PreProcessor | bool): Must keep images in ``[0, 1]``. Defaults to ``True``, a resize.
         post_processor (PostProcessor | bool): Defaults to ``True``, thresholds calibrated on forged anomalies where
             there are no real ones.
-        evaluator (Evaluator | bool): Defaults to ``True``, image AUROC and F1; pixel AUROC, AP, F1 and IoU.
+        evaluator (Evaluator | bool): Defaults to ``True``, image AUROC and F1; pixel AUROC, AP, AUPRO, F1 and
+            IoU at the model's threshold, at the best one, and over all.
         visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
 
     Raises:
@@ -374,19 +375,8 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
 
     @staticmethod
     def configure_evaluator() -> Evaluator:
-        """Configure anomalib's default metrics, average precision and IoU."""
-        image, label = ["pred_score", "gt_label"], ["pred_label", "gt_label"]
-        pixel, mask = ["anomaly_map", "gt_mask"], ["pred_mask", "gt_mask"]
-        return Evaluator(
-            test_metrics=[
-                AUROC(fields=image, prefix="image_"),
-                F1Score(fields=label, prefix="image_"),
-                AUROC(fields=pixel, prefix="pixel_", strict=False),
-                AUPR(fields=pixel, prefix="pixel_", strict=False),
-                F1Score(fields=mask, prefix="pixel_", strict=False),
-                IoU(fields=mask, prefix="pixel_", strict=False),
-            ]
-        )
+        """Configure anomalib's default metrics and those of segmentation, see :func:`segmentation_evaluator`."""
+        return segmentation_evaluator()
 
 
 class LinearDecay:
