@@ -9,11 +9,13 @@ from typing import Any, Literal
 
 import torch
 from anomalib.data import ImageBatch
+from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Normalize
 
 from anomalib_anoseg.transforms import SyntheticAnomaly
 
@@ -27,6 +29,10 @@ CHUNK = 8
 class SelfCalibratingPostProcessor(PostProcessor):
     """anomalib's post-processor, calibrated on forged anomalies where there are no real ones.
 
+    It serves any model of images: models that forge anomalies themselves lend their generator, others are given one.
+    Anomalies are forged on images in ``[0, 1]``; a normalisation at the end of the model's pre-processor is undone for
+    that and done again.
+
     - Validation images with anomalies among them: used as anomalib does.
     - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it.
     - No validation images: the same with training images, with a warning, because a model knows those too well.
@@ -36,6 +42,10 @@ class SelfCalibratingPostProcessor(PostProcessor):
 
     Args:
         calibration_seed: Seed of the forged anomalies: every calibration uses the same ones.
+        forger: What forges them. The model's own generator if ``None``; a model without one is then calibrated as
+            anomalib does.
+        use_training_images: Whether training images are the last resort; without, thresholds stay undefined until a
+            validation. Models that keep a memory bank cannot predict before their training has ended.
         **kwargs: Arguments of :class:`anomalib.post_processing.PostProcessor`.
 
     Attributes:
@@ -46,9 +56,17 @@ class SelfCalibratingPostProcessor(PostProcessor):
         'none'
     """
 
-    def __init__(self, calibration_seed: int = 0, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        calibration_seed: int = 0,
+        forger: SyntheticAnomaly | None = None,
+        use_training_images: bool = True,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(**kwargs)
         self.calibration_seed = calibration_seed
+        self.forger = forger
+        self.use_training_images = use_training_images
         self.calibrated_on: CalibrationSource = "none"
         self._forged = 0
 
@@ -60,7 +78,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         """Look whether there are real anomalies to calibrate on."""
         self._forged = 0
         has_anomalies = any(_has_anomalies(loader) for loader in _as_list(trainer.val_dataloaders))
-        is_real = has_anomalies or not _can_forge(pl_module)
+        is_real = has_anomalies or self._find_forger(pl_module) is None
         self.calibrated_on = "anomalous images" if is_real else "forged on held-out images"
 
     def on_validation_batch_end(
@@ -79,7 +97,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Calibrate on training images if there are no others."""
-        if any(trainer.num_val_batches) or not _can_forge(pl_module):
+        if not self.use_training_images or any(trainer.num_val_batches) or self._find_forger(pl_module) is None:
             return
         self._forged = 0
         self.calibrated_on = "forged on training images"
@@ -102,21 +120,32 @@ class SelfCalibratingPostProcessor(PostProcessor):
             rank_zero_info(message)
 
     def _update_with_forged(self, trainer: Trainer, pl_module: Any, image: Tensor) -> None:  # noqa: ANN401
+        forger: Any = self._find_forger(pl_module)
         generator = torch.Generator(image.device).manual_seed(self.calibration_seed + self._forged)
-        forged, mask = pl_module.augmenter.forge(image, generator=generator)
+        mean, std = _normalisation(pl_module, image)
+        forged, mask = forger.to(image.device).forge((image * std + mean).clamp(0, 1), generator=generator)
+        forged = (forged - mean) / std
         self._forged += len(image)
         both, masks = torch.cat((image, forged)), torch.cat((torch.zeros_like(mask), mask)).squeeze(1).bool()
         predictions = pl_module.model(both)
         batch = ImageBatch(image=both, gt_mask=masks, gt_label=masks.any(-1).any(-1), **predictions._asdict())
         super().on_validation_batch_end(trainer, pl_module, batch)
 
+    def _find_forger(self, pl_module: LightningModule) -> SyntheticAnomaly | None:
+        forger = self.forger or getattr(pl_module, "augmenter", None)
+        return forger if isinstance(forger, SyntheticAnomaly) else None
+
 
 def _image_of(batch: Any) -> Tensor:  # noqa: ANN401
     return batch.image
 
 
-def _can_forge(pl_module: LightningModule) -> bool:
-    return isinstance(getattr(pl_module, "augmenter", None), SyntheticAnomaly)
+def _normalisation(pl_module: LightningModule, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Find mean and standard deviation by which the model's pre-processor normalises: ``(C, 1, 1)`` each."""
+    pre_processor = getattr(pl_module, "pre_processor", None)
+    found: list[Any] = extract_transforms_by_type(getattr(pre_processor, "transform", None), Normalize)
+    mean, std = (found[-1].mean, found[-1].std) if found else ([0.0], [1.0])
+    return image.new_tensor(mean).view(-1, 1, 1), image.new_tensor(std).view(-1, 1, 1)
 
 
 def _as_list(loaders: Any) -> list[DataLoader[Any]]:  # noqa: ANN401

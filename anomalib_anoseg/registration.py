@@ -1,4 +1,4 @@
-"""Makes the models of installed packages known to anomalib under their names.
+"""Makes the models and datamodules of installed packages known to anomalib under their names.
 
 anomalib 2.7 finds a model in three ways: ``--model AnoSeg`` and ``get_model("AnoSeg")`` look through the direct
 subclasses of ``AnomalibModule``, ``class_path: AnoSeg`` reads an attribute of ``anomalib.models``, and
@@ -8,11 +8,16 @@ serves all three. Which models there are is declared by packages, ours and other
     [project.entry-points."anomalib.models"]
     AnoSeg = "anomalib_anoseg.anoseg.lightning_model:AnoSeg"
 
+    [project.entry-points."anomalib.data"]
+    DemoTextures = "anomalib_anoseg.data.demo_textures:DemoTextures"
+
+Its benchmark takes datamodules from the names of ``anomalib.data`` alone, which is why there is the second group.
+
 A package whose model module may be imported before anomalib should import ``anomalib.models`` first in its own
 ``__init__.py``; otherwise registration meets that module while it is half imported.
 
-What goes wrong with one model is logged as a one-line warning, which Python shows on stderr unless the application has
-configured logging otherwise. It never raises and never stops another model.
+What goes wrong with one of them is logged as a one-line warning, which Python shows on stderr unless the application
+has configured logging otherwise. It never raises and never stops another one.
 """
 
 from __future__ import annotations
@@ -27,11 +32,12 @@ import anomalib
 from packaging.requirements import Requirement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from importlib.metadata import EntryPoint
     from types import ModuleType
 
 GROUP = "anomalib.models"
+DATA_GROUP = "anomalib.data"
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +47,14 @@ class RegistrationError(Exception):
 
 
 def register() -> list[str]:
-    """Register every model declared in the entry-point group ``anomalib.models``.
+    """Register every model and datamodule declared in the entry-point groups ``anomalib.models`` and ``anomalib.data``.
 
     :mod:`anomalib_anoseg._autoload` calls this once ``anomalib.models`` has been imported. Call it yourself where
     ``.pth`` files are not read (a frozen application, a folder on ``PYTHONPATH``), or after
     ``importlib.reload(anomalib.models)``. Calling it again changes nothing.
 
     Returns:
-        list[str]: Names of the registered models. A model that a warning is about is not among them.
+        list[str]: Names of the registered classes. One that a warning is about is not among them.
 
     Example:
         >>> from anomalib_anoseg.registration import register
@@ -58,14 +64,21 @@ def register() -> list[str]:
     """
     import anomalib.models as host  # noqa: PLC0415 - takes seconds
 
-    names = [_register_or_warn(host, entry_point) for entry_point in metadata.entry_points(group=GROUP)]
+    names = [_register_or_warn(_register_model, host, entry) for entry in metadata.entry_points(group=GROUP)]
+    datamodules = metadata.entry_points(group=DATA_GROUP)
+    if datamodules:
+        import anomalib.data as data_host  # noqa: PLC0415 - has been imported by anomalib.models
+
+        names += [_register_or_warn(_register_datamodule, data_host, entry) for entry in datamodules]
     return [name for name in names if name]
 
 
-def _register_or_warn(host: ModuleType, entry_point: EntryPoint) -> str | None:
-    """Keep whatever goes wrong with one model to that model, and to one line."""
+def _register_or_warn(
+    register_one: Callable[[ModuleType, EntryPoint], str], host: ModuleType, entry_point: EntryPoint
+) -> str | None:
+    """Keep whatever goes wrong with one class to that class, and to one line."""
     try:
-        return _register_model(host, entry_point)
+        return register_one(host, entry_point)
     except RegistrationError as error:
         reason = str(error)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a model's module may do anything when imported
@@ -102,6 +115,21 @@ def _register_model(host: ModuleType, entry_point: EntryPoint) -> str:
     return model.__name__
 
 
+def _register_datamodule(host: ModuleType, entry_point: EntryPoint) -> str:
+    """Load one datamodule and register it under the name of its class.
+
+    Raises:
+        RegistrationError: If the entry point is no datamodule.
+    """
+    _check_version(entry_point)
+    datamodule = entry_point.load()
+    if not isinstance(datamodule, type) or not issubclass(datamodule, host.AnomalibDataModule):
+        raise RegistrationError(f"{datamodule!r} does not derive from AnomalibDataModule")
+    _check_name_is_free(host, datamodule.__name__, datamodule)
+    setattr(host, datamodule.__name__, datamodule)
+    return datamodule.__name__
+
+
 def _check_version(entry_point: EntryPoint) -> None:
     """Refuse a model whose package, by its own metadata, does not support the running anomalib.
 
@@ -131,8 +159,8 @@ def _check_name_is_free(host: ModuleType, name: str, model: type | None = None) 
     taken = getattr(host, name, model)
     if taken is not model:
         raise RegistrationError(
-            f"anomalib.models.{name} is already {taken!r}, which stays; pass this model by its full path instead of "
-            "its name, or uninstall one of the two"
+            f"{host.__name__}.{name} is already {taken!r}, which stays; pass this one by its full path instead of its "
+            "name, or uninstall one of the two"
         )
 
 

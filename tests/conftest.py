@@ -62,6 +62,38 @@ def save_image(values: np.ndarray, path: Path) -> None:
     Image.fromarray(values).save(path)
 
 
+@pytest.fixture(scope="session")
+def demo_settings(tmp_path_factory) -> dict:
+    """Arguments of a very small ``DemoTextures``, whose pictures are larger than the models take."""
+    return {
+        "root": str(tmp_path_factory.mktemp("demo")),
+        "image_size": 96,
+        "num_train": 12,
+        "num_test_good": 3,
+        "num_test_per_defect": 1,
+        "train_batch_size": 4,
+        "eval_batch_size": 4,
+        "val_split_ratio": 0.3,
+    }
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(demo_settings, tmp_path_factory) -> Path:
+    """A checkpoint of an AnoSeg that was trained on them for a few steps."""
+    from anomalib.engine import Engine
+
+    from anomalib_anoseg import AnoSeg
+    from anomalib_anoseg.data import DemoTextures
+
+    root = tmp_path_factory.mktemp("trained")
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    engine = Engine(max_epochs=2, accelerator="cpu", devices=1, default_root_dir=root, **quiet)
+    model = AnoSeg((64, 64), width=0.125, averaging=0.5, score_window=11, lr=1e-3, visualizer=False)
+    engine.fit(model, datamodule=DemoTextures(**demo_settings))
+    engine.trainer.save_checkpoint(root / "model.ckpt", weights_only=True)
+    return root / "model.ckpt"
+
+
 @pytest.fixture
 def tiny_data(tiny_root) -> MVTecAD:
     """The tiny set with two of its normal training images held out for validation."""

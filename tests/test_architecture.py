@@ -15,15 +15,26 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAY_IMPORT = {
     "transforms": {"transforms"},
     "data": {"data"},
-    "metrics": set(),
+    "metrics": {"metrics"},
     "input_checks": set(),
     "reproducibility": set(),
     "registration": set(),
+    "export_metadata": set(),
+    "doctor": {"data", "doctor", "export_metadata", "leaderboard", "registration"},
     "post_processing": {"transforms"},
     "checkpoints": set(),
     "contact_sheet": set(),
     "preview": {"contact_sheet", "input_checks", "reproducibility", "transforms"},
-    "anoseg": {"anoseg", "checkpoints", "input_checks", "metrics", "post_processing", "reproducibility", "transforms"},
+    "anoseg": {
+        "anoseg",
+        "checkpoints",
+        "export_metadata",
+        "input_checks",
+        "metrics",
+        "post_processing",
+        "reproducibility",
+        "transforms",
+    },
 }
 
 

@@ -17,7 +17,17 @@ import pytest
 import torch
 
 CONSOLE_SCRIPT = Path(sys.executable).with_name("anomalib.exe" if os.name == "nt" else "anomalib")
-METRICS = {"image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_AUPR", "pixel_F1Score", "pixel_IoU"}
+METRICS = {
+    "image_AUROC",
+    "image_F1Score",
+    "pixel_AUROC",
+    "pixel_AUPR",
+    "pixel_AUPRO",
+    "pixel_F1Score",
+    "pixel_IoU",
+    "pixel_BestIoU",
+    "pixel_IoUCurveArea",
+}
 WEIGHTS = "AnoSeg/MVTecAD/stripes/v0/weights/lightning/model.ckpt"
 
 

@@ -54,8 +54,9 @@ class DemoTextures(AnomalibDataModule):
             (``~/.cache/anomalib-anoseg`` on Linux).
         category (Literal["brick", "gravel"]): Surface: a brick wall (scratches, stains, chips, foreign objects,
             smears) or, harder, gravel (the same without scratches). Defaults to ``"brick"``.
-        image_size (int): Side of the square pictures in pixels, 64 to 160. A pixel shows the same length of the
-            surface at every size. Defaults to ``128``.
+        image_size (int | tuple[int, int]): Side of the square pictures in pixels, 64 to 160, or that number twice, as
+            anomalib's benchmark gives it. A pixel shows the same length of the surface at every size. Defaults to
+            ``128``.
         num_train (int): Number of normal training pictures, 1 to 10000; validation takes its share of them.
             Defaults to ``120``.
         num_test_good (int): Number of normal test pictures, 1 to 10000. Defaults to ``20``.
@@ -97,7 +98,7 @@ class DemoTextures(AnomalibDataModule):
         self,
         root: Path | str | None = None,
         category: Literal["brick", "gravel"] = "brick",
-        image_size: int = 128,
+        image_size: int | tuple[int, int] = 128,
         num_train: int = 120,
         num_test_good: int = 20,
         num_test_per_defect: int = 20,
@@ -114,7 +115,7 @@ class DemoTextures(AnomalibDataModule):
     ) -> None:
         if category not in SURFACES:
             raise ValueError(f"category must be one of {', '.join(map(repr, SURFACES))}, got {category!r}")
-        _check_range("image_size", image_size, *IMAGE_SIZES)
+        image_size = _as_side(image_size)
         _check_range("num_train", num_train, *COUNTS)
         _check_range("num_test_good", num_test_good, *COUNTS)
         _check_range("num_test_per_defect", num_test_per_defect, *COUNTS)
@@ -222,6 +223,14 @@ def render(
         if DEFECT_AREA[0] <= mask.mean() <= DEFECT_AREA[1]:
             return camera.read(changed), mask
     raise RuntimeError(f"No {kind} of the accepted area was drawn on {category} at {size} pixels, seed {seed}")
+
+
+def _as_side(image_size: int | tuple[int, int]) -> int:
+    sides = [image_size] if isinstance(image_size, int) else list(image_size)
+    if len(set(sides)) != 1:
+        raise ValueError(f"image_size must be one number, because pictures are square, got {image_size}")
+    _check_range("image_size", sides[0], *IMAGE_SIZES)
+    return sides[0]
 
 
 def _check_range(name: str, value: int, low: int, high: int) -> None:

@@ -1,0 +1,306 @@
+"""One job of a board, in a process of its own.
+
+A process for each job, because its largest memory then means something, and because a crash of one, or the operating
+system's killing it for memory, does not take the board along. :mod:`~anomalib_anoseg.leaderboard.board` starts it with
+the job's folder, where ``job.json`` says what to do::
+
+    python -c "from anomalib_anoseg.leaderboard.jobs import main; main()" RUNS/jobs/<id>
+"""
+
+import inspect
+import json
+import math
+import os
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Generator
+from contextlib import nullcontext
+from datetime import datetime, timedelta, timezone
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from anomalib.engine import Engine
+from anomalib.models import get_model
+from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
+from anomalib.pipelines.benchmark.job import BenchmarkJob
+from lightning import seed_everything
+
+from anomalib_anoseg.leaderboard.judging import as_figures, equip, is_trivial
+from anomalib_anoseg.leaderboard.offline import OfflineError, no_network
+from anomalib_anoseg.leaderboard.players.packed import as_namespace
+from anomalib_anoseg.leaderboard.provenance import describe_surroundings, peak_memory_mb
+from anomalib_anoseg.leaderboard.recording import ResumePoint, TestRecorder, TrainingMeter
+from anomalib_anoseg.leaderboard.runs import Budget, Job, Row, RunFolder, write_json
+
+# More epochs than any training has: thresholds are calibrated once, after it, for all models alike.
+NEVER = 10**9
+# Epochs until a budget of time ends a training: a number, because schedules are made from it, that is never reached.
+ENDLESS = 100_000
+
+
+class BoardJob(BenchmarkJob):
+    """anomalib's benchmark job, with trainer settings, a budget, resumption and records.
+
+    Args:
+        folder: The job's folder.
+        trainer: Arguments of Lightning's trainer.
+        budget: ``{"seconds": ...}``, ``{"images": ...}`` or ``None``.
+        save_every: Least seconds between two checkpoints of a training.
+        **kwargs: Arguments of :class:`anomalib.pipelines.benchmark.job.BenchmarkJob`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        trainer: dict[str, Any],
+        budget: Budget | None,
+        save_every: float,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(**kwargs)
+        self.folder, self.work = folder, folder / "work"
+        self.trainer, self.budget, self.save_every = trainer, budget, save_every
+        self.resumed = False
+        self.meter = TrainingMeter(self.work / "progress.json", (budget or {}).get("images"))
+        self.recorder = TestRecorder(folder)
+
+    def run(self, task_id: int | None = None) -> dict[str, Any]:
+        """Train, unless an earlier attempt has done that, and test from the checkpoint that is kept."""
+        del task_id
+        equip(self.model)
+        self.model.visualizer = self.recorder  # type: ignore[assignment]
+        trained = self.work / "trained.json"
+        if trained.is_file():
+            self.resumed = True
+        else:
+            self._train()
+            write_json(trained, self.meter.figures())
+        engine = self._engine()
+        results = engine.test(self.model, datamodule=self.datamodule, ckpt_path=self.folder / "model.ckpt")
+        return {
+            "metrics": as_figures(dict(results[0])),
+            "defects": self.recorder.defects(),
+            "training": json.loads(trained.read_text(encoding="utf-8")),
+            "precision": engine.trainer.precision,
+        }
+
+    def _train(self) -> None:
+        self.datamodule.prepare_data()
+        self.datamodule.setup()
+        if not getattr(self.datamodule, "val_data", None):
+            raise ValueError(
+                "The data has no held-out images to find thresholds with. Set val_split_mode: from_train and a larger "
+                "val_split_ratio in benchmark.data.init_args."
+            )
+        engine = self._engine(self.meter, ResumePoint(self.work / "training", self.save_every))
+        checkpoint = ResumePoint.latest(self.work / "training")
+        self.resumed = checkpoint is not None
+        engine.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint)
+        engine.validate(self.model, datamodule=self.datamodule, verbose=False)
+        engine.trainer.save_checkpoint(self.folder / "model.ckpt", weights_only=True)
+
+    def _engine(self, *callbacks: Any) -> Engine:  # noqa: ANN401
+        settings = {
+            "check_val_every_n_epoch": NEVER,
+            "devices": 1,
+            "enable_model_summary": False,
+            "enable_progress_bar": False,
+            "num_sanity_val_steps": 0,
+            **self.trainer,
+            **self._length(),
+        }
+        return Engine(
+            callbacks=list(callbacks) or [ResumePoint(self.work / "training", math.inf)],
+            default_root_dir=self.work / "engine",
+            accelerator="gpu" if self.accelerator == "cuda" else self.accelerator,
+            **settings,
+        )
+
+    def _length(self) -> dict[str, Any]:
+        """Make trainer settings for a budget.
+
+        Schedules of learning rates are made from the number of epochs: a budget of images gives one, with a budget of
+        time rates keep their first value.
+        """
+        if self.budget is None:
+            return {}
+        if "seconds" in self.budget:
+            return {"max_epochs": ENDLESS, "max_time": timedelta(seconds=self.budget["seconds"])}
+        return {"max_epochs": math.ceil(self.budget["images"] / len(self.datamodule.train_data))}
+
+
+class BoardJobGenerator(BenchmarkJobGenerator):
+    """anomalib's generator of jobs, which makes jobs for a board, and seeds before it builds a model.
+
+    Args:
+        accelerator: ``"cpu"`` or ``"cuda"``.
+        **settings: Further arguments of :class:`BoardJob`.
+    """
+
+    def __init__(self, accelerator: str, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(accelerator)
+        self.settings = settings
+
+    @property
+    def job_class(self) -> type:
+        """Class of the jobs."""
+        return BoardJob
+
+    def generate_jobs(self, args: dict[str, Any], previous_stage_result: Any) -> Generator[BoardJob, None, None]:  # noqa: ANN401
+        """Generate the one job of a configuration without grids.
+
+        Yields:
+            BoardJob: The job.
+        """
+        seed_everything(args["seed"], workers=True)
+        for job in super().generate_jobs(args | {"model": as_namespace(args["model"])}, previous_stage_result):
+            names = ("accelerator", "model", "datamodule", "seed", "flat_cfg")
+            yield BoardJob(**{name: getattr(job, name) for name in names}, **self.settings)
+
+
+def run_job(folder: Path) -> Row:
+    """Run the job of a folder and write its row.
+
+    Args:
+        folder: Folder with ``job.json``: ``job`` (:class:`~anomalib_anoseg.leaderboard.runs.Job`), ``container`` (its
+            part of the grid), ``trainer``, ``offline`` and ``save_every``.
+    """
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    task = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    job = Job(**task["job"])
+    with no_network() if task["offline"] else nullcontext():
+        settings = {name: task[name] for name in ("trainer", "save_every")}
+        generator = BoardJobGenerator(job.accelerator, folder=folder, budget=job.budget, **settings)
+        (board_job,) = generator.generate_jobs(adapt(task["container"], job.budget), None)
+        try:
+            found = board_job.run()
+        except Exception:
+            if board_job.resumed:  # what could not be taken up must not stop every later attempt
+                shutil.rmtree(folder / "work")
+            raise
+    finished = datetime.now(timezone.utc)
+    model = board_job.model
+    provenance = describe_surroundings() | {
+        "accelerator": job.accelerator,
+        "precision": found.pop("precision"),
+        "trainer": task["trainer"],
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "wall_seconds": time.perf_counter() - clock,
+        "resumed": board_job.resumed,
+        "calibrated_on": getattr(model.post_processor, "calibrated_on", "none"),
+    }
+    row = Row(
+        id=job.id,
+        label=job.label,
+        model=class_path(type(model)),
+        dataset=job.dataset,
+        category=job.category or getattr(board_job.datamodule, "category", None) or "",
+        seed=job.seed,
+        settings=job.settings,
+        trivial=is_trivial(model),
+        peak_memory_mb=peak_memory_mb(job.accelerator),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        provenance=provenance,
+        accelerator=job.accelerator,
+        budget=job.budget,
+        **found,
+    )
+    RunFolder(folder.parents[1]).write_row(row)
+    shutil.rmtree(folder / "work")
+    return row
+
+
+def adapt(container: dict[str, Any], budget: Budget | None) -> dict[str, Any]:
+    """Give a job's seed to the model, if it takes one and was given none; a budget overrules its own length."""
+    model = container["model"]
+    settings = dict(model.get("init_args") or {})
+    if "seed" not in settings and _takes_seed(model["class_path"]):
+        settings["seed"] = container["seed"]
+    if budget is not None:
+        settings.pop("max_epochs", None)
+    return container | {"model": model | {"init_args": settings}}
+
+
+def _takes_seed(path: str) -> bool:
+    import anomalib.models  # noqa: PLC0415
+
+    module, _, name = path.rpartition(".")
+    found = getattr(sys.modules.get(module, anomalib.models), name, None)
+    return found is not None and "seed" in inspect.signature(found).parameters
+
+
+def class_path(found: type) -> str:
+    """Name the shortest path under which a class can be imported.
+
+    Example:
+        >>> from anomalib_anoseg import AnoSeg
+        >>> class_path(AnoSeg)
+        'anomalib_anoseg.AnoSeg'
+    """
+    for module in accumulate(found.__module__.split("."), "{}.{}".format):
+        if getattr(sys.modules.get(module), found.__name__, None) is found:
+            return f"{module}.{found.__name__}"
+    return f"{found.__module__}.{found.__qualname__}"
+
+
+def find_left_out(models: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Build each model without a network, and tell why those cannot be built that lack a file.
+
+    Args:
+        models: ``class_path`` and ``init_args`` by label.
+
+    Returns:
+        One line by label; what fails for another reason is no model that is left out, but a job that will fail.
+    """
+    reasons = {label: _why_left_out(model) for label, model in models.items()}
+    return {label: reason for label, reason in reasons.items() if reason}
+
+
+def _why_left_out(model: dict[str, Any]) -> str | None:
+    try:
+        with no_network():
+            get_model(as_namespace(model))
+    except Exception as failure:  # noqa: BLE001 - its job will tell
+        error: BaseException | None = failure
+        while error is not None:
+            if isinstance(error, OfflineError | FileNotFoundError):
+                return " ".join(str(error).split())
+            error = error.__cause__ or error.__context__
+    return None
+
+
+def main() -> None:
+    """Run the job, or look at the models, of a folder or file named on the command line.
+
+    Raises:
+        SystemExit: With 1 if the job failed; ``error.txt`` then says why.
+    """  # noqa: DOC502
+    _end_with_parent()
+    path = Path(sys.argv[1])
+    if path.is_file():
+        write_json(path, find_left_out(json.loads(path.read_text(encoding="utf-8"))))
+        return
+    try:
+        run_job(path)
+    except BaseException as error:  # noqa: BLE001 - whatever it was
+        summary = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        (path / "error.txt").write_text(f"{traceback.format_exc()}\n{summary}\n", encoding="utf-8")
+        traceback.print_exc()
+        sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """Do not go on beside a second board if this one's process is killed."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,153 @@
+"""anomalib's DRAEM and EfficientAD with what they need from local files.
+
+Each class is anomalib's with other constructor arguments, known to anomalib by its name::
+
+    class_path: LocalDraem
+    init_args: {dtd_dir: textures, image_size: [128, 128]}
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from anomalib.metrics import Evaluator
+from anomalib.models import Draem, EfficientAd
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from torch import Tensor, nn
+
+from anomalib_anoseg.leaderboard.judging import FORGED_DEFECTS
+from anomalib_anoseg.leaderboard.offline import existing
+from anomalib_anoseg.leaderboard.players.shared import ImageSize, OwnLength, resized
+from anomalib_anoseg.transforms import HardCutPaste
+
+__all__ = ["LocalDraem", "LocalEfficientAd"]
+
+NO_TEXTURES = Path(__file__).parent  # a folder that exists and holds no pictures
+
+
+class LocalDraem(OwnLength, Draem, AnomalibModule):  # type: ignore[misc]
+    """DRAEM with textures from a local folder, or with this package's forged defects in place of its own.
+
+    Args:
+        anomalies (Literal["textures", "hard_cut_paste"]): ``"textures"`` pastes noise-shaped pieces of foreign
+            textures, as published; ``"hard_cut_paste"`` pastes patches of the image itself with
+            :class:`~anomalib_anoseg.transforms.HardCutPaste`. Defaults to ``"textures"``.
+        dtd_dir (str | None): Folder with pictures of textures; needed for ``"textures"``. Defaults to ``None``.
+        image_size (tuple[int, int]): Height and width in pixels, multiples of 32. Defaults to ``(256, 256)``.
+        max_epochs (int | None): Length of the training, if it shall override the trainer's. Defaults to ``None``.
+        pre_processor (PreProcessor | bool): Defaults to ``True``, a resize.
+        post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
+        evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.
+        visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
+
+    Raises:
+        ValueError: If ``anomalies`` is unknown, or textures are asked for without a folder.
+        FileNotFoundError: If the folder does not exist.
+
+    Example:
+        >>> LocalDraem(anomalies="hard_cut_paste", image_size=(64, 64), max_epochs=3).trainer_arguments["max_epochs"]
+        3
+    """
+
+    def __init__(
+        self,
+        anomalies: Literal["textures", "hard_cut_paste"] = "textures",
+        dtd_dir: str | None = None,
+        image_size: ImageSize = (256, 256),
+        max_epochs: int | None = None,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        if anomalies not in {"textures", "hard_cut_paste"}:
+            raise ValueError(f"anomalies must be 'textures' or 'hard_cut_paste', got {anomalies!r}.")
+        if anomalies == "textures" and dtd_dir is None:
+            raise FileNotFoundError(
+                "dtd_dir: DRAEM needs a folder with pictures of textures; nothing is downloaded. "
+                "Or set anomalies to hard_cut_paste."
+            )
+        super().__init__(
+            # anomalib downloads textures unless the folder exists
+            dtd_dir=NO_TEXTURES if dtd_dir is None else existing("dtd_dir", dtd_dir),
+            pre_processor=resized(self, pre_processor, image_size),
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.max_epochs = max_epochs
+        if anomalies == "hard_cut_paste":
+            self.augmenter = _DraemForger()  # type: ignore[assignment]
+
+
+class _DraemForger(nn.Module):
+    """Forges as DRAEM's training step expects: about half of the images, which come back with their masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forger = HardCutPaste(**FORGED_DEFECTS, p=0.5)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn ``(B, 3, H, W)`` images into forged ones and masks ``(B, 1, H, W)``."""
+        with torch.no_grad():
+            forged, mask = self.forger.forge(image)
+        return forged, mask
+
+
+class LocalEfficientAd(OwnLength, EfficientAd, AnomalibModule):  # type: ignore[misc]
+    """EfficientAD with the teacher's weights and the pictures it needs from local files.
+
+    Args:
+        teacher (str): File with the small teacher's weights, which anomalib would download.
+        imagenet_dir (str): Folder of folders with pictures of all kinds, which anomalib would download.
+        image_size (tuple[int, int]): Height and width in pixels. Defaults to ``(256, 256)``.
+        max_epochs (int | None): Length of the training, if it shall override the trainer's. Defaults to ``None``.
+        pre_processor (PreProcessor | bool): Defaults to ``True``, a resize.
+        post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
+        evaluator (Evaluator | bool): Defaults to ``True``, anomalib's.
+        visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
+
+    Raises:
+        FileNotFoundError: If the file or the folder does not exist.
+
+    Example:
+        >>> LocalEfficientAd("nowhere.pth", "nowhere")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: teacher: 'nowhere.pth' does not exist. Give a local file or folder; nothing is downloaded.
+    """
+
+    def __init__(
+        self,
+        teacher: str,
+        imagenet_dir: str,
+        image_size: ImageSize = (256, 256),
+        max_epochs: int | None = None,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        self._teacher = existing("teacher", teacher)
+        super().__init__(
+            imagenet_dir=existing("imagenet_dir", imagenet_dir),
+            model_size="small",
+            pre_processor=resized(self, pre_processor, image_size),
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        self.max_epochs = max_epochs
+
+    def setup(self, stage: str) -> None:
+        """Train on single images, as EfficientAD demands, whatever the other models on the board do."""
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and datamodule is not None:
+            datamodule.train_batch_size = 1
+
+    def prepare_pretrained_model(self) -> None:
+        """Read the teacher's weights from the file."""
+        self.model.teacher.load_state_dict(torch.load(self._teacher, map_location=self.device, weights_only=True))

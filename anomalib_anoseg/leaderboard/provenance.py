@@ -1,0 +1,80 @@
+"""Where a figure comes from: code, versions, hardware, and what the process used."""
+
+import os
+import platform
+import subprocess  # noqa: S404 - git alone
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anomalib_anoseg import __version__
+
+PACKAGES = ("anomalib", "kornia", "lightning", "numpy", "timm", "torch", "torchmetrics", "torchvision")
+
+
+def describe_surroundings() -> dict[str, Any]:
+    """Describe code, versions and hardware of this process.
+
+    Example:
+        >>> sorted(describe_surroundings())
+        ['commit', 'cores', 'cpu', 'dirty', 'gpu', 'platform', 'python', 'threads', 'versions']
+    """
+    commit, dirty = read_commit(Path(__file__).parent)
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "versions": {"anomalib-anoseg": __version__} | {name: metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def read_commit(folder: Path) -> tuple[str | None, bool]:
+    """Read commit of a folder's files, and whether they differ from it; ``(None, False)`` if git does not track them.
+
+    A package that is installed into an environment inside of a repository belongs to no commit of it.
+    """
+    if not _git(folder, "ls-files", "."):
+        return None, False
+    return _git(folder, "rev-parse", "HEAD"), bool(_git(folder, "status", "--porcelain", "."))
+
+
+def peak_memory_mb(accelerator: str) -> float:
+    """Measure the largest memory that this process has used: of the GPU with ``"cuda"``, resident memory otherwise.
+
+    Example:
+        >>> peak_memory_mb("cpu") > 10
+        True
+    """
+    if accelerator == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ModuleNotFoundError:
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """Ask git; an empty answer if there is no git or no repository."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError:
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

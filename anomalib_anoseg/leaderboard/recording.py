@@ -1,0 +1,230 @@
+"""What a job writes down while it trains and tests."""
+
+import csv
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.callbacks.checkpoint import ModelCheckpoint
+from anomalib.data import ImageBatch
+from anomalib.metrics import AUROC
+from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from anomalib_anoseg.leaderboard.runs import Figures, write_json
+from anomalib_anoseg.metrics import BestIoU, IoU, IoUCurve, PerDefect
+
+IMAGE_COLUMNS = ("image_path", "mask_path", "defect", "gt_label", "pred_score", "pred_label", "iou", "map_path")
+
+
+class TrainingMeter(Callback):
+    """Counts a training's seconds, images and steps, across interruptions, and ends it after so many images.
+
+    Seconds go from the first batch to the last, validation in between included. How far the training has come is
+    written to a file after each epoch.
+
+    Args:
+        progress: The file.
+        max_images: Number of images after which training ends; ``None`` leaves the end to the trainer.
+    """
+
+    def __init__(self, progress: Path, max_images: float | None = None) -> None:
+        self.progress, self.max_images = progress, max_images
+        self.images = self.steps = self.epochs = 0
+        self._earlier = 0.0
+        self._start: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far."""
+        return self._earlier + (0.0 if self._start is None else time.perf_counter() - self._start)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        del pl_module
+        self._start = time.perf_counter()
+        self._report(trainer)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: ImageBatch,
+        batch_idx: int,
+    ) -> None:
+        """Count a batch."""
+        del pl_module, outputs, batch_idx
+        self.images += len(batch.image)  # type: ignore[arg-type]
+        self.steps += 1
+        if self.max_images is not None and self.images >= self.max_images:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count an epoch."""
+        del pl_module
+        self.epochs += 1
+        self._report(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        del trainer, pl_module
+        self._earlier, self._start = self.seconds, None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a checkpoint keeps."""
+        return {"seconds": self.seconds, "images": self.images, "steps": self.steps, "epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up from a checkpoint."""
+        self._earlier = state_dict["seconds"]
+        self.images, self.steps, self.epochs = (state_dict[name] for name in ("images", "steps", "epochs"))
+
+    def figures(self) -> Figures:
+        """Give what a row keeps."""
+        return {**self.state_dict(), "seconds_per_image": self.seconds / self.images if self.images else None}
+
+    def _report(self, trainer: Trainer) -> None:
+        write_json(self.progress, {"epoch": self.epochs, "max_epochs": trainer.max_epochs})
+
+
+class ResumePoint(ModelCheckpoint):
+    """Keeps the latest state of a training, after an epoch and not more often than every so many seconds.
+
+    Writing a large model after each epoch can take longer than the epoch. A new file is complete before the last one
+    is deleted.
+
+    Args:
+        folder: Where the file goes.
+        every_seconds: Least time between two of them.
+    """
+
+    def __init__(self, folder: Path, every_seconds: float) -> None:
+        super().__init__(folder, filename="{epoch}", save_top_k=1, save_on_train_epoch_end=True)
+        self.every_seconds = every_seconds
+        self._last = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a checkpoint if it is time for one."""
+        if time.perf_counter() - self._last >= self.every_seconds:
+            super().on_train_epoch_end(trainer, pl_module)
+            self._last = time.perf_counter()
+
+    @staticmethod
+    def latest(folder: Path) -> Path | None:
+        """Find the latest checkpoint of a folder."""
+        return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+
+
+class TestRecorder(Visualizer):
+    """Writes maps, a line for each test image and the IoU curve, and takes figures apart by kind of defect.
+
+    It takes the visualizer's place in a model, which comes after post-processing.
+
+    Args:
+        folder: The job's folder.
+    """
+
+    __test__ = False  # pytest takes it for tests
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lines: list[dict[str, Any]] = []
+        pixels, mask = ("anomaly_map", "gt_mask"), ("pred_mask", "gt_mask")
+        self._curve: Any = IoUCurve(fields=pixels, strict=False)
+        self._per_defect = [
+            PerDefect(IoU(fields=mask, prefix="pixel_", strict=False)),
+            PerDefect(BestIoU(fields=pixels, prefix="pixel_", strict=False)),
+            PerDefect(AUROC(fields=pixels, prefix="pixel_", strict=False)),
+            PerDefect(AUROC(fields=("pred_score", "gt_label"), prefix="image_")),
+        ]
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the folder of maps."""
+        del trainer, pl_module
+        (self.folder / "maps").mkdir(parents=True, exist_ok=True)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Record a batch."""
+        del trainer, pl_module, outputs, batch_idx, dataloader_idx
+        self._curve.update(batch)
+        for metric in self._per_defect:
+            metric.update(batch)
+        for index in range(len(batch.image_path)):  # type: ignore[arg-type]
+            self._lines.append(self._record(batch, index))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the tables."""
+        del trainer, pl_module
+        write_csv(self.folder / "images.csv", IMAGE_COLUMNS, [list(line.values()) for line in self._lines])
+        iou, thresholds = self._curve.compute()
+        points = list(zip(thresholds.tolist(), iou.tolist(), strict=True))
+        write_csv(self.folder / "curve.csv", ("threshold", "iou"), points)
+
+    def defects(self) -> dict[str, Figures]:
+        """Give the figures of each kind of defect, against all good images."""
+        figures: dict[str, Figures] = {}
+        for metric in self._per_defect:
+            for defect, value in metric.compute().items():
+                figures.setdefault(defect, {})[metric.name] = float(value)
+        return figures
+
+    def _record(self, batch: Any, index: int) -> dict[str, Any]:  # noqa: ANN401
+        is_anomalous = bool(batch.gt_label[index])
+        image_path, mask = Path(batch.image_path[index]), None if batch.gt_mask is None else batch.gt_mask[index]
+        map_path = ""
+        if batch.anomaly_map is not None:
+            map_path = f"maps/{len(self._lines):04}.png"
+            _save_map(batch.anomaly_map[index], self.folder / map_path)
+        iou: float | str = ""
+        if is_anomalous and mask is not None and batch.pred_mask is not None:
+            iou = _intersection_over_union(batch.pred_mask[index], mask)
+        return {
+            "image_path": str(image_path),
+            "mask_path": (batch.mask_path[index] or "") if is_anomalous and batch.mask_path else "",
+            "defect": image_path.parent.name if is_anomalous else "good",
+            "gt_label": int(is_anomalous),
+            "pred_score": float(batch.pred_score[index]),
+            "pred_label": int(batch.pred_label[index]) if batch.pred_label is not None else "",
+            "iou": iou,
+            "map_path": map_path,
+        }
+
+
+def write_csv(path: Path, columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
+    """Write a table.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_csv(Path(folder) / "curve.csv", ("threshold", "iou"), [(0.5, 0.25)])
+        ...     (Path(folder) / "curve.csv").read_text().split()
+        ['threshold,iou', '0.5,0.25']
+    """
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(lines)
+
+
+def _save_map(anomaly_map: Tensor, path: Path) -> None:
+    grey = (anomaly_map.squeeze().clamp(0, 1) * 255).round().to(torch.uint8)
+    Image.fromarray(grey.cpu().numpy()).save(path)
+
+
+def _intersection_over_union(predicted: Tensor, mask: Tensor) -> float | str:
+    predicted, mask = predicted.bool().squeeze(), mask.bool().squeeze()
+    union = (predicted | mask).sum()
+    return float((predicted & mask).sum() / union) if union else ""

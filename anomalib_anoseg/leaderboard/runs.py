@@ -1,0 +1,220 @@
+"""The folder that a board leaves: one JSON file for the board, one folder for each of its jobs.
+
+::
+
+    RUNS/
+      board.json         which jobs there should be, and the configuration that asked for them
+      jobs/<id>/
+        row.json         what came out; written last and at once, so that its presence means "finished"
+        error.txt        why the last attempt failed
+        job.json         what the job's process was told
+        job.log          what it printed
+        curve.csv        IoU against threshold
+        images.csv       one line a test image
+        maps/<n>.png     anomaly maps, 8 bits
+        model.ckpt       the trained model
+        work/            checkpoints of a training under way
+        cost.json        written by the measurement of costs
+
+Files are read here without torch or anomalib, so that reports start quickly.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+SCHEMA = 1
+
+Figures = dict[str, float | None]
+Budget = dict[str, float]
+Record = TypeVar("Record", "Job", "Row")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model with its settings, on one category, with one seed.
+
+    Attributes:
+        id: Name of the job's folder: label, category, seed and a hash of the whole configuration.
+        label: Display name, one for each model with its settings.
+        model: Class path as the user wrote it.
+        dataset: Name of the datamodule's class.
+        category: Category of the data, ``""`` if it has none.
+        seed: Seed of the job.
+        settings: The model's arguments as the user wrote them, with dots in the names of nested ones.
+        accelerator: ``"cpu"`` or ``"cuda"``.
+        budget: ``{"seconds": ...}`` or ``{"images": ...}`` if all models train equally long, else ``None``.
+    """
+
+    id: str
+    label: str
+    model: str
+    dataset: str
+    category: str
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    accelerator: str = "cpu"
+    budget: Budget | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a finished job found.
+
+    Attributes:
+        id: As in :class:`Job`, and so ``label`` and the further fields up to ``budget``.
+        model: Full class path: ``model.ckpt`` loads with this class.
+        metrics: Figures of the whole test set; ``None`` where one is not defined.
+        defects: Figures by kind of defect, each against all good images.
+        trivial: Whether the model is one that every other has to beat.
+        training: ``seconds``, ``images``, ``seconds_per_image``, ``epochs`` and ``steps``.
+        peak_memory_mb: Largest memory of the job's process (of the GPU, if it ran there).
+        parameters: Number of the model's parameters.
+        provenance: Commit, versions, hardware and times.
+    """
+
+    id: str
+    label: str
+    model: str
+    dataset: str
+    category: str
+    seed: int
+    settings: dict[str, Any]
+    metrics: Figures
+    defects: dict[str, Figures]
+    trivial: bool
+    training: Figures
+    peak_memory_mb: float
+    parameters: int
+    provenance: dict[str, Any]
+    accelerator: str = "cpu"
+    budget: Budget | None = None
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True)
+class Board:
+    """Which jobs there should be.
+
+    Attributes:
+        config: Text of the YAML file.
+        jobs: All jobs, in the order in which they run.
+        left_out: Why a model takes no part, by label.
+    """
+
+    config: str
+    jobs: list[Job]
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+class RunFolder:
+    """Reads and writes the folder of a board.
+
+    Args:
+        path: The folder; made when something is written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> job = Job("Padim-screw-seed0-0123abcd", "Padim", "Padim", "MVTecAD", "screw", 0)
+        >>> with TemporaryDirectory() as folder:
+        ...     runs = RunFolder(folder)
+        ...     runs.write_board(Board("...", [job]))
+        ...     [missing.label for missing in runs.missing()], runs.rows()
+        (['Padim'], [])
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def job_folder(self, job_id: str) -> Path:
+        """Where a job's files are."""
+        return self.path / "jobs" / job_id
+
+    def write_board(self, board: Board) -> None:
+        """Write which jobs there should be."""
+        write_json(self.path / "board.json", {"schema": SCHEMA, **dataclasses.asdict(board)})
+
+    def board(self) -> Board:
+        """Read which jobs there should be.
+
+        Raises:
+            FileNotFoundError: If there is no board in the folder.
+            ValueError: If another version wrote it.
+        """  # noqa: DOC502
+        path = self.path / "board.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{self.path} holds no board.json. Name the folder given as --out to `anomalib-anoseg board`."
+            )
+        content = _read_json(path)
+        jobs = [_build(Job, job) for job in content["jobs"]]
+        return Board(content["config"], jobs, content.get("left_out", {}))
+
+    def write_row(self, row: Row) -> None:
+        """Write a row, and with it the word that its job is finished; undefined figures become null."""
+        folder = self.job_folder(row.id)
+        (folder / "error.txt").unlink(missing_ok=True)
+        write_json(folder / "row.json", dataclasses.asdict(row))
+
+    def row(self, job_id: str) -> Row | None:
+        """Read a row; ``None`` if its job is not finished."""
+        path = self.job_folder(job_id) / "row.json"
+        return _build(Row, _read_json(path)) if path.is_file() else None
+
+    def rows(self) -> list[Row]:
+        """Read the rows of all finished jobs of the board, in its order."""
+        rows = [self.row(job.id) for job in self.board().jobs]
+        return [row for row in rows if row is not None]
+
+    def missing(self) -> list[Job]:
+        """Name the jobs of the board that are not finished."""
+        return [job for job in self.board().jobs if not (self.job_folder(job.id) / "row.json").is_file()]
+
+    def error(self, job_id: str) -> str | None:
+        """Read why the last attempt failed; ``None`` if it did not."""
+        path = self.job_folder(job_id) / "error.txt"
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
+    r"""Write JSON that is either there as a whole or not at all; what is not a finite number becomes null.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_json(Path(folder) / "new" / "file.json", {"a": float("nan")})
+        ...     (Path(folder) / "new" / "file.json").read_text()
+        '{\n  "a": null\n}\n'
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_finite(content), indent=2, allow_nan=False, default=str, ensure_ascii=False)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _finite(content: Any) -> Any:  # noqa: ANN401
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {content.get('schema')}, this version reads {SCHEMA}. Run the board into a new folder."
+        )
+    return content
+
+
+def _build(record: type[Record], content: dict[str, Any]) -> Record:
+    """Make a record of what is known of it, so that later versions may write more."""
+    known = {entry.name for entry in dataclasses.fields(record)}
+    return record(**{key: value for key, value in content.items() if key in known})
