@@ -26,6 +26,7 @@ from anomalib_anoseg.anoseg.loss import AnoSegLoss, GeneratorLoss, SegmentationL
 from anomalib_anoseg.anoseg.networks import MIN_TRAINING_SIDE
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel, AnoSegOutput
 from anomalib_anoseg.checkpoints import ExplainedMisfit
+from anomalib_anoseg.export_metadata import describe_thresholds, write_onnx_metadata
 from anomalib_anoseg.input_checks import InputCheck, check_batch, check_pre_processor
 from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
@@ -334,7 +335,7 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
         input_size: tuple[int, int] | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> Path:
-        """Export as anomalib does, in an opset that needs no conversion.
+        """Export as anomalib does, in an opset that needs no conversion, with the thresholds in the file's metadata.
 
         Raises:
             ValueError: If pictures of any size shall be resized by their shorter edge alone, which cannot be exported.
@@ -347,7 +348,9 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
             # anomalib traces with 2x2 pixels, where the exporter takes the sizes of feature maps for constants.
             sides = {axis: Dim(name, min=MIN_TRAINING_SIDE) for axis, name in ((2, "height"), (3, "width"))}
             kwargs.setdefault("dynamic_shapes", ({0: Dim("batch_size"), **sides},))
-        return AnomalibModule.to_onnx(self._for_inference(), export_root, model_file_name, input_size, **kwargs)
+        path = AnomalibModule.to_onnx(self._for_inference(), export_root, model_file_name, input_size, **kwargs)
+        write_onnx_metadata(path, describe_thresholds(self.post_processor))
+        return path
 
     def _for_inference(self) -> "AnoSeg":
         light = copy.deepcopy(self).eval()

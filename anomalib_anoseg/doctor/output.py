@@ -1,0 +1,67 @@
+"""What the doctor says: tables, notes, and troubles with their remedies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+__all__ = ["Findings"]
+
+
+class Findings:
+    """Prints tables at once, and keeps notes and troubles for the end.
+
+    Attributes:
+        troubles: What is broken, each with a remedy.
+        notes: What is worth knowing.
+
+    Example:
+        >>> findings = Findings()
+        >>> findings.trouble("The engine is cold.", "start it")
+        >>> findings.troubles
+        ['The engine is cold. Remedy: start it.']
+    """
+
+    def __init__(self) -> None:
+        self.troubles: list[str] = []
+        self.notes: list[str] = []
+        self._console = Console()
+
+    def trouble(self, what: str, remedy: str) -> None:
+        """Keep what is broken, and what to do about it."""
+        self.troubles.append(f"{what} Remedy: {remedy}.")
+
+    def note(self, what: str) -> None:
+        """Keep what is worth knowing."""
+        self.notes.append(what)
+
+    def table(self, title: str, rows: Iterable[Sequence[str]], headings: Sequence[str] = ()) -> None:
+        """Print a table; nothing without rows."""
+        lines = list(rows)
+        if not lines:
+            return
+        table = Table(title=title, title_justify="left", show_header=bool(headings))
+        for heading in headings or [""] * len(lines[0]):
+            table.add_column(heading, overflow="fold")
+        for line in lines:
+            table.add_row(*map(Text, line))
+        self._console.print(table)
+
+    def busy(self, what: str) -> AbstractContextManager[object]:
+        """Show on stderr that something takes its time."""
+        return Console(stderr=True).status(what)
+
+    def conclude(self) -> None:
+        """Print notes and troubles."""
+        for kind, lines in {"Note": self.notes, "Trouble": self.troubles}.items():
+            for line in lines:
+                self._console.print(f"{kind}: {line}", markup=False, highlight=False, soft_wrap=True)
+        if not self.troubles:
+            self._console.print("No trouble found.")

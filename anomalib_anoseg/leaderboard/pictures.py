@@ -1,0 +1,125 @@
+"""The pictures of a datamodule as exported files take them: float32 in ``[0, 1]``, at the size of the model.
+
+In a test anomalib resizes a picture, and its mask with it, before the networks see it; an exported file does so itself,
+but leaves the mask to its user. Here both are resized as in a test, and the file's own resize has nothing left to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from torchvision.transforms.v2 import Resize
+from torchvision.tv_tensors import Mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+__all__ = ["LabelledPictures", "Pictures", "resize_of"]
+
+
+def resize_of(model: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401
+    """Find the resize of a model's pre-processor; without one, pictures stay as they are.
+
+    Example:
+        >>> import torch
+        >>> from anomalib_anoseg import AnoSeg
+        >>> resize_of(AnoSeg((64, 96), width=0.125))(torch.zeros(3, 10, 10)).shape
+        torch.Size([3, 64, 96])
+    """
+    resizes = extract_transforms_by_type(getattr(model.pre_processor, "transform", None), Resize)
+    return resizes[0] if resizes else lambda picture: picture
+
+
+class LabelledPictures(NamedTuple):
+    """A batch with its truth.
+
+    Attributes:
+        image: ``(B, 3, H, W)``, float32 in ``[0, 1]``.
+        label: ``(B,)``, bool.
+        mask: ``(B, H, W)``, bool.
+    """
+
+    image: Tensor
+    label: Tensor
+    mask: Tensor
+
+
+class Pictures:
+    """Serves the pictures of a datamodule to the exported files of one model.
+
+    Args:
+        datamodule (Any): A datamodule of anomalib's, as built; it is set up here, once.
+        model (Any): The model, for what its pre-processor does to pictures.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from anomalib_anoseg import AnoSeg
+        >>> from anomalib_anoseg.data import DemoTextures
+        >>> with TemporaryDirectory() as folder:
+        ...     data = DemoTextures(folder, image_size=96, num_train=10, num_test_good=1, num_test_per_defect=1)
+        ...     pictures = Pictures(data, AnoSeg((64, 64), width=0.125))
+        ...     pictures.size, len(pictures.for_calibration(8))
+        ((64, 64), 8)
+    """
+
+    def __init__(self, datamodule: Any, model: Any) -> None:  # noqa: ANN401
+        datamodule.prepare_data()
+        datamodule.setup()
+        self._data = datamodule
+        self._transform = getattr(model.pre_processor, "transform", None)
+        self._resize = resize_of(model)
+
+    def __len__(self) -> int:
+        """Count the test images."""
+        return len(self._data.test_data)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures that the files take."""
+        height, width = self._resize(self._data.test_data[0].image).shape[-2:]
+        return height, width
+
+    def for_test(self, batch: int = 8) -> Iterator[LabelledPictures]:
+        """Serve the test images in order.
+
+        Yields:
+            LabelledPictures: Up to ``batch`` of them.
+        """
+        dataset = self._data.test_data
+        for start in range(0, len(dataset), batch):
+            items = [dataset[index] for index in range(start, min(start + batch, len(dataset)))]
+            image = torch.stack([self._resize(item.image) for item in items]).float()
+            label = torch.tensor([bool(item.gt_label) for item in items])
+            yield LabelledPictures(image, label, torch.stack([self._mask(item) for item in items]))
+
+    def for_calibration(self, count: int) -> list[Tensor]:
+        """List validation images, then evenly spaced training images, of which none is a test image.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        tested = set(map(str, self._data.test_data.samples.image_path))
+        chosen: list[Tensor] = []
+        for name in ("val_data", "train_data"):
+            dataset = getattr(self._data, name, None)
+            if dataset is None:
+                continue
+            free = [index for index, path in enumerate(dataset.samples.image_path) if str(path) not in tested]
+            wanted = count - len(chosen)
+            chosen += [
+                self._resize(dataset[index].image).float() for index in free[:: max(1, len(free) // wanted or 1)]
+            ][:wanted]
+            if len(chosen) >= count:
+                break
+        if not chosen:
+            raise ValueError("There are no training or validation images to calibrate INT8 on")
+        return chosen
+
+    def _mask(self, item: Any) -> Tensor:  # noqa: ANN401
+        mask = item.gt_mask if item.gt_mask is not None else torch.zeros(item.image.shape[-2:])
+        mask = Mask(mask.to(torch.uint8).reshape(1, *mask.shape[-2:]))
+        return torch.as_tensor(self._transform(mask) if self._transform else mask)[0].bool()

@@ -1,0 +1,66 @@
+"""Builds a finished job's model and datamodule again, from what the board wrote down."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from anomalib.data import AnomalibDataModule
+from jsonargparse import ArgumentParser
+
+import anomalib_anoseg.data  # noqa: F401 - so that its names are known, as anomalib's are
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anomalib_anoseg.leaderboard.runs import Row
+
+__all__ = ["load_job", "load_model"]
+
+
+def load_job(folder: Path, row: Row) -> tuple[Any, Any]:
+    """Build a finished job's model and datamodule again.
+
+    Args:
+        folder (Path): The job's folder.
+        row (Row): Its row.
+
+    Returns:
+        tuple[Any, Any]: The trained model in evaluation mode on the CPU, and the datamodule, not set up yet.
+    """
+    return load_model(folder / "model.ckpt", row.model), _build_datamodule(folder / "job.json")
+
+
+def load_model(checkpoint: Path, class_path: str) -> Any:  # noqa: ANN401
+    """Load a model from Lightning's checkpoint, in evaluation mode on the CPU.
+
+    Args:
+        checkpoint (Path): The file.
+        class_path (str): Module and name of its class.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not checkpoint.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {checkpoint}; train the model, or run its job again")
+    module, _, name = class_path.rpartition(".")
+    model = getattr(import_module(module), name)
+    # A checkpoint brings all weights: nothing needs to be downloaded to be replaced.
+    untrained = {"pre_trained": False} if "pre_trained" in inspect.signature(model).parameters else {}
+    return model.load_from_checkpoint(checkpoint, map_location="cpu", **untrained).eval()
+
+
+def _build_datamodule(path: Path) -> Any:  # noqa: ANN401
+    """Build a datamodule from what a job's process was told, wherever its class is.
+
+    Raises:
+        FileNotFoundError: If that is not there.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}, which says how the data was read; run the job again")
+    container = json.loads(path.read_text(encoding="utf-8"))["container"]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(AnomalibDataModule, "data")
+    return parser.instantiate_classes(parser.parse_object({"data": container["data"]})).data
