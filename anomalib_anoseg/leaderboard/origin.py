@@ -1,0 +1,134 @@
+"""Where the figures of a report come from: protocol, settings, hardware, versions and time."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from anomalib_anoseg.leaderboard.collect import OWN_LENGTH, budget_of
+from anomalib_anoseg.leaderboard.records import Collection, Job
+from anomalib_anoseg.leaderboard.tables import NOTHING, Cell, Column, Row, Table
+
+FIELDS = {
+    "commit": "Commit",
+    "python": "Python",
+    "platform": "Platform",
+    "cpu": "CPU",
+    "cores": "CPU cores",
+    "threads": "Threads",
+    "gpu": "GPU",
+    "accelerator": "Accelerator",
+    "precision": "Precision",
+}
+HARDWARE = ("platform", "cpu", "cores", "threads", "gpu", "accelerator", "precision")
+THRESHOLDS = {
+    "from_train": "Thresholds were chosen on images held out from training; no test image was looked at.",
+    "synthetic": "Thresholds were chosen on anomalies that anomalib synthesised; no test image was looked at.",
+    "none": "There were no validation images; each model set its thresholds in its own way.",
+    "same_as_test": "Thresholds were chosen on the test images themselves: F1 and IoU flatter every model.",
+    "from_test": "Thresholds were chosen on a part of the test images, which flatters F1 and IoU.",
+}
+UNSTATED = (
+    "The configuration does not say where thresholds came from (val_split_mode); anomalib's MVTecAD chooses them on "
+    "the test images unless told otherwise, which flatters F1 and IoU."
+)
+
+
+def facts(collection: Collection) -> list[tuple[str, list[str]]]:
+    """List what produced the figures, as pairs of a term and its values; more than one if jobs differ."""
+    records = [_provenance(job) for job in collection.jobs]
+    found = [("Run folders", list(dict.fromkeys(str(job.folder.parents[1].name) for job in collection.jobs)))]
+    found.append(("Seeds", [", ".join(map(str, collection.seeds))]))
+    for name, title in FIELDS.items():
+        found.append((title, _distinct(_field(record, name) for record in records)))
+    versions: dict[str, dict[str, None]] = {}
+    for record in records:
+        for package, version in (record.get("versions") or {}).items():
+            versions.setdefault(package, {})[str(version)] = None
+    listed = [f"{package} {' and '.join(known)}" for package, known in sorted(versions.items())]
+    found += [("Versions", listed), ("Time", _time(records))]
+    return [(title, values) for title, values in found if values]
+
+
+def protocol(collection: Collection) -> list[str]:
+    """Say in sentences how the figures were made, as far as jobs and configurations tell."""
+    models = [job for job in collection.jobs if not job.is_trivial]
+    budget = budget_of(models[0]) if models else OWN_LENGTH
+    sentences = [
+        "Each model was trained for its own length."
+        if budget == OWN_LENGTH
+        else f"Every model had the same budget: {budget} of training."
+    ]
+    modes = dict.fromkeys(
+        mode for text in collection.configs.values() for mode in _find(_parse(text), "val_split_mode")
+    )
+    sentences += [f"{label} takes no part: {why}" for label, why in collection.left_out.items()]
+    sentences += [THRESHOLDS.get(str(mode).lower(), f"val_split_mode was {mode}.") for mode in modes] or [UNSTATED]
+    records = [_provenance(job) for job in models]
+    different = [FIELDS[name] for name in HARDWARE if len(_distinct(_field(record, name) for record in records)) > 1]
+    if different:
+        sentences.append(f"Jobs ran on different hardware ({', '.join(different)}): times and memory do not compare.")
+    if any(record.get("dirty") for record in records):
+        sentences.append(
+            "Some jobs ran from a working tree with uncommitted changes: the commit alone does not repeat them."
+        )
+    return sentences
+
+
+def settings_table(jobs: Sequence[Job]) -> Table:
+    """List the settings of each model as its board gives them, a row a model."""
+    rows: dict[str, Row] = {}
+    for job in jobs:
+        given = {name: value for name, value in (job.row.get("settings") or {}).items() if name != "seed"}
+        text = ", ".join(f"{name}={value}" for name, value in given.items()) or "defaults"
+        path = Cell(str(job.row.get("model") or NOTHING.text), name=True)
+        rows[job.label] = Row([Cell(job.label, name=True), path, Cell(text, name=True)], job.is_trivial)
+    return Table("Settings of each model", [Column("Model"), Column("Class"), Column("Settings")], list(rows.values()))
+
+
+def _provenance(job: Job) -> dict[str, Any]:
+    return {"accelerator": job.row.get("accelerator"), **(job.row.get("provenance") or {})}
+
+
+def _field(record: dict[str, Any], name: str) -> str:
+    value = record.get(name)
+    if value in {None, ""}:
+        return ""
+    return f"{value} with uncommitted changes" if name == "commit" and record.get("dirty") else str(value)
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return [value for value in dict.fromkeys(values) if value]
+
+
+def _time(records: Sequence[dict[str, Any]]) -> list[str]:
+    starts = [pd.to_datetime(record["started"], utc=True) for record in records if record.get("started")]
+    ends = [pd.to_datetime(record["finished"], utc=True) for record in records if record.get("finished")]
+    seconds = sum(float(record.get("wall_seconds") or 0) for record in records)
+    span = [f"{min(starts):%Y-%m-%d %H:%M} to {max(ends):%Y-%m-%d %H:%M} UTC"] if starts and ends else []
+    return [*span, f"{seconds / 60:,.1f} minutes in all jobs"] if seconds else span
+
+
+def _parse(text: str) -> Any:  # noqa: ANN401
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+
+
+def _find(node: Any, name: str) -> Iterator[Any]:  # noqa: ANN401
+    """Find the values of a key anywhere in a configuration, those of a grid one by one.
+
+    Yields:
+        The values.
+    """
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == name:
+                yield from value["grid"] if isinstance(value, dict) and "grid" in value else [value]
+            else:
+                yield from _find(value, name)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _find(value, name)

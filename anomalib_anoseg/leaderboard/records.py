@@ -1,0 +1,95 @@
+"""The jobs of run folders, as a report sees them."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished job.
+
+    Attributes:
+        folder: Its folder, ``RUNS/jobs/<id>``.
+        row: What its ``row.json`` holds.
+        label: Name of its model in the report.
+        category: Name of its category in the report.
+        cost: What its ``cost.json`` holds; ``None`` before the cost is measured.
+        family: Name of the row that it is part of: its label, but trivial models of one class share a row.
+    """
+
+    folder: Path
+    row: dict[str, Any]
+    label: str
+    category: str
+    cost: dict[str, Any] | None = None
+    family: str = ""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the job."""
+        return int(self.row["seed"])
+
+    @property
+    def is_trivial(self) -> bool:
+        """Whether the job is one of the board's trivial rows."""
+        return bool(self.row["trivial"])
+
+    @property
+    def finished(self) -> pd.Timestamp:
+        """When the job ended; the epoch's start if it does not say."""
+        return pd.to_datetime(self.row.get("provenance", {}).get("finished") or 0, utc=True)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A job that should exist and has not finished, with the line of its error that names it."""
+
+    id: str
+    label: str
+    category: str
+    seed: int
+    reason: str
+
+
+@dataclass
+class Collection:
+    """Everything that run folders hold.
+
+    Attributes:
+        jobs: Finished jobs, in the order of the boards.
+        missing: Jobs without a result.
+        expected: Number of jobs that should exist.
+        left_out: Why models take no part, by label.
+        notes: What the reader has to know about how folders were put together.
+        configs: Text of each board's configuration, by the name of its folder.
+    """
+
+    jobs: list[Job] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    expected: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    configs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of all rows: models in the order of the boards, then trivial rows."""
+        return list(dict.fromkeys(job.family for job in sorted(self.jobs, key=lambda job: job.is_trivial)))
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models without the trivial rows."""
+        return list(dict.fromkeys(job.label for job in self.jobs if not job.is_trivial))
+
+    @property
+    def categories(self) -> list[str]:
+        """Names of the categories in the order of the boards."""
+        return list(dict.fromkeys(job.category for job in self.jobs))
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the models, ascending."""
+        return sorted({job.seed for job in self.jobs if not job.is_trivial} or {job.seed for job in self.jobs})
