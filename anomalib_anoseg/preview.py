@@ -177,9 +177,9 @@ def _choose_data(data: AnomalibDataModule | None, images: Path | None) -> Anomal
         return data
     if not images.is_dir():
         raise ValueError(f"images: {images} is not a folder. Check its spelling.")
+    path = images.resolve()  # a relative one anomalib would look for below its own folder of data sets
     try:
-        # The path must not be relative: anomalib would look for it below its own folder of data sets.
-        folder = Folder(images.name, images.resolve(), test_split_mode="none", val_split_mode="none", num_workers=0)
+        folder = Folder(path.name, path, test_split_mode="none", val_split_mode="none", num_workers=0)
         folder.setup("fit")
     except RuntimeError as error:
         raise ValueError(f"images: there are no pictures in {images}. Name a folder with good parts.") from error

@@ -186,10 +186,10 @@ def test_counts_images_without_a_visible_anomaly(tmp_path, capsys):
     assert "empty mask): 1" in capsys.readouterr().out
 
 
-def test_by_default_every_call_gets_a_new_folder(pictures, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folders = [preview(tiny(), images=pictures, number=1).folder for _ in range(2)]
-    assert [folder.relative_to(tmp_path.resolve()).as_posix() for folder in folders] == [
+def test_by_default_every_call_gets_a_new_folder(pictures, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    folders = [preview(tiny(), images=Path("pictures"), number=1).folder for _ in range(2)]
+    assert [folder.relative_to(pictures.parent.resolve()).as_posix() for folder in folders] == [
         "results/preview/v0",
         "results/preview/v1",
     ]
