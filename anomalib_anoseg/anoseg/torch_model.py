@@ -115,7 +115,8 @@ class AnoSegModel(nn.Module):
         if self.training:
             return self._predict_for_loss(planes)
         segmenter = self.averaged.module if self.averaged is not None else self.segmenter
-        anomaly_map = self._untile(segmenter(planes)).sigmoid()
+        # In float32 even under autocast: bfloat16 has few values near 1, and the best of all pixels would tie.
+        anomaly_map = self._untile(segmenter(planes)).float().sigmoid()
         return InferenceBatch(pred_score=smoothed_maximum(anomaly_map, self.score_window), anomaly_map=anomaly_map)
 
     def _planes(self, image: Tensor) -> Tensor:

@@ -207,3 +207,10 @@ def test_other_weights_see_images_as_they_are():
 def test_channels_scale_to_multiples_of_eight():
     assert scale_channels((64, 128, 512), 0.25) == (16, 32, 128)
     assert scale_channels((64,), 0.01) == (8,)
+
+
+def test_maps_keep_their_precision_under_autocast():
+    model = AnoSegModel(width=0.125).eval()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        output = model(torch.rand(1, 3, 64, 64))
+    assert output.anomaly_map.dtype == output.pred_score.dtype == torch.float32
