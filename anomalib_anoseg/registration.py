@@ -64,19 +64,20 @@ def register() -> list[str]:
     """
     import anomalib.models as host  # noqa: PLC0415 - takes seconds
 
-    names = [_register_or_warn(_register_model, host, entry) for entry in metadata.entry_points(group=GROUP)]
+    told: set[tuple[str, str]] = set()
+    names = [_register_or_warn(_register_model, host, entry, told) for entry in metadata.entry_points(group=GROUP)]
     datamodules = metadata.entry_points(group=DATA_GROUP)
-    if datamodules:
-        import anomalib.data as data_host  # noqa: PLC0415 - has been imported by anomalib.models
-
-        names += [_register_or_warn(_register_datamodule, data_host, entry) for entry in datamodules]
+    names += [_register_or_warn(_register_datamodule, host, entry, told) for entry in datamodules]
     return [name for name in names if name]
 
 
 def _register_or_warn(
-    register_one: Callable[[ModuleType, EntryPoint], str], host: ModuleType, entry_point: EntryPoint
+    register_one: Callable[[ModuleType, EntryPoint], str],
+    host: ModuleType,
+    entry_point: EntryPoint,
+    told: set[tuple[str, str]],
 ) -> str | None:
-    """Keep whatever goes wrong with one class to that class, and to one line."""
+    """Keep whatever goes wrong with one class to that class, and to one line a package for each reason."""
     try:
         return register_one(host, entry_point)
     except RegistrationError as error:
@@ -86,6 +87,10 @@ def _register_or_warn(
             f"{type(error).__name__}: {error}; other models are not affected "
             f"(`python -c 'import {entry_point.module}'` shows the traceback)"
         )
+    package = entry_point.dist.name if entry_point.dist else entry_point.module
+    if (package, reason) in told:
+        return None
+    told.add((package, reason))
     text = f"anomalib-anoseg: could not register {entry_point.name} of {entry_point.module}: {reason}"
     logger.warning(" ".join(text.split()))  # messages of failed imports often have several lines
     return None
@@ -121,12 +126,15 @@ def _register_datamodule(host: ModuleType, entry_point: EntryPoint) -> str:
     Raises:
         RegistrationError: If the entry point is no datamodule.
     """
+    del host  # of models
     _check_version(entry_point)
+    import anomalib.data as data_host  # noqa: PLC0415 - has been imported by anomalib.models
+
     datamodule = entry_point.load()
-    if not isinstance(datamodule, type) or not issubclass(datamodule, host.AnomalibDataModule):
+    if not isinstance(datamodule, type) or not issubclass(datamodule, data_host.AnomalibDataModule):
         raise RegistrationError(f"{datamodule!r} does not derive from AnomalibDataModule")
-    _check_name_is_free(host, datamodule.__name__, datamodule)
-    setattr(host, datamodule.__name__, datamodule)
+    _check_name_is_free(data_host, datamodule.__name__, datamodule)
+    setattr(data_host, datamodule.__name__, datamodule)
     return datamodule.__name__
 
 

@@ -311,6 +311,26 @@ def test_broken_package_is_reported_once(get_model):
     assert lines[0].startswith("anomalib-anoseg: could not register Broken of broken: ModuleNotFoundError: ")
 
 
+def test_datamodules_are_known_to_the_benchmark_by_name():
+    code = """
+import json
+import anomalib.models
+from anomalib.data import get_datamodule
+data = get_datamodule({"class_path": "DemoTextures", "init_args": {"image_size": 64}})
+print(json.dumps([type(data).__module__, data.image_size]))
+"""
+    assert python(code) == (["anomalib_anoseg.data.demo_textures", 64], [])
+
+
+def test_what_is_no_datamodule_is_refused():
+    from importlib.metadata import EntryPoint
+
+    from anomalib_anoseg.registration import DATA_GROUP, RegistrationError, _register_datamodule
+
+    with pytest.raises(RegistrationError, match=r"<class 'pathlib\..*Path'> does not derive from AnomalibDataModule"):
+        _register_datamodule(None, EntryPoint("Path", "pathlib:Path", DATA_GROUP))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to repeat the imports without starting over each time")
 def test_whatever_is_imported_first_the_model_is_registered():
     code = """

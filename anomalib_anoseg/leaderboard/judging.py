@@ -7,13 +7,16 @@ all. anomalib's own thresholds need defective validation images: without them th
 serve as such, they are chosen on the test.
 """
 
-from typing import Any
+from __future__ import annotations
 
-from anomalib.models.components import AnomalibModule
+from typing import TYPE_CHECKING, Any
 
 from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 from anomalib_anoseg.transforms import HardCutPaste
+
+if TYPE_CHECKING:  # importing models registers players, which need this module
+    from anomalib.models.components import AnomalibModule
 
 # Small, long, faint and turned as real defects are; what the shipped configurations train AnoSeg with, too.
 FORGED_DEFECTS: dict[str, Any] = {
