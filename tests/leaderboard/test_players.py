@@ -54,7 +54,7 @@ def fit(model, data, path, epochs=1):
 PLAYERS = {
     "PadimLite0": lambda weights, _: PadimLite0(str(weights), n_features=8, image_size=SIZE),
     "PatchcoreLite0": lambda weights, _: PatchcoreLite0(str(weights), image_size=SIZE),
-    "SupersimplenetLite0": lambda weights, _: SupersimplenetLite0(str(weights), image_size=SIZE, max_epochs=1),
+    "SupersimplenetLite0": lambda weights, _: SupersimplenetLite0(str(weights), image_size=(96, 96), max_epochs=1),
     "LocalDraem": lambda _, textures: LocalDraem("textures", textures, image_size=SIZE, max_epochs=1),
     "LocalDraem forged": lambda *_: LocalDraem("hard_cut_paste", image_size=SIZE, max_epochs=1),
 }
@@ -100,6 +100,11 @@ def test_timm_is_left_as_it_was(weights):
 def test_missing_weights_get_a_clear_error(make):
     with pytest.raises(FileNotFoundError, match=r"weights: 'nowhere' does not exist\. Give a local file"):
         make("nowhere")
+
+
+def test_images_too_small_for_supersimplenet_get_a_clear_error():
+    with pytest.raises(ValueError, match=r"image_size must be more than 64 pixels each way, got \(64, 96\)"):
+        SupersimplenetLite0("random", image_size=(64, 96))
 
 
 def test_weights_of_another_model_get_a_clear_error(tmp_path):

@@ -22,6 +22,7 @@ __all__ = ["PadimLite0", "PatchcoreLite0", "SupersimplenetLite0"]
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_LAYERS = ("blocks.1", "blocks.2", "blocks.4")  # strides 4, 8 and 16; 24, 40 and 112 channels
+NOISE_SIDE = 32  # anomalib's Perlin noise has up to so many cells a side; features have a quarter of the image's
 
 
 class PadimLite0(Padim, AnomalibModule):  # type: ignore[misc]
@@ -125,7 +126,7 @@ class SupersimplenetLite0(OwnLength, Supersimplenet, AnomalibModule):  # type: i
             untrained, for loading a checkpoint, which brings its own.
         layers (tuple[str, ...]): Blocks whose features are taken. Defaults to those at strides 8 and 16.
         perlin_threshold (float): Threshold of the noise that shapes forged anomalies. Defaults to ``0.2``.
-        image_size (tuple[int, int]): Height and width in pixels. Defaults to ``(256, 256)``.
+        image_size (tuple[int, int]): Height and width in pixels, more than 64 each. Defaults to ``(256, 256)``.
         max_epochs (int | None): Length of the training, if it shall override the trainer's. Defaults to ``None``.
         pre_processor (PreProcessor | bool): Defaults to ``True``, resize and normalisation.
         post_processor (PostProcessor | bool): Defaults to ``True``, anomalib's.
@@ -134,6 +135,7 @@ class SupersimplenetLite0(OwnLength, Supersimplenet, AnomalibModule):  # type: i
 
     Raises:
         FileNotFoundError: If there is no such file.
+        ValueError: If images are too small.
 
     Example:
         >>> SupersimplenetLite0("random", max_epochs=3).trainer_arguments["max_epochs"]
@@ -152,6 +154,11 @@ class SupersimplenetLite0(OwnLength, Supersimplenet, AnomalibModule):  # type: i
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
+        if min(image_size) <= NOISE_SIDE * 2:
+            raise ValueError(
+                f"image_size must be more than {NOISE_SIDE * 2} pixels each way, got {tuple(image_size)}: the noise "
+                f"with which SuperSimpleNet forges needs maps of features of {NOISE_SIDE} and more."
+            )
         with local_weights(LITE0, weights):
             super().__init__(
                 backbone=LITE0,
