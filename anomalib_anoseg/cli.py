@@ -14,7 +14,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser
 
 # What each subcommand does, in a line, and where its function is.
 COMMANDS = {
@@ -53,8 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = parsed.subcommand
     _, module, function = offered[name]
     try:
-        result = _load(module, function)(**parser.instantiate_classes(parsed)[name].as_dict())
-    except (FileNotFoundError, ValueError) as error:
+        call = _load(module, function)
+        given = parser.instantiate_classes(parsed)[name].as_dict()
+        result = call(**{key: value for key, value in given.items() if key in signature(call).parameters})
+    except (FileExistsError, FileNotFoundError, ValueError) as error:
         if not _is_told_by_us(error):
             raise
         parser.error(str(error))
@@ -69,7 +71,10 @@ def _add_function(parser: ArgumentParser, function: Callable[..., Any]) -> None:
         hint = get_type_hints(function)[name]
         is_list = issubclass(get_origin(hint) or object, Sequence)
         parser.add_argument(name, **({"nargs": "+", "type": Path} if is_list else {"type": hint}))
-    parser.add_function_arguments(function, skip=set(positional), fail_untyped=True)
+    if "config" not in signature(function).parameters:
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these arguments.")
+    # With sub_configs `--data FILE.yaml` reads a data module's file, as in anomalib's own command.
+    parser.add_function_arguments(function, skip=set(positional), fail_untyped=True, sub_configs=True)
 
 
 def _load(module: str, function: str) -> Callable[..., Any]:

@@ -132,3 +132,41 @@ def test_error_of_the_user_is_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "config: there is no file" in error
     assert "Traceback" not in error
+
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def test_preview_takes_a_training_s_configuration(tiny_root, tmp_path, capsys):
+    arguments = (
+        "preview",
+        f"--config={CONFIGS / 'laptop.yaml'}",
+        "--model.image_size=[64,64]",
+        "--model.width=0.125",
+        f"--images={tiny_root / 'stripes' / 'train' / 'good'}",
+        "--number=1",
+        f"--out={tmp_path / 'out'}",
+    )
+    assert status(*arguments) == 0
+    assert (tmp_path / "out" / "sheet.png").is_file()
+    assert status(*arguments) == 2
+    assert "is no empty folder. Name another one, or remove it." in capsys.readouterr().err
+
+
+def test_preview_takes_a_data_module_s_configuration(tiny_root, tmp_path):
+    assert (
+        status(
+            "preview",
+            "--model=AnoSeg",
+            "--model.image_size=[64,64]",
+            "--model.width=0.125",
+            f"--data={CONFIGS / 'data' / 'folder_normal_only.yaml'}",
+            f"--data.root={tiny_root / 'stripes' / 'train'}",
+            "--data.normal_dir=good",
+            "--data.val_split_ratio=0.25",
+            "--number=1",
+            f"--out={tmp_path / 'out'}",
+        )
+        == 0
+    )
+    assert (tmp_path / "out" / "sheet.png").is_file()
