@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "export_metadata": set(),
     "doctor": {"data", "doctor", "export_metadata", "leaderboard", "registration"},
     "post_processing": {"transforms"},
+    "leaderboard": {"data", "export_metadata", "leaderboard", "metrics", "post_processing", "transforms"},
     "checkpoints": set(),
     "contact_sheet": set(),
     "preview": {"contact_sheet", "input_checks", "reproducibility", "transforms"},

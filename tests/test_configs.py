@@ -1,12 +1,12 @@
 """Every configuration that is shipped runs."""
 
-import copy
 from pathlib import Path
 
 import pytest
 import yaml
 from anomalib.cli import AnomalibCLI
-from anomalib.models import get_model
+
+from anomalib_anoseg.leaderboard.board import read_tasks
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICK = [
@@ -65,13 +65,17 @@ def test_normal_images_alone(tiny_root, tmp_path):
     assert cli.model.post_processor.calibrated_on == "forged on held-out images"
 
 
-def test_benchmark_models():
-    benchmark = yaml.safe_load((CONFIGS / "benchmark" / "mvtec.yaml").read_text())["benchmark"]
-    grid = benchmark["model"]["init_args"]["skip_connections"]["grid"]
-    for value in grid:
-        model = copy.deepcopy(benchmark["model"])
-        model["init_args"]["skip_connections"] = value
-        assert get_model(model).trainer_arguments == {"max_epochs": 40}
+BOARDS = [CONFIGS / "benchmark" / "mvtec.yaml", *sorted((CONFIGS.parent / "benchmarks" / "board").glob("[mt]*.yaml"))]
+
+
+@pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
+def test_boards_train_anoseg_as_the_laptop_does(path):
+    tasks = read_tasks(yaml.safe_load(path.read_text()))
+    laptop = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())["model"]["init_args"]
+    for task in tasks:
+        if task.job.label == "AnoSeg":
+            settings = {name: value for name, value in task.job.settings.items() if name != "max_epochs"}
+            assert settings == laptop
 
 
 def test_demo_and_laptop_share_their_settings_but_for_the_coordinates():
