@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_anoseg.leaderboard.records import Collection, Job, Missing
+from anomalib_anoseg.leaderboard.runs import SCHEMA
 
-SCHEMA = 1
 REQUIRED = ("id", "label", "dataset", "category", "seed", "metrics", "trivial")
 
 
