@@ -24,6 +24,10 @@ CalibrationSource = Literal["anomalous images", "forged on held-out images", "fo
 MAX_FORGED_IMAGES = 64
 # Images a forward pass where no data loader says how many.
 CHUNK = 8
+# Scores up to this distance from the threshold, in ranges of the calibration's scores, are mapped linearly ...
+LINEAR = 0.4
+# ... and what remains up to 0 and 1 is for all those beyond.
+TAIL = 0.5 - LINEAR
 
 
 class SelfCalibratingPostProcessor(PostProcessor):
@@ -36,6 +40,10 @@ class SelfCalibratingPostProcessor(PostProcessor):
     - Validation images with anomalies among them: used as anomalib does.
     - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it.
     - No validation images: the same with training images, with a warning, because a model knows those too well.
+
+    Scores and maps are brought into ``[0, 1]`` with the threshold at 0.5, as by anomalib, but not cut off at the ends:
+    scores beyond the calibration's range approach 0 and 1 and keep their order. Cut off, they would tie, and every
+    figure that ranks (AUROC, average precision) would suffer.
 
     Every validation repeats this, so that every checkpoint carries thresholds that fit its weights. They are stored
     in checkpoints and exports, and ``calibrated_on`` tells where they came from.
@@ -118,6 +126,18 @@ class SelfCalibratingPostProcessor(PostProcessor):
             rank_zero_warn(f"{message} There were no validation images: hold some out (val_split_mode: from_train).")
         else:
             rank_zero_info(message)
+
+    @staticmethod
+    def _normalize(preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor) -> Tensor | None:
+        """Map scores to ``(0, 1)``, rising strictly, the threshold to 0.5; as they are if nothing was calibrated."""
+        if preds is None:
+            return None
+        threshold = torch.where(torch.isnan(threshold), (norm_min + norm_max) / 2, threshold)
+        span = norm_max - norm_min
+        distance = (preds - threshold) / torch.where(span > 0, span, torch.ones_like(span))
+        beyond = distance.sign() * (0.5 - TAIL**2 / (distance.abs() - LINEAR + TAIL).clamp(min=TAIL))
+        normalized = 0.5 + torch.where(distance.abs() <= LINEAR, distance, beyond)
+        return torch.where(torch.isnan(span), preds, normalized)
 
     def _update_with_forged(self, trainer: Trainer, pl_module: Any, image: Tensor) -> None:  # noqa: ANN401
         forger: Any = self._find_forger(pl_module)

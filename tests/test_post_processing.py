@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from anomalib.data import Folder
+from anomalib.data import Folder, InferenceBatch
 from anomalib.engine import Engine
 from anomalib.post_processing import PostProcessor
 
@@ -123,3 +123,27 @@ def test_other_models_keep_anomalibs_calibration():
     )
     post_processor.on_validation_epoch_start(SimpleNamespace(val_dataloaders=loader), torch.nn.Linear(1, 1))
     assert post_processor.calibrated_on == "anomalous images"
+
+
+def test_scores_beyond_the_calibration_keep_their_order():
+    post_processor = SelfCalibratingPostProcessor()
+    calibrated = {"_image_threshold": 2.0, "image_min": 1.0, "image_max": 3.0}
+    for name, value in calibrated.items():
+        for kind in (name, name.replace("image", "pixel")):
+            getattr(post_processor, kind).copy_(torch.tensor(value))
+    scores = torch.tensor([-100.0, -3.0, 0.0, 1.5, 2.0, 2.5, 4.0, 30.0, 100.0])
+    host = PostProcessor._normalize(scores, *map(torch.tensor, (1.0, 3.0, 2.0)))
+    output = post_processor(InferenceBatch(pred_score=scores, anomaly_map=scores.view(-1, 1, 1, 1)))
+    for values_ in (output.pred_score, output.anomaly_map.flatten()):
+        assert (values_.diff() > 0).all()
+        assert 0 < values_[0] < values_[-1] < 1
+        torch.testing.assert_close(values_[3:6], host[3:6])
+    assert torch.equal(output.pred_label, scores > 2)
+    assert (host[:3] == 0).all(), "anomalib no longer cuts scores off: its own normalisation will do"
+
+
+def test_scores_of_nothing_calibrated_stay():
+    post_processor = SelfCalibratingPostProcessor()
+    scores = torch.tensor([-3.0, 3.0])
+    output = post_processor(InferenceBatch(pred_score=scores, anomaly_map=scores.view(-1, 1, 1, 1)))
+    assert torch.equal(output.pred_score, scores)
