@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from anomalib.data.utils import read_image
+from anomalib.utils.serialization import anomalib_safe_globals
 from torch.nn import functional as F
 
 from anomalib_anoseg.data.demo_textures import render
@@ -145,7 +146,8 @@ def _check_agreement(columns: dict[str, dict[str, str]], findings: Findings) -> 
 
 
 def _checkpoint_thresholds(path: Path) -> dict[str, str]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    with anomalib_safe_globals():
+        content = torch.load(path, map_location="cpu", weights_only=True)
     names = {"image_threshold": "_image_threshold", "pixel_threshold": "_pixel_threshold"}
     state = content["state_dict"]
     stored: Any = type("Stored", (), {})()

@@ -35,6 +35,7 @@ import yaml
 from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
 from anomalib.utils.config import flatten_dict
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from anomalib_anoseg.leaderboard.players.packed import parse_settings
@@ -239,7 +240,7 @@ def _find_left_out(tasks: list[Task], console: Console) -> dict[str, str]:
         # Whatever went wrong here goes wrong again in a job, which tells.
         left_out: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if process.returncode == 0 else {}
     for label, reason in left_out.items():
-        console.print(f"[yellow]{label} is left out:[/] {reason}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]{escape(label)} is left out:[/] {escape(reason)}", highlight=False, soft_wrap=True)
     return left_out
 
 
@@ -270,7 +271,7 @@ def _environment(offline: bool) -> dict[str, str]:
 
 
 def _describe(job: Job) -> str:
-    return " ".join(part for part in (job.label, job.category, f"seed {job.seed}") if part)
+    return escape(" ".join(part for part in (job.label, job.category, f"seed {job.seed}") if part))
 
 
 def _epoch(folder: Path) -> str:
@@ -298,7 +299,7 @@ def _tell(job: Job, runs: RunFolder, console: Console) -> None:
 
 
 def _reason(job: Job, runs: RunFolder) -> str:
-    return (runs.error(job.id) or "it was not run").strip().splitlines()[-1]
+    return escape((runs.error(job.id) or "it was not run").strip().splitlines()[-1])
 
 
 def _tell_missing(runs: RunFolder, console: Console) -> list[str]:

@@ -47,6 +47,8 @@ def collect(runs: Sequence[Path]) -> Collection:
     _check_budgets(jobs)
     named = _name_categories(_name_models(jobs, collection.notes))
     collection.jobs = _name_families(_once_each(named, collection.notes))
+    taking_part = {job.row["label"] for job in jobs}  # left out in one folder, perhaps, and finished in another
+    collection.left_out = {label: why for label, why in collection.left_out.items() if label not in taking_part}
     return collection
 
 

@@ -40,6 +40,7 @@ from anomalib_anoseg.leaderboard.runs import Budget, Job, Row, RunFolder, write_
 NEVER = 10**9
 # Epochs until a budget of time ends a training: a number, because schedules are made from it, that is never reached.
 ENDLESS = 100_000
+JUDGED_IN = "32-true"
 
 
 class BoardJob(BenchmarkJob):
@@ -63,6 +64,8 @@ class BoardJob(BenchmarkJob):
     ) -> None:
         super().__init__(**kwargs)
         self.folder, self.work = folder, folder / "work"
+        # A budget would cut short what learns in one pass over the images, and leave half a memory bank.
+        budget = None if self.model.trainer_arguments.get("max_epochs") == 1 else budget
         self.trainer, self.budget, self.save_every = trainer, budget, save_every
         self.resumed = False
         self.meter = TrainingMeter(self.work / "progress.json", (budget or {}).get("images"))
@@ -79,13 +82,12 @@ class BoardJob(BenchmarkJob):
         else:
             self._train()
             write_json(trained, self.meter.figures())
-        engine = self._engine()
-        results = engine.test(self.model, datamodule=self.datamodule, ckpt_path=self.folder / "model.ckpt")
+        results = self._judge().test(self.model, datamodule=self.datamodule, ckpt_path=self.folder / "model.ckpt")
         return {
             "metrics": as_figures(dict(results[0])),
             "defects": self.recorder.defects(),
             "training": json.loads(trained.read_text(encoding="utf-8")),
-            "precision": engine.trainer.precision,
+            "precision": self.trainer.get("precision", JUDGED_IN),
         }
 
     def _train(self) -> None:
@@ -100,10 +102,17 @@ class BoardJob(BenchmarkJob):
         checkpoint = ResumePoint.latest(self.work / "training")
         self.resumed = checkpoint is not None
         engine.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint)
-        engine.validate(self.model, datamodule=self.datamodule, verbose=False)
+        self._judge().validate(self.model, datamodule=self.datamodule, verbose=False)
         engine.trainer.save_checkpoint(self.folder / "model.ckpt", weights_only=True)
 
-    def _engine(self, *callbacks: Any) -> Engine:  # noqa: ANN401
+    def _judge(self) -> Engine:
+        """Make the engine that calibrates and tests: in one precision for all, however a model was trained.
+
+        In bfloat16 the scores of different images tie.
+        """
+        return self._engine(ResumePoint(self.work / "training", math.inf), precision=JUDGED_IN)
+
+    def _engine(self, *callbacks: Any, **overrides: Any) -> Engine:  # noqa: ANN401
         settings = {
             "check_val_every_n_epoch": NEVER,
             "devices": 1,
@@ -112,9 +121,10 @@ class BoardJob(BenchmarkJob):
             "num_sanity_val_steps": 0,
             **self.trainer,
             **self._length(),
+            **overrides,
         }
         return Engine(
-            callbacks=list(callbacks) or [ResumePoint(self.work / "training", math.inf)],
+            callbacks=list(callbacks),
             default_root_dir=self.work / "engine",
             accelerator="gpu" if self.accelerator == "cuda" else self.accelerator,
             **settings,

@@ -169,16 +169,17 @@ class TestRecorder(Visualizer):
         """Write the tables."""
         del trainer, pl_module
         write_csv(self.folder / "images.csv", IMAGE_COLUMNS, [list(line.values()) for line in self._lines])
-        iou, thresholds = self._curve.compute()
-        points = list(zip(thresholds.tolist(), iou.tolist(), strict=True))
-        write_csv(self.folder / "curve.csv", ("threshold", "iou"), points)
+        curve = self._curve.compute()
+        if curve is not None:  # without masks there is none
+            iou, thresholds = (values.tolist() for values in curve)
+            write_csv(self.folder / "curve.csv", ("threshold", "iou"), list(zip(thresholds, iou, strict=True)))
 
     def defects(self) -> dict[str, Figures]:
         """Give the figures of each kind of defect, against all good images."""
         figures: dict[str, Figures] = {}
         for metric in self._per_defect:
             for defect, value in metric.compute().items():
-                figures.setdefault(defect, {})[metric.name] = float(value)
+                figures.setdefault(defect, {})[metric.name] = None if value is None else float(value)
         return figures
 
     def _record(self, batch: Any, index: int) -> dict[str, Any]:  # noqa: ANN401

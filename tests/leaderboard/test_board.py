@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from anomalib.data import ImageBatch
 from PIL import Image
+from rich.console import Console
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.leaderboard import board, jobs
@@ -162,8 +164,9 @@ def test_models_that_would_download_are_left_out(tmp_path, monkeypatch):
 def job(tiny_root, tmp_path):
     """Prepare the folder of a job with a tiny AnoSeg of three epochs."""
 
-    def prepare(name="runs", **more):
-        config = configuration(model("AnoSeg", **TINY), root=tiny_root, trainer={"max_epochs": 3}, **more)
+    def prepare(name="runs", entry=None, **more):
+        entry = entry or model("AnoSeg", **TINY)
+        config = configuration(entry, root=tiny_root, **{"trainer": {"max_epochs": 3}, **more})
         (task,) = read_tasks(config)
         folder = RunFolder(tmp_path / name).job_folder(task.job.id)
         job_json = {"job": vars(task.job), "container": task.container, "trainer": task.trainer}
@@ -239,6 +242,56 @@ def test_budget_ends_the_training(job, budget, images):
     row = run_job(job(budget=budget))
     assert row.training["images"] == images
     assert row.budget == budget
+
+
+def test_budget_does_not_cut_short_what_learns_in_one_pass(job):
+    row = run_job(job(entry=model("ImageStatistics", image_size=[64, 64]), budget={"seconds": 1e-3}))
+    assert row.training["images"] == 6  # eight, a quarter of them held out
+
+
+def test_all_models_are_judged_in_float32(job, monkeypatch):
+    autocast = {"training_step": set(), "validation_step": set()}
+    for name, found in autocast.items():
+        original = getattr(AnoSeg, name)
+
+        def step(self, *args, original=original, found=found):
+            found.add(torch.is_autocast_enabled("cpu"))
+            return original(self, *args)
+
+        monkeypatch.setattr(AnoSeg, name, step)
+    row = run_job(job(trainer={"max_epochs": 1, "precision": "bf16-mixed"}))
+    assert autocast == {"training_step": {True}, "validation_step": {False}}
+    assert row.provenance["precision"] == "bf16-mixed"
+
+
+def test_images_without_masks_have_image_figures_alone(tmp_path):
+    recorder = TestRecorder(tmp_path)
+    recorder.on_test_start(None, None)
+    batch = ImageBatch(
+        image=torch.rand(2, 3, 8, 8),
+        image_path=["test/good/0.png", "test/bad/0.png"],
+        gt_label=torch.tensor([False, True]),
+        pred_score=torch.tensor([0.1, 0.9]),
+        pred_label=torch.tensor([False, True]),
+        anomaly_map=torch.rand(2, 1, 8, 8),
+    )
+    recorder.on_test_batch_end(None, None, None, batch, 0)
+    recorder.on_test_epoch_end(None, None)
+    assert recorder.defects()["bad"]["image_AUROC"] == 1
+    assert recorder.defects()["bad"]["pixel_IoU"] is None
+    assert not (tmp_path / "curve.csv").exists()
+
+
+def test_reasons_with_brackets_are_printed_as_they_are(tmp_path):
+    config = yaml.safe_load(write(tmp_path / "a.yaml", configuration(model())).read_text())
+    (task,) = read_tasks(config)
+    runs = RunFolder(tmp_path / "runs")
+    error = runs.job_folder(task.job.id) / "error.txt"
+    error.parent.mkdir(parents=True)
+    error.write_text("OSError: [/data/parts] cannot be read")
+    console = Console(record=True, width=200)
+    board._tell(task.job, runs, console)
+    assert "failed: OSError: [/data/parts] cannot be read" in console.export_text()
 
 
 def test_no_held_out_images_gets_a_clear_error(job):
