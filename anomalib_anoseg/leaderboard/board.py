@@ -293,8 +293,8 @@ def _tell(job: Job, runs: RunFolder, console: Console) -> None:
     if row is None:
         console.print(f"[red]{_describe(job)} failed:[/] {_reason(job, runs)}", highlight=False, soft_wrap=True)
         return
-    names = ("image_AUROC", "pixel_AUROC", "pixel_AP")
-    figures = ", ".join(f"{name} {row.metrics[name]:.3f}" for name in names if row.metrics.get(name) is not None)
+    shown = {name: row.metrics.get(name) for name in ("image_AUROC", "pixel_AUROC", "pixel_AP")}
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
     console.print(f"{_describe(job)}: {figures}", highlight=False, soft_wrap=True)
 
 
@@ -303,8 +303,7 @@ def _reason(job: Job, runs: RunFolder) -> str:
 
 
 def _tell_missing(runs: RunFolder, console: Console) -> list[str]:
-    missing = runs.missing()
-    if missing:
+    if missing := runs.missing():
         console.print(f"[red]{len(missing)} of {len(runs.board().jobs)} rows are missing in {runs.path}:[/]")
     for job in missing:
         console.print(f"  {_describe(job)} ({job.id}): {_reason(job, runs)}", highlight=False, soft_wrap=True)

@@ -19,7 +19,6 @@ import traceback
 from collections.abc import Generator
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from lightning import seed_everything
 from anomalib_anoseg.leaderboard.judging import as_figures, equip, is_trivial
 from anomalib_anoseg.leaderboard.offline import OfflineError, no_network
 from anomalib_anoseg.leaderboard.players.packed import as_namespace
-from anomalib_anoseg.leaderboard.provenance import describe_surroundings, peak_memory_mb
+from anomalib_anoseg.leaderboard.provenance import class_path, describe_surroundings, peak_memory_mb
 from anomalib_anoseg.leaderboard.recording import ResumePoint, TestRecorder, TrainingMeter
 from anomalib_anoseg.leaderboard.runs import Budget, Job, Row, RunFolder, write_json
 
@@ -242,20 +241,6 @@ def _takes_seed(path: str) -> bool:
     module, _, name = path.rpartition(".")
     found = getattr(sys.modules.get(module, anomalib.models), name, None)
     return found is not None and "seed" in inspect.signature(found).parameters
-
-
-def class_path(found: type) -> str:
-    """Name the shortest path under which a class can be imported.
-
-    Example:
-        >>> from anomalib_anoseg import AnoSeg
-        >>> class_path(AnoSeg)
-        'anomalib_anoseg.AnoSeg'
-    """
-    for module in accumulate(found.__module__.split("."), "{}.{}".format):
-        if getattr(sys.modules.get(module), found.__name__, None) is found:
-            return f"{module}.{found.__name__}"
-    return f"{found.__module__}.{found.__qualname__}"
 
 
 def find_left_out(models: dict[str, dict[str, Any]]) -> dict[str, str]:

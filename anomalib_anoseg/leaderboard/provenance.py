@@ -5,6 +5,7 @@ import platform
 import subprocess  # noqa: S404 - git alone
 import sys
 from importlib import metadata
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,17 @@ def _cpu_name() -> str:
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def class_path(found: type) -> str:
+    """Name the shortest path under which a class can be imported.
+
+    Example:
+        >>> from anomalib_anoseg import AnoSeg
+        >>> class_path(AnoSeg)
+        'anomalib_anoseg.AnoSeg'
+    """
+    for module in accumulate(found.__module__.split("."), "{}.{}".format):
+        if getattr(sys.modules.get(module), found.__name__, None) is found:
+            return f"{module}.{found.__name__}"
+    return f"{found.__module__}.{found.__qualname__}"

@@ -11,13 +11,14 @@ from anomalib.data import AnomalibDataModule
 from jsonargparse import ArgumentParser
 
 import anomalib_anoseg.data  # noqa: F401 - so that its names are known, as anomalib's are
+from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from anomalib_anoseg.leaderboard.runs import Row
 
-__all__ = ["load_job", "load_model"]
+__all__ = ["keep_order", "load_job", "load_model"]
 
 
 def load_job(folder: Path, row: Row) -> tuple[Any, Any]:
@@ -30,7 +31,19 @@ def load_job(folder: Path, row: Row) -> tuple[Any, Any]:
     Returns:
         tuple[Any, Any]: The trained model in evaluation mode on the CPU, and the datamodule, not set up yet.
     """
-    return load_model(folder / "model.ckpt", row.model), _build_datamodule(folder / "job.json")
+    model = load_model(folder / "model.ckpt", row.model)
+    return model if row.trivial else keep_order(model), _build_datamodule(folder / "job.json")
+
+
+def keep_order(model: Any) -> Any:  # noqa: ANN401
+    """Give a loaded model the post-processor that the board judged it with.
+
+    A checkpoint holds the thresholds, but not the class: anomalib's own lets scores beyond the calibration's range tie.
+    """
+    own = SelfCalibratingPostProcessor()
+    own.load_state_dict(model.post_processor.state_dict())
+    model.post_processor = own.eval()
+    return model
 
 
 def load_model(checkpoint: Path, class_path: str) -> Any:  # noqa: ANN401
