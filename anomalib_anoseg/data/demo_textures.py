@@ -60,8 +60,8 @@ class DemoTextures(AnomalibDataModule):
         num_train (int): Number of normal training pictures, 1 to 10000; validation takes its share of them.
             Defaults to ``120``.
         num_test_good (int): Number of normal test pictures, 1 to 10000. Defaults to ``20``.
-        num_test_per_defect (int): Number of test pictures per kind of defect, 1 to 10000. Defaults to ``20``: with
-            eight, pixel AUROC moves by some hundredths with the draw of the defects.
+        num_test_per_defect (int): Number of test pictures per kind of defect, 1 to 10000. Defaults to ``20``; a few
+            leave the figures to the draw of the defects.
         train_batch_size (int): Pictures per training batch. Defaults to ``16``.
         eval_batch_size (int): Pictures per validation and test batch. Defaults to ``16``.
         num_workers (int): Processes that load pictures; 0 loads them in the main process. Defaults to ``0``.

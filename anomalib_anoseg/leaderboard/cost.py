@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from anomalib_anoseg.leaderboard.latency import measure_in_turns
 from anomalib_anoseg.leaderboard.measurement import JobCost
-from anomalib_anoseg.leaderboard.runs import RunFolder, write_json
+from anomalib_anoseg.leaderboard.runs import SCHEMA, RunFolder, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_cost"]
 
-SCHEMA = 1
 PACKAGES = ("anomalib-anoseg", "anomalib", "torch", "onnxruntime", "openvino", "nncf")
 
 
