@@ -27,6 +27,7 @@ from anomalib_anoseg.anoseg.networks import MIN_TRAINING_SIDE
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel, AnoSegOutput
 from anomalib_anoseg.checkpoints import ExplainedMisfit
 from anomalib_anoseg.export_metadata import describe_thresholds, write_onnx_metadata
+from anomalib_anoseg.final_validation import FinalValidation
 from anomalib_anoseg.input_checks import InputCheck, check_batch, check_pre_processor
 from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
@@ -214,9 +215,9 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
             self.model.to(memory_format=torch.channels_last)
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add checks of the training images and repeatable random streams to anomalib's components."""
+        """Add checks of the images, repeatable random streams and a last validation to anomalib's components."""
         components: Any = super().configure_callbacks()
-        return [*components, InputCheck(self.max_epochs), SeededFit(self.seed)]
+        return [*components, InputCheck(self.max_epochs), SeededFit(self.seed), FinalValidation()]
 
     def setup(self, stage: str) -> None:
         """Compile, if asked to, before training."""
