@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "leaderboard": {"data", "export_metadata", "leaderboard", "metrics", "post_processing", "transforms"},
     "checkpoints": set(),
     "final_validation": set(),
+    "schedules": set(),
     "contact_sheet": set(),
     "preview": {"contact_sheet", "input_checks", "reproducibility", "transforms"},
     "anoseg": {
@@ -36,6 +37,7 @@ MAY_IMPORT = {
         "metrics",
         "post_processing",
         "reproducibility",
+        "schedules",
         "transforms",
     },
 }

@@ -32,6 +32,7 @@ from anomalib_anoseg.input_checks import InputCheck, check_batch, check_pre_proc
 from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 from anomalib_anoseg.reproducibility import SeededFit, seeded_weights, step_seed
+from anomalib_anoseg.schedules import LinearDecay, timed
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
 from anomalib_anoseg.transforms.base import check_value
 from anomalib_anoseg.transforms.cut_paste import check_patches
@@ -89,7 +90,7 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
         lr (float): Adam's learning rate, for all networks. Defaults to ``2e-4`` [choice].
         betas (tuple[float, float]): Adam's betas. Defaults to ``(0.5, 0.999)`` [choice].
         lr_decay_start (float): Fraction of the training after which the learning rate falls linearly to zero; ``1``
-            keeps it constant. Needs a length in epochs or steps. Defaults to ``0.5`` [choice].
+            keeps it constant. Follows epochs, steps or ``max_time``. Defaults to ``0.5`` [choice].
         averaging (float): Decay of the exponentially averaged weights and normalisation statistics with which the
             model predicts, in ``[0, 1)``; ``0`` predicts with the latest. Defaults to ``0.99`` [choice].
         score_window (int): Odd side in pixels of the square over which the map is averaged before its maximum becomes
@@ -314,8 +315,8 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
         if self.model.discriminator is not None:
             groups.append(list(self.model.discriminator.parameters()))
         optimizers: list[Optimizer] = [Adam(group, self.lr, self.betas) for group in groups]
-        total = self._count_steps(len(optimizers))
-        return optimizers, [LambdaLR(optimizer, LinearDecay(self.lr_decay_start, total)) for optimizer in optimizers]
+        decay = timed(LinearDecay(self.lr_decay_start, self._count_steps(len(optimizers))), self.trainer)
+        return optimizers, [LambdaLR(optimizer, decay) for optimizer in optimizers]
 
     def _count_steps(self, optimizers: int) -> float:
         """Count the steps of each optimiser in this training; infinite if neither epochs nor steps bound it.
@@ -381,29 +382,6 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
     def configure_evaluator() -> Evaluator:
         """Configure anomalib's default metrics and those of segmentation, see :func:`segmentation_evaluator`."""
         return segmentation_evaluator()
-
-
-class LinearDecay:
-    """Factor on the learning rate: 1 up to ``start`` of ``total`` steps, then linearly to 0.
-
-    Args:
-        start: Fraction of the training, in ``[0, 1]``.
-        total: Number of steps; may be infinite, for a constant factor.
-
-    Example:
-        >>> decay = LinearDecay(0.5, 100)
-        >>> [decay(step) for step in (0, 50, 75, 100)]
-        [1.0, 1.0, 0.5, 0.0]
-    """
-
-    def __init__(self, start: float, total: float) -> None:
-        self.start, self.total = start, total
-
-    def __call__(self, step: int) -> float:
-        """Compute the factor for a step, counted from 0."""
-        if step <= self.start * self.total:
-            return 1.0
-        return max(0.0, (self.total - step) / (self.total * (1 - self.start)))
 
 
 def _check_arguments(

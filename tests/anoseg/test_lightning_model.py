@@ -15,7 +15,6 @@ from torch.optim import SGD
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.anoseg import lightning_model
-from anomalib_anoseg.anoseg.lightning_model import LinearDecay
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
 
@@ -228,13 +227,6 @@ def test_losses_are_logged(tiny_data, tmp_path):
     engine = fit(tiny(), tiny_data, tmp_path)
     names = ("segmentation", "reconstruction", "adversarial", "discriminator")
     assert {f"train_{name}_loss" for name in names} | {"train_loss"} <= set(engine.trainer.callback_metrics)
-
-
-def test_learning_rate_falls_over_the_fractions_of_the_training():
-    decay = LinearDecay(0.5, 100)
-    assert [decay(step) for step in (0, 50, 75, 100, 101)] == [1, 1, 0.5, 0, 0]
-    assert LinearDecay(1.0, 100)(100) == 1
-    assert LinearDecay(0.5, float("inf"))(10**6) == 1
 
 
 @pytest.mark.parametrize(
