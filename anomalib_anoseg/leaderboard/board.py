@@ -9,7 +9,13 @@ nowhere else:
 - There, the seed is set after the model is built. Here before, and models with a ``seed`` of their own get it.
 - There, no trainer settings reach the model, which then trains Lightning's default of 1000 epochs. Here, the top-level
   key ``trainer`` and the key ``trainer`` of a model do; anomalib's pipeline ignores both. So it does the top-level key
-  ``budget``: ``{seconds: 600}`` or ``{images: 20000}`` gives all models an equally long training.
+  ``budget``, which gives all models an equally long training: ``{seconds: 600, clock: cpu}``, so much CPU time, which
+  is the default where a CPU trains; ``{seconds: 600, clock: wall}``; or ``{images: 20000}``. With a budget of time,
+  learning rates that follow Lightning's timer, as AnoSeg's do, reach their end; those made from a number of epochs,
+  as DRAEM's and SuperSimpleNet's are, keep their first value unless the training gets that far.
+- There, the images held out for thresholds differ from model to model unless the data has a seed. Here, the data takes
+  the job's seed unless it has one, and held-out images that are test images are refused.
+- There, data of one class and category are one. Here, a ``label`` of an entry of the data tells them apart.
 - There, rows need equal columns, thus models equal settings and equal metrics. Here, models may have any settings,
   and all are judged alike (:mod:`~anomalib_anoseg.leaderboard.judging`).
 - There, a killed run is lost. Here, finished jobs stay finished, and the job that was killed goes on from its last
@@ -17,43 +23,25 @@ nowhere else:
 - There, constructors may download. Here, a model that would is left out, and a line says so before the first job.
 """
 
-import copy
-import hashlib
 import json
 import os
-import re
 import subprocess  # noqa: S404 - of ourselves
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import yaml
-from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
-from anomalib.utils.config import flatten_dict
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from anomalib_anoseg.leaderboard.players.packed import parse_settings
-from anomalib_anoseg.leaderboard.runs import Board, Budget, Job, RunFolder, write_json
+from anomalib_anoseg.leaderboard.grid import Task, read_tasks
+from anomalib_anoseg.leaderboard.runs import Board, Job, RunFolder, write_json
 
-PLAYER = "anomalib_anoseg.leaderboard.players.player"
-ACCELERATORS = ("cpu", "cuda")
-BUDGETS = ("seconds", "images")
 CODE = "from anomalib_anoseg.leaderboard.jobs import main; main()"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A job and what its process is told."""
-
-    job: Job
-    container: dict[str, Any]
-    trainer: dict[str, Any]
 
 
 def run_board(config: Path | str, out: Path | str, offline: bool = True, save_every: float = 60.0) -> list[str]:
@@ -94,128 +82,6 @@ def run_board(config: Path | str, out: Path | str, offline: bool = True, save_ev
             _tell(task.job, runs, console)
         progress.update(bar, description="")
     return _tell_missing(runs, console)
-
-
-def read_tasks(config: dict[str, Any]) -> list[Task]:
-    """Expand a configuration with anomalib's grid syntax.
-
-    Args:
-        config: Content of the YAML file.
-
-    Returns:
-        list[Task]: All jobs in the order of the grid.
-
-    Raises:
-        ValueError: If a part is missing or wrong, or two jobs are equal.
-
-    Example:
-        >>> data = {"class_path": "MVTecAD", "init_args": {"category": {"grid": ["screw", "nut"]}}}
-        >>> benchmark = {"seed": 0, "model": {"class_path": "Padim"}, "data": data}
-        >>> [task.job.category for task in read_tasks({"accelerator": "cpu", "benchmark": benchmark})]
-        ['screw', 'nut']
-    """
-    benchmark, budget = _check(config), _read_budget(config.get("budget"))
-    accelerators = config["accelerator"] if isinstance(config["accelerator"], list) else [config["accelerator"]]
-    tasks: list[Task] = []
-    for accelerator in accelerators:
-        if accelerator not in ACCELERATORS:
-            raise ValueError(f"accelerator must be one of {', '.join(ACCELERATORS)}, got {accelerator!r}.")
-        # anomalib's grid shares what it does not vary among the configurations it yields
-        containers = map(copy.deepcopy, get_iterator_from_grid_dict(benchmark))
-        trainer = config.get("trainer") or {}
-        tasks += [_make_task(container, accelerator, trainer, budget) for container in containers]
-    tasks = _label(tasks)
-    if len({task.job.id for task in tasks}) < len(tasks):
-        raise ValueError("Two jobs of the grid are equal. Remove one of them.")
-    return tasks
-
-
-def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, Any], budget: Budget | None) -> Task:
-    model = container["model"]
-    model = {"class_path": model} if isinstance(model, str) else model
-    if "class_path" not in model or "class_path" not in container["data"]:
-        raise ValueError("Each entry of benchmark.model and benchmark.data needs a class_path.")
-    settings = model.get("init_args") or {}
-    trainer = {**trainer, **(model.get("trainer") or {})}
-    path = model["class_path"]
-    if path == PLAYER:
-        path, settings = settings["model"], parse_settings(settings.get("settings"))
-    seed = container.get("seed")
-    if not isinstance(seed, int):
-        raise ValueError(  # noqa: TRY004 - a value in the user's file
-            f"benchmark.seed must be a whole number, or a grid of some, got {seed!r}."
-        )
-    data = container["data"]
-    job = Job(
-        id="",
-        label=str(model.get("label") or ""),
-        model=path,
-        dataset=data["class_path"].rpartition(".")[2],
-        category=str((data.get("init_args") or {}).get("category", "")),
-        seed=seed,
-        settings=flatten_dict(settings),
-        accelerator=accelerator,
-        budget=budget,
-    )
-    container = {**container, "model": {"class_path": path, "init_args": settings}}
-    return Task(job, container, trainer)
-
-
-def _label(tasks: list[Task]) -> list[Task]:
-    """Give each model with its settings a label, and each job a name."""
-    kinds: dict[str, dict[str, Any]] = {}
-    for task in tasks:
-        kinds[_kind(task)] = {"": task.job.label or task.job.model.rpartition(".")[2], **task.job.settings}
-    labels = {}
-    for kind, settings in kinds.items():
-        namesakes = [other for other in kinds.values() if other[""] == settings[""]]
-        names = sorted({name for other in namesakes for name in other if name})
-        varied = [name for name in names if len({json.dumps(other.get(name)) for other in namesakes}) > 1]
-        shown = ", ".join(f"{name}={settings[name]}" for name in varied if name in settings)
-        labels[kind] = f"{settings['']} ({shown})" if shown else settings[""]
-    return [_name(task, labels[_kind(task)]) for task in tasks]
-
-
-def _kind(task: Task) -> str:
-    return json.dumps([task.job.label, task.container["model"], task.trainer], sort_keys=True, default=str)
-
-
-def _name(task: Task, label: str) -> Task:
-    content = [label, task.container, task.trainer, task.job.accelerator, task.job.budget]
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    parts = [re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-")[:60] for part in (label, task.job.category)]
-    job_id = "-".join([*filter(None, parts), f"seed{task.job.seed}", digest])
-    return Task(Job(**{**asdict(task.job), "id": job_id, "label": label}), task.container, task.trainer)
-
-
-def _check(config: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Check that the parts are there, and give what a grid is made of.
-
-    Raises:
-        ValueError: If one is missing.
-    """
-    benchmark = config.get("benchmark") if isinstance(config, dict) else None
-    if not isinstance(benchmark, dict) or "accelerator" not in config:
-        raise ValueError("The configuration needs the keys accelerator and benchmark, as for `anomalib benchmark`.")
-    missing = [name for name in ("seed", "model", "data") if name not in benchmark]
-    if missing:
-        raise ValueError(f"benchmark lacks {', '.join(missing)}.")
-    return copy.deepcopy(benchmark)
-
-
-def _read_budget(budget: Any) -> Budget | None:  # noqa: ANN401
-    """Check a budget.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    if budget is None:
-        return None
-    if isinstance(budget, dict) and len(budget) == 1:
-        ((kind, amount),) = budget.items()
-        if kind in BUDGETS and isinstance(amount, int | float) and amount > 0:
-            return {kind: amount}
-    raise ValueError(f"budget must be {{seconds: ...}} or {{images: ...}} with a positive number, got {budget!r}.")
 
 
 def _read(config: Path) -> str:
@@ -271,7 +137,7 @@ def _environment(offline: bool) -> dict[str, str]:
 
 
 def _describe(job: Job) -> str:
-    return escape(" ".join(part for part in (job.label, job.category, f"seed {job.seed}") if part))
+    return escape(" ".join(part for part in (job.label, job.data_label or job.category, f"seed {job.seed}") if part))
 
 
 def _epoch(folder: Path) -> str:
@@ -296,6 +162,9 @@ def _tell(job: Job, runs: RunFolder, console: Console) -> None:
     shown = {name: row.metrics.get(name) for name in ("image_AUROC", "pixel_AUROC", "pixel_AP")}
     figures = ", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
     console.print(f"{_describe(job)}: {figures}", highlight=False, soft_wrap=True)
+    if anomalous := (row.provenance.get("held_out") or {}).get("anomalous"):
+        text = f"{anomalous} of the images that its thresholds come from are anomalous: it has seen defects."
+        console.print(f"[yellow]{_describe(job)}:[/] {text}", highlight=False, soft_wrap=True)
 
 
 def _reason(job: Job, runs: RunFolder) -> str:

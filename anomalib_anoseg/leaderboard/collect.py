@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from anomalib_anoseg.leaderboard.data_names import name_data
 from anomalib_anoseg.leaderboard.records import Collection, Job, Missing
 from anomalib_anoseg.leaderboard.runs import SCHEMA
 
@@ -38,16 +39,17 @@ def collect(runs: Sequence[Path]) -> Collection:
             missing = _expected(folder, entry)
             if missing.id not in expected or missing.reason != NOT_RUN:
                 expected[missing.id] = missing
-        _add_finished(folder, {entry["id"] for entry in board.get("jobs", [])}, finished, collection.notes)
+        labels = {entry["id"]: str(entry["label"]) for entry in board.get("jobs", [])}
+        _add_finished(folder, labels, finished, collection.notes)
     collection.expected = len(expected)
     collection.missing = [missing for key, missing in expected.items() if key not in finished]
     jobs = [finished[key] for key in expected if key in finished]
     if not jobs:
         raise ValueError(_nothing_finished(runs, collection.missing))
     _check_budgets(jobs)
-    named = _name_categories(_name_models(jobs, collection.notes))
+    named = name_data(_name_models(jobs, collection.notes), collection.notes)
     collection.jobs = _name_families(_once_each(named, collection.notes))
-    taking_part = {job.row["label"] for job in jobs}  # left out in one folder, perhaps, and finished in another
+    taking_part = {job.label for job in jobs}  # left out in one folder, perhaps, and finished in another
     collection.left_out = {label: why for label, why in collection.left_out.items() if label not in taking_part}
     return collection
 
@@ -90,14 +92,17 @@ def _expected(folder: Path, entry: dict[str, Any]) -> Missing:
     return Missing(entry["id"], str(entry["label"]), str(entry["category"]), int(entry["seed"]), reason)
 
 
-def _add_finished(folder: Path, named: set[str], finished: dict[str, Job], notes: list[str]) -> None:
+def _add_finished(folder: Path, labels: dict[str, str], finished: dict[str, Job], notes: list[str]) -> None:
+    """Add finished jobs under the labels that their board gives them now: more models may call for longer ones."""
     unnamed = []
     for path in sorted(folder.glob("jobs/*/row.json")):
         job = _read_job(path)
         key = job.row["id"]
-        if key not in named:
+        if key not in labels:
             unnamed.append(key)
-        elif key not in finished:
+            continue
+        job = replace(job, label=labels[key])
+        if key not in finished:
             finished[key] = job
         else:
             kept = max(finished[key], job, key=lambda job: job.finished)
@@ -147,11 +152,14 @@ OWN_LENGTH = "each model's own length"
 
 
 def budget_of(job: Job) -> str:
-    """Name the budget of a job's training, such as ``"600 seconds"``."""
+    """Name the budget of a job's training, such as ``"600 seconds of CPU time"``."""
     budget = job.row.get("budget")
     if not budget:
         return OWN_LENGTH
-    return ", ".join(f"{value:g} {name}" for name, value in budget.items())
+    if "seconds" in budget:
+        clock = "CPU" if budget.get("clock") == "cpu" else "wall"
+        return f"{budget['seconds']:g} seconds of {clock} time"
+    return f"{budget['images']:g} images"
 
 
 def _name_models(jobs: list[Job], notes: list[str]) -> list[Job]:
@@ -173,17 +181,12 @@ def _name_models(jobs: list[Job], notes: list[str]) -> list[Job]:
 
 def _settings(job: Job) -> dict[str, Any]:
     settings = {name: value for name, value in (job.row.get("settings") or {}).items() if name != "seed"}
-    return {"model": job.row.get("model"), "accelerator": job.row.get("accelerator"), **settings}
+    trainer = {f"trainer.{name}": value for name, value in (job.row.get("trainer") or {}).items()}
+    return {"model": job.row.get("model"), "accelerator": job.row.get("accelerator"), **trainer, **settings}
 
 
 def _variant(job: Job) -> str:
     return json.dumps(_settings(job), sort_keys=True, default=str)
-
-
-def _name_categories(jobs: list[Job]) -> list[Job]:
-    datasets = {job.row["dataset"] for job in jobs}
-    names = [(job.row["dataset"] if len(datasets) > 1 or not job.category else "", job.category) for job in jobs]
-    return [replace(job, category=" ".join(filter(None, parts))) for job, parts in zip(jobs, names, strict=True)]
 
 
 def _once_each(jobs: list[Job], notes: list[str]) -> list[Job]:

@@ -34,12 +34,12 @@ def models(jobs: Sequence[Job]) -> pd.DataFrame:
 
     Returns:
         One row a label; columns ``parameters``, ``macs``, ``epochs``, ``steps``, ``images``, ``seconds``,
-        ``seconds_per_image``, ``peak_memory_mb``, ``trivial`` and ``image_size``.
+        ``cpu_seconds``, ``seconds_per_image``, ``peak_memory_mb``, ``trivial`` and ``image_size``.
     """
     records = []
     for job in jobs:
         cost, training = job.cost or {}, job.row.get("training") or {}
-        names = ("epochs", "steps", "images", "seconds", "seconds_per_image")
+        names = ("epochs", "steps", "images", "seconds", "cpu_seconds", "seconds_per_image")
         records.append({
             "label": job.label,
             "trivial": job.is_trivial,
@@ -108,10 +108,11 @@ def model_table(jobs: Sequence[Job], labels: Sequence[str]) -> Table:
     columns = {
         "parameters": (Column("Parameters (M)", arrow=DOWN), 1e-6, 2),
         "macs": (Column("Multiply-adds an image (G)", arrow=DOWN), 1e-9, 2),
-        "epochs": (Column("Epochs", "Training"), 1, 0),
+        "epochs": (Column("Epochs", "Training"), 1, 1),
         "steps": (Column("Steps", "Training"), 1, 0),
         "images": (Column("Images drawn", "Training"), 1, 0),
         "seconds": (Column("Time (min)", "Training", DOWN), 1 / 60, 1),
+        "cpu_seconds": (Column("CPU time (min)", "Training", DOWN), 1 / 60, 1),
         "seconds_per_image": (Column("Time an image (ms)", "Training", DOWN), 1e3, 1),
         "peak_memory_mb": (Column("Peak memory (MB)", "Training", DOWN), 1, 0),
     }

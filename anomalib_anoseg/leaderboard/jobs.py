@@ -7,7 +7,6 @@ the job's folder, where ``job.json`` says what to do::
     python -c "from anomalib_anoseg.leaderboard.jobs import main; main()" RUNS/jobs/<id>
 """
 
-import inspect
 import json
 import math
 import os
@@ -18,7 +17,7 @@ import time
 import traceback
 from collections.abc import Generator
 from contextlib import nullcontext
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,13 @@ from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 from anomalib.pipelines.benchmark.job import BenchmarkJob
 from lightning import seed_everything
 
+from anomalib_anoseg.leaderboard.adapting import adapt, check_held_out
 from anomalib_anoseg.leaderboard.judging import as_figures, equip, is_trivial
+from anomalib_anoseg.leaderboard.metering import BudgetTimer, Stopwatch, TrainingMeter
 from anomalib_anoseg.leaderboard.offline import OfflineError, no_network
 from anomalib_anoseg.leaderboard.players.packed import as_namespace
 from anomalib_anoseg.leaderboard.provenance import class_path, describe_surroundings, peak_memory_mb
-from anomalib_anoseg.leaderboard.recording import ResumePoint, TestRecorder, TrainingMeter
+from anomalib_anoseg.leaderboard.recording import ResumePoint, TestRecorder
 from anomalib_anoseg.leaderboard.runs import Budget, Job, Row, RunFolder, write_json
 
 # More epochs than any training has: thresholds are calibrated once, after it, for all models alike.
@@ -48,7 +49,7 @@ class BoardJob(BenchmarkJob):
     Args:
         folder: The job's folder.
         trainer: Arguments of Lightning's trainer.
-        budget: ``{"seconds": ...}``, ``{"images": ...}`` or ``None``.
+        budget: ``{"seconds": ..., "clock": ...}``, ``{"images": ...}`` or ``None``.
         save_every: Least seconds between two checkpoints of a training.
         **kwargs: Arguments of :class:`anomalib.pipelines.benchmark.job.BenchmarkJob`.
     """
@@ -67,6 +68,7 @@ class BoardJob(BenchmarkJob):
         budget = None if self.model.trainer_arguments.get("max_epochs") == 1 else budget
         self.trainer, self.budget, self.save_every = trainer, budget, save_every
         self.resumed = False
+        self.held_out: dict[str, Any] = {}
         self.meter = TrainingMeter(self.work / "progress.json", (budget or {}).get("images"))
         self.recorder = TestRecorder(folder)
 
@@ -80,24 +82,23 @@ class BoardJob(BenchmarkJob):
             self.resumed = True
         else:
             self._train()
-            write_json(trained, self.meter.figures())
+            write_json(trained, {"training": self.meter.figures(), "held_out": self.held_out})
         results = self._judge().test(self.model, datamodule=self.datamodule, ckpt_path=self.folder / "model.ckpt")
         return {
             "metrics": as_figures(dict(results[0])),
             "defects": self.recorder.defects(),
-            "training": json.loads(trained.read_text(encoding="utf-8")),
+            **json.loads(trained.read_text(encoding="utf-8")),
             "precision": self.trainer.get("precision", JUDGED_IN),
         }
 
     def _train(self) -> None:
         self.datamodule.prepare_data()
         self.datamodule.setup()
-        if not getattr(self.datamodule, "val_data", None):
-            raise ValueError(
-                "The data has no held-out images to find thresholds with. Set val_split_mode: from_train and a larger "
-                "val_split_ratio in benchmark.data.init_args."
-            )
-        engine = self._engine(self.meter, ResumePoint(self.work / "training", self.save_every))
+        self.held_out = check_held_out(self.datamodule)
+        callbacks = [self.meter, ResumePoint(self.work / "training", self.save_every, self.meter.stopwatch)]
+        if self.budget is not None and "seconds" in self.budget:
+            callbacks.append(BudgetTimer(self.budget["seconds"], self.budget["clock"], self.meter.stopwatch))
+        engine = self._engine(*callbacks)
         checkpoint = ResumePoint.latest(self.work / "training")
         self.resumed = checkpoint is not None
         engine.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint)
@@ -109,7 +110,7 @@ class BoardJob(BenchmarkJob):
 
         In bfloat16 the scores of different images tie.
         """
-        return self._engine(ResumePoint(self.work / "training", math.inf), precision=JUDGED_IN)
+        return self._engine(ResumePoint(self.work / "training", math.inf, Stopwatch()), precision=JUDGED_IN)
 
     def _engine(self, *callbacks: Any, **overrides: Any) -> Engine:  # noqa: ANN401
         settings = {
@@ -132,13 +133,13 @@ class BoardJob(BenchmarkJob):
     def _length(self) -> dict[str, Any]:
         """Make trainer settings for a budget.
 
-        Schedules of learning rates are made from the number of epochs: a budget of images gives one, with a budget of
-        time rates keep their first value.
+        A budget of images gives a number of epochs, from which schedules of learning rates are made; with a budget of
+        time there is the timer.
         """
         if self.budget is None:
             return {}
         if "seconds" in self.budget:
-            return {"max_epochs": ENDLESS, "max_time": timedelta(seconds=self.budget["seconds"])}
+            return {"max_epochs": ENDLESS}
         return {"max_epochs": math.ceil(self.budget["images"] / len(self.datamodule.train_data))}
 
 
@@ -196,6 +197,7 @@ def run_job(folder: Path) -> Row:
     provenance = describe_surroundings() | {
         "accelerator": job.accelerator,
         "precision": found.pop("precision"),
+        "held_out": found.pop("held_out"),
         "trainer": task["trainer"],
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),
@@ -217,30 +219,14 @@ def run_job(folder: Path) -> Row:
         provenance=provenance,
         accelerator=job.accelerator,
         budget=job.budget,
+        data_label=job.data_label,
+        data=job.data,
+        trainer=job.trainer,
         **found,
     )
     RunFolder(folder.parents[1]).write_row(row)
     shutil.rmtree(folder / "work")
     return row
-
-
-def adapt(container: dict[str, Any], budget: Budget | None) -> dict[str, Any]:
-    """Give a job's seed to the model, if it takes one and was given none; a budget overrules its own length."""
-    model = container["model"]
-    settings = dict(model.get("init_args") or {})
-    if "seed" not in settings and _takes_seed(model["class_path"]):
-        settings["seed"] = container["seed"]
-    if budget is not None:
-        settings.pop("max_epochs", None)
-    return container | {"model": model | {"init_args": settings}}
-
-
-def _takes_seed(path: str) -> bool:
-    import anomalib.models  # noqa: PLC0415
-
-    module, _, name = path.rpartition(".")
-    found = getattr(sys.modules.get(module, anomalib.models), name, None)
-    return found is not None and "seed" in inspect.signature(found).parameters
 
 
 def find_left_out(models: dict[str, dict[str, Any]]) -> dict[str, str]:

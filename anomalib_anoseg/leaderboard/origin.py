@@ -57,8 +57,17 @@ def protocol(collection: Collection) -> list[str]:
     sentences = [
         "Each model was trained for its own length."
         if budget == OWN_LENGTH
-        else f"Every model had the same budget: {budget} of training."
+        else f"Every model had the same budget of training: {budget}."
     ]
+    if "seconds" in budget:
+        sentences.append(
+            "Learning rates that follow the time, as AnoSeg's do, fell to the end of the budget; those that follow the "
+            "number of epochs, as DRAEM's do, fell only if the training got that far."
+        )
+    if short := short_of_an_epoch(models):
+        sentences.append(f"Less than one epoch, so that some training images were never seen: {', '.join(short)}.")
+    if _held_out(models):
+        sentences.append("Different images were held out for the thresholds of different models.")
     sentences += [f"{label} takes no part: {why}" for label, why in collection.left_out.items()]
     records = [_provenance(job) for job in models]
     sources = _distinct(_field(record, "calibrated_on") for record in records)
@@ -73,6 +82,21 @@ def protocol(collection: Collection) -> list[str]:
             "Some jobs ran from a working tree with uncommitted changes: the commit alone does not repeat them."
         )
     return sentences
+
+
+def short_of_an_epoch(jobs: Sequence[Job]) -> list[str]:
+    """Name the models of which a job drew fewer images than there are to train with."""
+    epochs = [(job.label, (job.row.get("training") or {}).get("epochs")) for job in jobs if not job.is_trivial]
+    return _distinct(label for label, seen in epochs if seen is not None and seen < 1)
+
+
+def _held_out(jobs: Sequence[Job]) -> set[tuple[str, ...]]:
+    """Find the sets of held-out images of each data and seed, of which all models should have had the same."""
+    found: dict[tuple[str, int], set[str]] = {}
+    for job in jobs:
+        digest = (_provenance(job).get("held_out") or {}).get("digest")
+        found.setdefault((job.category, job.seed), set()).update([digest] if digest else [])
+    return {tuple(sorted(digests)) for digests in found.values() if len(digests) > 1}
 
 
 def settings_table(jobs: Sequence[Job]) -> Table:

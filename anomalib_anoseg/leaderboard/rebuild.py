@@ -11,6 +11,7 @@ from anomalib.data import AnomalibDataModule
 from jsonargparse import ArgumentParser
 
 import anomalib_anoseg.data  # noqa: F401 - so that its names are known, as anomalib's are
+from anomalib_anoseg.leaderboard.adapting import adapt
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _build_datamodule(path: Path) -> Any:  # noqa: ANN401
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}, which says how the data was read; run the job again")
-    container = json.loads(path.read_text(encoding="utf-8"))["container"]
+    task = json.loads(path.read_text(encoding="utf-8"))
+    container = adapt(task["container"], task["job"]["budget"])
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(AnomalibDataModule, "data")
     return parser.instantiate_classes(parser.parse_object({"data": container["data"]})).data

@@ -11,85 +11,15 @@ from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.data import ImageBatch
 from anomalib.metrics import AUROC
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from anomalib_anoseg.leaderboard.runs import Figures, write_json
+from anomalib_anoseg.leaderboard.metering import Stopwatch
+from anomalib_anoseg.leaderboard.runs import Figures
 from anomalib_anoseg.metrics import BestIoU, IoU, IoUCurve, PerDefect
 
 IMAGE_COLUMNS = ("image_path", "mask_path", "defect", "gt_label", "pred_score", "pred_label", "iou", "map_path")
-
-
-class TrainingMeter(Callback):
-    """Counts a training's seconds, images and steps, across interruptions, and ends it after so many images.
-
-    Seconds go from the first batch to the last, validation in between included. How far the training has come is
-    written to a file after each epoch.
-
-    Args:
-        progress: The file.
-        max_images: Number of images after which training ends; ``None`` leaves the end to the trainer.
-    """
-
-    def __init__(self, progress: Path, max_images: float | None = None) -> None:
-        self.progress, self.max_images = progress, max_images
-        self.images = self.steps = self.epochs = 0
-        self._earlier = 0.0
-        self._start: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training so far."""
-        return self._earlier + (0.0 if self._start is None else time.perf_counter() - self._start)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        del pl_module
-        self._start = time.perf_counter()
-        self._report(trainer)
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: ImageBatch,
-        batch_idx: int,
-    ) -> None:
-        """Count a batch."""
-        del pl_module, outputs, batch_idx
-        self.images += len(batch.image)  # type: ignore[arg-type]
-        self.steps += 1
-        if self.max_images is not None and self.images >= self.max_images:
-            trainer.should_stop = True
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count an epoch."""
-        del pl_module
-        self.epochs += 1
-        self._report(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
-        del trainer, pl_module
-        self._earlier, self._start = self.seconds, None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint keeps."""
-        return {"seconds": self.seconds, "images": self.images, "steps": self.steps, "epochs": self.epochs}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up from a checkpoint."""
-        self._earlier = state_dict["seconds"]
-        self.images, self.steps, self.epochs = (state_dict[name] for name in ("images", "steps", "epochs"))
-
-    def figures(self) -> Figures:
-        """Give what a row keeps."""
-        return {**self.state_dict(), "seconds_per_image": self.seconds / self.images if self.images else None}
-
-    def _report(self, trainer: Trainer) -> None:
-        write_json(self.progress, {"epoch": self.epochs, "max_epochs": trainer.max_epochs})
 
 
 class ResumePoint(ModelCheckpoint):
@@ -101,17 +31,19 @@ class ResumePoint(ModelCheckpoint):
     Args:
         folder: Where the file goes.
         every_seconds: Least time between two of them.
+        stopwatch: Stands still meanwhile, because the size of a model must not shorten its training.
     """
 
-    def __init__(self, folder: Path, every_seconds: float) -> None:
+    def __init__(self, folder: Path, every_seconds: float, stopwatch: Stopwatch) -> None:
         super().__init__(folder, filename="{epoch}", save_top_k=1, save_on_train_epoch_end=True)
-        self.every_seconds = every_seconds
+        self.every_seconds, self.stopwatch = every_seconds, stopwatch
         self._last = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a checkpoint if it is time for one."""
         if time.perf_counter() - self._last >= self.every_seconds:
-            super().on_train_epoch_end(trainer, pl_module)
+            with self.stopwatch.paused():
+                super().on_train_epoch_end(trainer, pl_module)
             self._last = time.perf_counter()
 
     @staticmethod

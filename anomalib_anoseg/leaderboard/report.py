@@ -106,7 +106,7 @@ def _contents(collection: "Collection", reference: str | None, images: int) -> d
         "protocol": origin.protocol(collection),
         "facts": origin.facts(collection),
         "settings": origin.settings_table(jobs),
-        "summary": tables.summary(overall, ranked, labels),
+        "summary": tables.summary(overall, ranked, labels, origin.short_of_an_epoch(jobs)),
         "ranks": tables.rank_table(ranked, labels) if len(models) > 1 and not ranked.empty else None,
         "paired": tables.paired_table(differences, labels, reference) if reference else None,
         "by_category": [tables.category_table(estimates, category, labels) for category in categories],

@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 SCHEMA = 1
 
 Figures = dict[str, float | None]
-Budget = dict[str, float]
+Budget = dict[str, Any]
 Record = TypeVar("Record", "Job", "Row")
 
 
@@ -47,7 +47,11 @@ class Job:
         seed: Seed of the job.
         settings: The model's arguments as the user wrote them, with dots in the names of nested ones.
         accelerator: ``"cpu"`` or ``"cuda"``.
-        budget: ``{"seconds": ...}`` or ``{"images": ...}`` if all models train equally long, else ``None``.
+        budget: ``{"seconds": ..., "clock": "cpu" or "wall"}`` or ``{"images": ...}`` if all models train equally long,
+            else ``None``.
+        data_label: Display name of the data, ``""`` if the user gave none.
+        data: The data's arguments as the user wrote them, like ``settings``.
+        trainer: Lightning's arguments as the user wrote them, like ``settings``.
     """
 
     id: str
@@ -59,6 +63,14 @@ class Job:
     settings: dict[str, Any] = field(default_factory=dict)
     accelerator: str = "cpu"
     budget: Budget | None = None
+    data_label: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def data_name(self) -> str:
+        """What the data is called: its label, its category, or else its class."""
+        return self.data_label or self.category or self.dataset
 
 
 @dataclass(frozen=True)
@@ -66,12 +78,14 @@ class Row:
     """What a finished job found.
 
     Attributes:
-        id: As in :class:`Job`, and so ``label`` and the further fields up to ``budget``.
+        id: As in :class:`Job`, and so ``label`` and further fields of the same names.
         model: Full class path: ``model.ckpt`` loads with this class.
         metrics: Figures of the whole test set; ``None`` where one is not defined.
         defects: Figures by kind of defect, each against all good images.
         trivial: Whether the model is one that every other has to beat.
-        training: ``seconds``, ``images``, ``seconds_per_image``, ``epochs`` and ``steps``.
+        training: ``seconds`` of the wall and ``cpu_seconds``; ``images`` drawn and ``seconds_per_image``; ``epochs``,
+            how often each training image was drawn on average; ``steps``; ``load_begin`` and ``load_end``, the
+            machine's load average.
         peak_memory_mb: Largest memory of the job's process (of the GPU, if it ran there).
         parameters: Number of the model's parameters.
         provenance: Commit, versions, hardware and times.
@@ -93,7 +107,15 @@ class Row:
     provenance: dict[str, Any]
     accelerator: str = "cpu"
     budget: Budget | None = None
+    data_label: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def data_name(self) -> str:
+        """As in :class:`Job`."""
+        return self.data_label or self.category or self.dataset
 
 
 @dataclass(frozen=True)
@@ -166,9 +188,9 @@ class RunFolder:
         return _build(Row, _read_json(path)) if path.is_file() else None
 
     def rows(self) -> list[Row]:
-        """Read the rows of all finished jobs of the board, in its order."""
-        rows = [self.row(job.id) for job in self.board().jobs]
-        return [row for row in rows if row is not None]
+        """Read the rows of all finished jobs of the board, in its order, under the labels that it gives them now."""
+        found = [(job, self.row(job.id)) for job in self.board().jobs]
+        return [dataclasses.replace(row, label=job.label) for job, row in found if row is not None]
 
     def missing(self) -> list[Job]:
         """Name the jobs of the board that are not finished."""

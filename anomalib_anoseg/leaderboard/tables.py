@@ -1,6 +1,6 @@
 """Tables of a report, as text that a page and a Markdown file can show alike."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -114,8 +114,8 @@ def metrics_of(frame: pd.DataFrame) -> list[str]:
     return [metric for metric in METRICS if metric in present]
 
 
-def summary(overall: pd.DataFrame, ranked: pd.DataFrame, labels: Sequence[str]) -> Table:
-    """Means over all categories, a row a model, with average ranks."""
+def summary(overall: pd.DataFrame, ranked: pd.DataFrame, labels: Sequence[str], short: Collection[str] = ()) -> Table:
+    """Means over all categories, a row a model, with average ranks, and a word at models ``short`` of an epoch."""
     metrics = metrics_of(overall)
     complete = overall[overall["categories"] == overall["of"]]
     best = _best(complete)
@@ -128,7 +128,8 @@ def summary(overall: pd.DataFrame, ranked: pd.DataFrame, labels: Sequence[str]) 
         mean_rank = rank.get(label)
         number = NOTHING if mean_rank is None else Cell(f"{mean_rank:.2f}", best=_is_best(mean_rank, rank, DOWN))
         counts = [Cell(_range(own["seeds"])), Cell(_share(own))]
-        rows.append(Row([Cell(label, name=True), *cells, number, *counts], trivial=trivial[label]))
+        name = Cell(label, "less than one epoch" if label in short else "", name=True)
+        rows.append(Row([name, *cells, number, *counts], trivial=trivial[label]))
     if overall["trivial"].any():
         bars = complete.groupby("metric")["bar"].max()
         cells = [_number(bars.get(metric)) for metric in metrics]

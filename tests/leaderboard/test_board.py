@@ -18,10 +18,13 @@ from rich.console import Console
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.leaderboard import board, jobs
-from anomalib_anoseg.leaderboard.board import read_tasks, run_board
-from anomalib_anoseg.leaderboard.jobs import adapt, find_left_out, run_job
+from anomalib_anoseg.leaderboard.adapting import adapt
+from anomalib_anoseg.leaderboard.board import run_board
+from anomalib_anoseg.leaderboard.grid import read_tasks
+from anomalib_anoseg.leaderboard.jobs import find_left_out, run_job
+from anomalib_anoseg.leaderboard.metering import Stopwatch
 from anomalib_anoseg.leaderboard.recording import ResumePoint, TestRecorder
-from anomalib_anoseg.leaderboard.runs import Row, RunFolder, write_json
+from anomalib_anoseg.leaderboard.runs import Board, Row, RunFolder, write_json
 
 METRICS = {f"pixel_{name}" for name in ("AUROC", "AP", "AUPRO", "F1Score", "IoU", "BestIoU", "IoUCurveArea")}
 METRICS |= {"image_AUROC", "image_F1Score"}
@@ -102,8 +105,11 @@ def test_jobs_share_nothing():
         ({"accelerator": "tpu"}, "accelerator must be one of cpu, cuda, got 'tpu'"),
         ({"benchmark": None}, "needs the keys accelerator and benchmark"),
         ({"benchmark": {"seed": 0}}, "benchmark lacks model, data"),
-        ({"budget": {"seconds": 0}}, r"budget must be \{seconds: ...\} or \{images: ...\} with a positive number"),
+        ({"budget": {"seconds": 0}}, r"budget must be \{seconds: ...\}, .* or \{images: ...\} with a positive number"),
         ({"budget": {"hours": 1}}, "budget must be"),
+        ({"budget": {"images": 1, "clock": "cpu"}}, "budget must be"),
+        ({"budget": {"seconds": 1, "clock": "sun"}}, "budget.clock must be one of cpu, wall, got 'sun'"),
+        ({"accelerator": "cuda", "budget": {"seconds": 1, "clock": "cpu"}}, "CPU time misses what accelerator cuda"),
         ({"benchmark": {"seed": None, "model": "Padim", "data": {"class_path": "MVTecAD"}}}, "seed must be a whole"),
         ({"benchmark": {"seed": 0, "model": {"x": 1}, "data": {"class_path": "A"}}}, "needs a class_path"),
     ],
@@ -116,6 +122,71 @@ def test_wrong_configurations_get_a_clear_error(change, message):
 def test_equal_jobs_get_a_clear_error():
     with pytest.raises(ValueError, match=r"Two jobs of the grid are equal\. Remove one"):
         read_tasks(configuration(model(), model()))
+
+
+def test_more_in_the_grid_leaves_jobs_what_they_are():
+    alone, *more = (
+        {task.job.id: task.job.label for task in read_tasks(configuration(*models))}
+        for models in ([model("AnoSeg", width=0.5)], [model("AnoSeg", width=0.5), model("AnoSeg"), model()])
+    )
+    ((job_id, label),) = alone.items()
+    assert (label, more[0][job_id]) == ("AnoSeg", "AnoSeg (width=0.5)")
+
+
+def test_rows_take_the_labels_that_the_board_gives_them_now(tmp_path):
+    runs = RunFolder(tmp_path)
+    (task,) = read_tasks(configuration(model("AnoSeg", width=0.5)))
+    runs.write_row(row_of(task.job))
+    tasks = read_tasks(configuration(model("AnoSeg", width=0.5), model("AnoSeg")))
+    runs.write_board(Board("", [task.job for task in tasks]))
+    assert [row.label for row in runs.rows()] == ["AnoSeg (width=0.5)"]
+
+
+def test_data_goes_by_its_label():
+    config = configuration(model())
+    one = config["benchmark"]["data"]
+    other = {**one, "label": "stripes (other)", "init_args": {**one["init_args"], "root": "elsewhere"}}
+    config["benchmark"]["data"] = {"grid": [one, other]}
+    first, second = (task.job for task in read_tasks(config))
+    assert (first.data_name, second.data_name) == ("stripes", "stripes (other)")
+    assert second.id.startswith("Padim-stripes-other-seed0-")
+    assert (first.data["root"], second.data["root"]) == ("nowhere", "elsewhere")
+
+
+def test_jobs_that_could_not_be_told_apart_are_refused():
+    config = configuration(model("AnoSeg"), model("AnoSeg", trainer={"precision": "bf16-mixed"}))
+    with pytest.raises(ValueError, match=r"called 'AnoSeg' on 'stripes' .* trainer differ\. .* of benchmark\.model"):
+        read_tasks(config)
+    config = configuration(model())
+    one = config["benchmark"]["data"]
+    config["benchmark"]["data"] = {"grid": [one, {**one, "init_args": {**one["init_args"], "root": "elsewhere"}}]}
+    with pytest.raises(ValueError, match=r"called 'Padim' on 'stripes' .* data differ\. .* of benchmark\.data"):
+        read_tasks(config)
+
+
+def test_clock_of_a_budget_is_the_cpus_where_the_cpu_trains():
+    config = configuration(model(), budget={"seconds": 9}) | {"accelerator": ["cpu", "cuda"]}
+    assert [task.job.budget["clock"] for task in read_tasks(config)] == ["cpu", "wall"]
+
+
+def test_budget_of_cpu_time_wants_no_workers():
+    config = configuration(model(), budget={"seconds": 9})
+    config["benchmark"]["data"]["init_args"]["num_workers"] = 2
+    with pytest.raises(ValueError, match="num_workers must be 0 with a budget of CPU time"):
+        read_tasks(config)
+    del config["benchmark"]["data"]["init_args"]["num_workers"]
+    (task,) = read_tasks(config)
+    assert adapt(task.container, task.job.budget)["data"]["init_args"]["num_workers"] == 0
+
+
+def test_data_takes_the_seed_of_its_job_unless_it_has_one():
+    def seed(class_path, **own):
+        data = {"class_path": class_path, "init_args": own}
+        return adapt({"seed": 7, "model": {"class_path": "Padim"}, "data": data}, None)["data"]["init_args"].get("seed")
+
+    assert (seed("MVTecAD"), seed("anomalib.data.MVTecAD"), seed("MVTecAD", seed=3)) == (7, 7, 3)
+    assert seed("DemoTextures") is None  # has one by default, from which its images are drawn
+    assert seed("nowhere.Unknown") is None
 
 
 def test_missing_configuration_gets_a_clear_error(tmp_path):
@@ -131,7 +202,8 @@ def test_no_model_left_gets_a_clear_error(tmp_path, monkeypatch):
 
 def test_models_take_the_seed_of_their_job_unless_they_have_one():
     def settings(class_path, **own):
-        return adapt({"seed": 7, "model": {"class_path": class_path, "init_args": own}}, None)["model"]["init_args"]
+        container = {"seed": 7, "model": {"class_path": class_path, "init_args": own}, "data": {"class_path": "Folder"}}
+        return adapt(container, None)["model"]["init_args"]
 
     assert settings("AnoSeg") == settings("anomalib_anoseg.AnoSeg") == {"seed": 7}
     assert settings("AnoSeg", seed=3) == {"seed": 3}
@@ -139,7 +211,11 @@ def test_models_take_the_seed_of_their_job_unless_they_have_one():
 
 
 def test_budget_overrules_a_models_own_length():
-    container = {"seed": 7, "model": {"class_path": "Padim", "init_args": {"max_epochs": 3}}}
+    model_and_data = {
+        "model": {"class_path": "Padim", "init_args": {"max_epochs": 3}},
+        "data": {"class_path": "Folder"},
+    }
+    container = {"seed": 7, **model_and_data}
     assert adapt(container, {"seconds": 1})["model"]["init_args"] == {}
 
 
@@ -164,9 +240,10 @@ def test_models_that_would_download_are_left_out(tmp_path, monkeypatch):
 def job(tiny_root, tmp_path):
     """Prepare the folder of a job with a tiny AnoSeg of three epochs."""
 
-    def prepare(name="runs", entry=None, **more):
+    def prepare(name="runs", entry=None, data=None, **more):
         entry = entry or model("AnoSeg", **TINY)
         config = configuration(entry, root=tiny_root, **{"trainer": {"max_epochs": 3}, **more})
+        config["benchmark"]["data"]["init_args"] |= data or {}
         (task,) = read_tasks(config)
         folder = RunFolder(tmp_path / name).job_folder(task.job.id)
         job_json = {"job": vars(task.job), "container": task.container, "trainer": task.trainer}
@@ -237,10 +314,14 @@ def test_what_cannot_be_taken_up_starts_anew(job, monkeypatch):
     assert not run_job(folder).provenance["resumed"]
 
 
-@pytest.mark.parametrize(("budget", "images"), [({"images": 9}, 9), ({"seconds": 0.01}, 3)])
+@pytest.mark.parametrize(
+    ("budget", "images"),
+    [({"images": 9}, 9), ({"seconds": 0.01, "clock": "cpu"}, 3), ({"seconds": 0.01, "clock": "wall"}, 3)],
+)
 def test_budget_ends_the_training(job, budget, images):
     row = run_job(job(budget=budget))
     assert row.training["images"] == images
+    assert row.training["epochs"] == images / 6
     assert row.budget == budget
 
 
@@ -301,6 +382,41 @@ def test_no_held_out_images_gets_a_clear_error(job):
     write_json(folder / "job.json", task)
     with pytest.raises(ValueError, match=r"no held-out images to find thresholds with\. Set val_split_mode"):
         run_job(folder)
+
+
+def test_held_out_images_that_are_tested_get_a_clear_error(job):
+    folder = job(data={"val_split_mode": "same_as_test"})
+    with pytest.raises(ValueError, match=r"6 of the 6 held-out images, .* are test images, such as .*from_train"):
+        run_job(folder)
+
+
+def test_defects_among_held_out_images_are_told(job, capsys):
+    folder = job(data={"val_split_mode": "from_test", "val_split_ratio": 0.5}, trainer={"max_epochs": 1})
+    row = run_job(folder)
+    assert row.provenance["held_out"]["anomalous"] > 0
+    board._tell(row, RunFolder(folder.parents[1]), Console(stderr=True, width=300))
+    assert "anomalous: it has seen defects" in capsys.readouterr().err
+
+
+def test_models_get_the_same_held_out_images(job):
+    unseeded = {"data": {"seed": None}, "trainer": {"max_epochs": 1}}
+    first = run_job(job("first", **unseeded))
+    second = run_job(job("second", entry=model("ImageStatistics", image_size=[64, 64]), **unseeded))
+    assert first.provenance["held_out"] == second.provenance["held_out"]
+    assert first.provenance["held_out"]["images"] == 2
+
+
+def test_rates_fall_with_the_budget_of_time(job, monkeypatch):
+    factors = []
+
+    def note(self, *_):
+        factors.append(self.lr_schedulers()[0].get_last_lr()[0] / self.lr)
+
+    monkeypatch.setattr(AnoSeg, "on_train_batch_end", note)
+    monkeypatch.setattr(Stopwatch, "seconds", property(lambda _: {"cpu": 10.0 * len(factors), "wall": 0.0}))
+    row = run_job(job(budget={"seconds": 45}))
+    assert factors == pytest.approx([1, 1, 1, 2 / 3, 2 / 9, 0])
+    assert row.training["images"] == 18
 
 
 def test_board_that_was_killed_repeats_no_finished_job(tmp_path, monkeypatch):

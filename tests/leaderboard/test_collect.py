@@ -111,6 +111,43 @@ def test_accelerators_are_told_apart(make_board, tmp_path):
     assert collect([cpu, gpu]).labels == ["AnoSeg (accelerator=cpu)", "AnoSeg (accelerator=cuda)"]
 
 
+def test_trainer_settings_are_told_apart(make_board, tmp_path):
+    def fast(row):
+        return {**row, "trainer": {"precision": "bf16-mixed"}}
+
+    plain = make_board(tmp_path / "plain", labels=("AnoSeg",), seeds=(0,))
+    other = make_board(tmp_path / "fast", labels=("AnoSeg",), seeds=(1,), change=fast)
+    collection = collect([plain, other])
+    assert collection.labels == ["AnoSeg (trainer.precision=default)", "AnoSeg (trainer.precision=bf16-mixed)"]
+    assert "told apart by trainer.precision" in collection.notes[0]
+
+
+def test_different_data_of_one_name_is_not_averaged(make_board, tmp_path):
+    def read(root, **more):
+        return lambda row: {**row, "data": {"root": root, "seed": row["seed"], "num_workers": row["seed"], **more}}
+
+    first = make_board(tmp_path / "first", categories=("tile",), seeds=(0, 1), change=read("a"))
+    second = make_board(tmp_path / "second", categories=("tile",), seeds=(2,), change=read("b"))
+    collection = collect([first, second])
+    assert collection.categories == ["tile (root=a)", "tile (root=b)"]
+    assert "tile stands for different data, which is not averaged; told apart by root." in collection.notes[0]
+    labelled = make_board(
+        tmp_path / "labelled",
+        categories=("tile",),
+        seeds=(2,),
+        change=lambda row: {**read("b")(row), "data_label": "tile (Huang)"},
+    )
+    collection = collect([first, labelled])
+    assert collection.categories == ["tile", "tile (Huang)"]
+    assert not collection.notes
+
+
+def test_jobs_go_by_the_labels_of_their_board(make_board, tmp_path):
+    folder = make_board(tmp_path / "runs", labels=("AnoSeg",))
+    (folder / "board.json").write_text((folder / "board.json").read_text().replace('"AnoSeg"', '"AnoSeg (width=1)"'))
+    assert collect([folder]).labels == ["AnoSeg (width=1)"]
+
+
 def test_data_sets_are_named_where_there_are_several(make_board, tmp_path):
     def other(row):
         return {**row, "dataset": "VisA"} if row["category"] == "screw" else row
@@ -201,14 +238,14 @@ def test_budgets_are_never_mixed(make_board, tmp_path):
         return {**row, "budget": {"seconds": 600}}
 
     own, equal = make_board(tmp_path / "own"), make_board(tmp_path / "equal", change=limit)
-    assert budget_of(collect([equal]).jobs[0]) == "600 seconds"
+    assert budget_of(collect([equal]).jobs[0]) == "600 seconds of wall time"
     for key in [job["id"] for job in json.loads((equal / "board.json").read_text())["jobs"]]:
         (equal / "jobs" / key / "row.json").write_text(
             (equal / "jobs" / key / "row.json").read_text().replace(f'"{key}"', f'"timed-{key}"')
         )
     text = (equal / "board.json").read_text()
     (equal / "board.json").write_text(text.replace('"id": "', '"id": "timed-'))
-    message = f"Budgets must not be mixed in one report: each model's own length in {own}, 600 seconds in {equal}"
+    message = f"must not be mixed in one report: each model's own length in {own}, 600 seconds of wall time in {equal}"
     with pytest.raises(ValueError, match=message):
         collect([own, equal])
 

@@ -279,6 +279,30 @@ def test_protocol_is_stated(source, sentence, make_board, tmp_path):
     assert sentence in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_less_than_an_epoch_is_marked(make_board, tmp_path):
+    def short(row):
+        epochs = 0.4 if row["label"] == "DRAEM" else 1.0
+        return {**row, "budget": {"seconds": 9, "clock": "cpu"}, "training": {**row["training"], "epochs": epochs}}
+
+    text = (write_report([make_board(tmp_path / "runs", change=short)], tmp_path).parent / "report.md").read_text()
+    assert "Less than one epoch, so that some training images were never seen: DRAEM." in text
+    assert "9 seconds of CPU time" in text
+    assert "DRAEM less than one epoch" in text
+    assert "AnoSeg less than" not in text
+
+
+def test_different_held_out_images_are_told(make_board, tmp_path):
+    def told(change):
+        text = (write_report([make_board(tmp_path / "runs", change=change)], tmp_path).parent / "report.md").read_text()
+        return "Different images were held out" in text
+
+    def held_out(row, digest):
+        return {**row, "provenance": {**row["provenance"], "held_out": {"digest": digest}}}
+
+    assert told(lambda row: held_out(row, row["label"]))
+    assert not told(lambda row: held_out(row, row["category"] + str(row["seed"])))
+
+
 def test_budget_hardware_and_changes_are_stated(make_board, tmp_path):
     def change(row):
         provenance = {**row["provenance"], "dirty": True, "cpu": f"CPU {row['seed']}"}
@@ -286,7 +310,7 @@ def test_budget_hardware_and_changes_are_stated(make_board, tmp_path):
 
     write_report([make_board(tmp_path / "runs", labels=("AnoSeg",), change=change)], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "Every model had the same budget: 600 seconds of training." in text
+    assert "Every model had the same budget of training: 600 seconds of wall time." in text
     assert "different hardware (CPU)" in text
     assert "0123abc with uncommitted changes" in text
 
