@@ -1,11 +1,28 @@
 """Learning rates that fall towards the end of a training, whatever bounds it: epochs, steps or time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-__all__ = ["LinearDecay", "timed"]
+__all__ = ["LinearDecay", "StepDecay", "timed"]
+
+
+class Decay(Protocol):
+    """Factor on the learning rate, by the fraction of the training that is done.
+
+    Attributes:
+        total: Number of steps; may be infinite.
+    """
+
+    total: float
+
+    def __call__(self, step: int) -> float:
+        """Compute the factor for a step, counted from 0."""
+
+    def at(self, progress: float) -> float:
+        """Compute the factor for a fraction of the training."""
 
 
 class LinearDecay:
@@ -39,7 +56,38 @@ class LinearDecay:
         return 1.0 if progress <= self.start else (1 - progress) / (1 - self.start)
 
 
-def timed(decay: LinearDecay, trainer: Trainer) -> LinearDecay | Callable[[int], float]:
+class StepDecay:
+    """Factor on the learning rate that falls at fractions of the training.
+
+    Args:
+        milestones: Fractions, in ``[0, 1]``.
+        factor: By which it falls at each.
+        total: Number of steps; may be infinite, for a constant factor of 1.
+
+    Example:
+        >>> decay = StepDecay((0.5, 0.75), 0.1, 100)
+        >>> [round(decay(step), 3) for step in (0, 49, 50, 75)]
+        [1.0, 1.0, 0.1, 0.01]
+    """
+
+    def __init__(self, milestones: Sequence[float], factor: float, total: float) -> None:
+        self.milestones, self.factor, self.total = tuple(milestones), factor, total
+
+    def __call__(self, step: int) -> float:
+        """Compute the factor for a step, counted from 0."""
+        return self.at(step / self.total)
+
+    def at(self, progress: float) -> float:
+        """Compute the factor for a fraction of the training.
+
+        Example:
+            >>> round(StepDecay((0.5, 0.75), 0.1, 100).at(0.8), 3)
+            0.01
+        """
+        return self.factor ** sum(progress >= milestone for milestone in self.milestones)
+
+
+def timed(decay: Decay, trainer: Trainer) -> Decay | Callable[[int], float]:
     """Let a decay follow the trainer's timer as well, if it has one: whichever is farther counts.
 
     Args:
@@ -47,7 +95,7 @@ def timed(decay: LinearDecay, trainer: Trainer) -> LinearDecay | Callable[[int],
         trainer: The trainer; ``max_time`` gives it a timer.
 
     Returns:
-        LinearDecay | Callable[[int], float]: What :class:`torch.optim.lr_scheduler.LambdaLR` takes; without a timer the
+        Decay | Callable[[int], float]: What :class:`torch.optim.lr_scheduler.LambdaLR` takes; without a timer the
         decay itself.
     """
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Timer
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from anomalib_anoseg.schedules import LinearDecay, timed
+from anomalib_anoseg.schedules import LinearDecay, StepDecay, timed
 
 
 def trainer(**settings):
@@ -21,6 +21,12 @@ def test_learning_rate_falls_over_the_fractions_of_the_training():
     assert [decay(step) for step in (0, 50, 75, 100, 101)] == [1, 1, 0.5, 0, 0]
     assert LinearDecay(1.0, 100)(101) == 1
     assert LinearDecay(0.5, float("inf"))(10**6) == 1
+
+
+def test_learning_rate_falls_in_steps():
+    decay = StepDecay((0.5, 0.7, 0.9), 0.1, 100)
+    assert [decay(step) for step in (0, 49, 50, 70, 90)] == pytest.approx([1, 1, 0.1, 0.01, 0.001])
+    assert StepDecay((0.5,), 0.1, float("inf"))(10**6) == 1
 
 
 def test_without_time_steps_count():

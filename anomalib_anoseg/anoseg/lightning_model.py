@@ -1,37 +1,26 @@
 """AnoSeg: anomaly segmentation by self-supervised learning (arXiv 2110.03396), as an anomalib model."""
 
-import copy
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from anomalib import LearningType
 from anomalib.data import ImageBatch
-from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.export import Dim
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_anoseg.anoseg.loss import AnoSegLoss, GeneratorLoss, SegmentationLoss, discriminator_loss
 from anomalib_anoseg.anoseg.networks import MIN_TRAINING_SIDE
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel, AnoSegOutput
-from anomalib_anoseg.checkpoints import ExplainedMisfit
-from anomalib_anoseg.export_metadata import describe_thresholds, write_onnx_metadata
-from anomalib_anoseg.final_validation import FinalValidation
-from anomalib_anoseg.input_checks import InputCheck, check_batch, check_pre_processor
-from anomalib_anoseg.metrics import segmentation_evaluator
-from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
-from anomalib_anoseg.reproducibility import SeededFit, seeded_weights, step_seed
+from anomalib_anoseg.common.argument_checks import check_shared_arguments
+from anomalib_anoseg.common.self_supervised import SelfSupervisedModel
+from anomalib_anoseg.input_checks import check_batch, check_pre_processor
+from anomalib_anoseg.reproducibility import seeded_weights
 from anomalib_anoseg.schedules import LinearDecay, timed
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
 from anomalib_anoseg.transforms.base import check_value
@@ -39,11 +28,8 @@ from anomalib_anoseg.transforms.cut_paste import check_patches
 
 __all__ = ["AnoSeg"]
 
-# The oldest opset that torch's exporter writes natively; anomalib's default of 14 makes it try a down-conversion.
-OPSET_VERSION = 18
 
-
-class AnoSeg(ExplainedMisfit, AnomalibModule):
+class AnoSeg(SelfSupervisedModel, AnomalibModule):
     """AnoSeg's anomaly segmentation network (Song et al., arXiv 2110.03396).
 
     Trains on normal images alone: half of each step's images carry a synthetic anomaly, and the network learns to mark
@@ -124,6 +110,7 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
     model: AnoSegModel
     loss: AnoSegLoss
     augmenter: CutPaste
+    min_side = MIN_TRAINING_SIDE
     shaping_arguments = {"backbone": str, "width": float} | dict.fromkeys(
         ("pre_trained", "coordinates", "skip_connections", "masked_reconstruction", "adversarial", "averaging"), bool
     )
@@ -169,7 +156,10 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        _check_arguments(image_size, width, lr, lr_decay_start, averaging, score_window, accumulate_grad_batches, seed)
+        check_shared_arguments(image_size, MIN_TRAINING_SIDE, width, lr, averaging, score_window, seed)
+        check_value("lr_decay_start", lr_decay_start, 0.0, 1.0)
+        if accumulate_grad_batches < 1:
+            raise ValueError(f"accumulate_grad_batches must be 1 or more, got {accumulate_grad_batches}.")
         image_size = (image_size[0], image_size[1])
         check_pre_processor(pre_processor)
         super().__init__(
@@ -215,11 +205,6 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
 
-    def configure_callbacks(self) -> Sequence[Callback]:
-        """Add checks of the images, repeatable random streams and a last validation to anomalib's components."""
-        components: Any = super().configure_callbacks()
-        return [*components, InputCheck(self.max_epochs), SeededFit(self.seed), FinalValidation()]
-
     def setup(self, stage: str) -> None:
         """Compile, if asked to, before training."""
         if stage == "fit" and self.use_compile:
@@ -253,12 +238,8 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
 
     def _forge_views(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Make the normal and the anomalous view of ``(B, 3, H, W)`` images: ``2 B`` images and their masks."""
-        generator = None
-        if self.seed is not None:
-            generator = torch.Generator(self.augmenter.device)
-            generator.manual_seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
         with torch.no_grad():
-            forged, mask = self.augmenter.forge(image, generator=generator)
+            forged, mask = self.augmenter.forge(image, generator=self.step_generator())
         return torch.cat((image, forged)), torch.cat((torch.zeros_like(mask), mask))
 
     def _train_discriminator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> Tensor:
@@ -304,11 +285,6 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
         if self.gradient_clip_val is not None:
             self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
 
-    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:  # noqa: ANN401
-        """Predict anomaly maps and image scores."""
-        del args, kwargs
-        return batch.update(**self.model(batch.image)._asdict())
-
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
         """Configure Adam for the generator and, if there is one, for the discriminator."""
         groups = [self.model.generator_parameters()]
@@ -325,86 +301,3 @@ class AnoSeg(ExplainedMisfit, AnomalibModule):
         """
         steps = self.trainer.estimated_stepping_batches / self.accumulate_grad_batches
         return min(steps, self.trainer.max_steps / optimizers) if self.trainer.max_steps > 0 else steps
-
-    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
-        """Export as anomalib does, without what only training needs."""
-        return AnomalibModule.to_torch(self._for_inference(), export_root, model_file_name)
-
-    def to_onnx(
-        self,
-        export_root: Path | str,
-        model_file_name: str = "model",
-        input_size: tuple[int, int] | None = None,
-        **kwargs: Any,  # noqa: ANN401
-    ) -> Path:
-        """Export as anomalib does, in an opset that needs no conversion, with the thresholds in the file's metadata.
-
-        Raises:
-            ValueError: If pictures of any size shall be resized by their shorter edge alone, which cannot be exported.
-        """
-        kwargs.setdefault("opset_version", OPSET_VERSION)
-        resizes = extract_transforms_by_type(getattr(self.pre_processor, "transform", None), Resize)
-        if input_size is None and any(len(resize.size) == 1 for resize in resizes):
-            raise ValueError("The pre_processor resizes to a shorter edge. Give Resize (height, width), or input_size.")
-        if input_size is None and not resizes:
-            # anomalib traces with 2x2 pixels, where the exporter takes the sizes of feature maps for constants.
-            sides = {axis: Dim(name, min=MIN_TRAINING_SIDE) for axis, name in ((2, "height"), (3, "width"))}
-            kwargs.setdefault("dynamic_shapes", ({0: Dim("batch_size"), **sides},))
-        path = AnomalibModule.to_onnx(self._for_inference(), export_root, model_file_name, input_size, **kwargs)
-        write_onnx_metadata(path, describe_thresholds(self.post_processor))
-        return path
-
-    def _for_inference(self) -> "AnoSeg":
-        light = copy.deepcopy(self).eval()
-        light.model.drop_training_parts()
-        return light
-
-    @property
-    def trainer_arguments(self) -> dict[str, Any]:
-        """Trainer options that override the user's: the length, if the model was given one."""
-        return {} if self.max_epochs is None else {"max_epochs": self.max_epochs}
-
-    @property
-    def learning_type(self) -> LearningType:
-        """AnoSeg learns from normal images alone."""
-        return LearningType.ONE_CLASS
-
-    @staticmethod
-    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Configure a resize, without normalisation: images stay in ``[0, 1]``."""
-        return PreProcessor(transform=Compose([Resize(image_size or (256, 256), antialias=True)]))
-
-    def configure_post_processor(self) -> PostProcessor:
-        """Configure thresholds that need no anomalous images."""
-        return SelfCalibratingPostProcessor()
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Configure anomalib's default metrics and those of segmentation, see :func:`segmentation_evaluator`."""
-        return segmentation_evaluator()
-
-
-def _check_arguments(
-    image_size: Sequence[int],
-    width: float,
-    lr: float,
-    lr_decay_start: float,
-    averaging: float,
-    score_window: int,
-    accumulate_grad_batches: int,
-    seed: int | None,
-) -> None:
-    if len(image_size) != 2 or min(image_size) < MIN_TRAINING_SIDE:  # noqa: PLR2004
-        raise ValueError(
-            f"image_size must be (height, width) of {MIN_TRAINING_SIDE} pixels or more each, got {tuple(image_size)}."
-        )
-    check_value("width", width, 0.05, 4.0)
-    check_value("lr", lr, 1e-8, 1.0)
-    check_value("lr_decay_start", lr_decay_start, 0.0, 1.0)
-    check_value("averaging", averaging, 0.0, 0.99999)
-    if score_window < 1 or score_window % 2 == 0:
-        raise ValueError(f"score_window must be an odd number of pixels, 1 or more, got {score_window}.")
-    if accumulate_grad_batches < 1:
-        raise ValueError(f"accumulate_grad_batches must be 1 or more, got {accumulate_grad_batches}.")
-    if seed is not None and seed < 0:
-        raise ValueError(f"seed must be a whole number >= 0, or null for none, got {seed}.")

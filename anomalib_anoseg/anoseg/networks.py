@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_anoseg.common.network_parts import crop, scale_channels
+
 # Table 6 of the paper, for 256x256 images.
 ENCODER_CHANNELS = (64, 128, 256, 512)
 DECODER_CHANNELS = (512, 256, 128, 128, 128)
@@ -19,11 +21,6 @@ DISCRIMINATOR_CHANNELS = (64, 128, 256, 512, 512, 512, 128)
 # The discriminator halves its input eight times; two of its layers can be left out, so six times at least.
 MIN_TRAINING_SIDE = 2**6
 REDUCTION = 32
-
-
-def scale_channels(channels: tuple[int, ...], width: float) -> tuple[int, ...]:
-    """Scale numbers of channels, to multiples of 8 (vector units), at least 8."""
-    return tuple(max(8, round(count * width / 8) * 8) for count in channels)
 
 
 class CoordinateEncoder(nn.Module):
@@ -175,11 +172,6 @@ class Segmenter(nn.Module):
     def forward(self, planes: Tensor) -> Tensor:
         """Map ``(B, 3 or 5, H, W)`` planes to logits ``(B, 1, H, W)``."""
         return crop(self.decoder(self.encoder(planes)), planes)
-
-
-def crop(padded: Tensor, like: Tensor) -> Tensor:
-    """Cut off what the encoder's padding added below and to the right."""
-    return padded[..., : like.shape[-2], : like.shape[-1]]
 
 
 class Discriminator(nn.Module):

@@ -4,24 +4,19 @@ Everything here speaks anomalib's polarity: maps and masks are 1 where an image 
 minus that).
 """
 
-from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import update_bn
 from typing_extensions import Self
 
-from anomalib_anoseg.anoseg.networks import Decoder, Discriminator, Segmenter, crop
+from anomalib_anoseg.anoseg.networks import Decoder, Discriminator, Segmenter
+from anomalib_anoseg.common.averaging import AveragedModule
+from anomalib_anoseg.common.network_parts import crop, smoothed_maximum
 
 if TYPE_CHECKING:
     from anomalib.data.utils.tiler import Tiler
-
-# Training batches from which the normalisation statistics of the averaged weights are computed.
-REMEMBERED_BATCHES = 4
 
 
 class AnoSegOutput(NamedTuple):
@@ -60,9 +55,8 @@ class AnoSegModel(nn.Module):
         coordinates: Whether the encoder sees coordinate channels.
         reconstruction: Whether a second decoder reconstructs the image in training.
         adversarial: Whether a discriminator judges the outputs in training; needs ``reconstruction``.
-        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. The averaged
-            weights are not the ones whose normalisation statistics training tracks, and in a short training both
-            change fast; so evaluation starts with statistics computed anew from the last batches.
+        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. Evaluation
+            starts with statistics of their own, see :mod:`anomalib_anoseg.common.averaging`.
         score_window: Side of the square over which the map is averaged before its maximum becomes the image score,
             an odd number of pixels, so that no single hot pixel decides; 1 takes the plain maximum.
         skip_connections: Whether the map decoder sees the encoder's finer features; not the paper's.
@@ -96,13 +90,9 @@ class AnoSegModel(nn.Module):
         channels = self.segmenter.encoder.channels
         self.reconstruction_decoder = Decoder(channels, 3, width) if reconstruction or adversarial else None
         self.discriminator = Discriminator(width) if adversarial else None
-        self.averaged = ModelEmaV3(self.segmenter, averaging, use_warmup=True) if averaging else None
-        if self.averaged is not None:
-            # Lightning warns of modules in evaluation mode when training starts; only evaluation uses this one.
-            self.averaged.requires_grad_(False).train()
+        self.averaged = AveragedModule(self.segmenter, averaging) if averaging else None
         self.score_window = score_window
         self.tiler: Tiler | None = None
-        self._remembered: deque[Tensor] = deque(maxlen=REMEMBERED_BATCHES)
 
     def forward(self, image: Tensor) -> AnoSegOutput | InferenceBatch:
         """Predict from ``(B, 3, H, W)`` images in ``[0, 1]``.
@@ -169,21 +159,10 @@ class AnoSegModel(nn.Module):
             step: Number of the optimiser step, from 1.
         """
         if self.averaged is not None:
-            self.averaged.update(self.segmenter, step)
-            self._remembered.append(image.detach())
+            self.averaged.follow(self.segmenter, image, step)
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation, which starts with fresh statistics of the averaged weights."""
-        if not mode and self._remembered and self.averaged is not None:
-            update_bn((self._planes(image) for image in self._remembered), self.averaged.module)
-            self._remembered.clear()
+        if not mode and self.averaged is not None:
+            self.averaged.refresh_statistics(self._planes)
         return super().train(mode)
-
-
-def smoothed_maximum(anomaly_map: Tensor, window: int) -> Tensor:
-    """Average ``(B, 1, H, W)`` maps over a square window and take the maximum of each, ``(B,)``.
-
-    Over rows first and columns then: as many operations as the window has sides, instead of pixels.
-    """
-    rows = F.avg_pool2d(anomaly_map, (window, 1), stride=1, padding=(window // 2, 0))
-    return F.avg_pool2d(rows, (1, window), stride=1, padding=(0, window // 2)).amax((1, 2, 3))

@@ -5,8 +5,9 @@ import torch
 from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 
-from anomalib_anoseg.anoseg.networks import CoordinateEncoder, Decoder, Discriminator, scale_channels
-from anomalib_anoseg.anoseg.torch_model import AnoSegModel, smoothed_maximum
+from anomalib_anoseg.anoseg.networks import CoordinateEncoder, Decoder, Discriminator
+from anomalib_anoseg.anoseg.torch_model import AnoSegModel
+from anomalib_anoseg.common.network_parts import scale_channels, smoothed_maximum
 
 
 def count(module):
