@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from kornia.geometry.transform import rotate
 from torch import Tensor
+from torch.nn import functional as F
 
 from anomalib_anoseg.transforms.base import SeededAugmentation, move_pixels
 
@@ -131,3 +132,32 @@ class RandomFreeTurn(SeededAugmentation):
     ) -> Tensor:
         """Turn ``(B, 1, H, W)`` masks."""
         return torch.round(self.apply_transform(input, params, flags, transform))
+
+
+def turn(image: Tensor, degrees: Tensor, padding: str, shift: Tensor | None = None, mode: str = "bilinear") -> Tensor:
+    """Turn images about their centre.
+
+    kornia's ``rotate`` does the same but inverts a matrix on the way, for which a GPU makes the host wait.
+
+    Args:
+        image: ``(B, C, H, W)``, floating point.
+        degrees: ``(B,)``, counter-clockwise, on the device of ``image``.
+        padding: What comes in from outside: ``"zeros"``, ``"border"`` or ``"reflection"``.
+        shift: ``(B, 2)``, how far the images are moved before, in sides, x first.
+        mode: How values are taken between pixels: ``"bilinear"`` or ``"nearest"``.
+
+    Returns:
+        ``(B, C, H, W)``, dtype of ``image``.
+    """
+    height, width = image.shape[-2:]
+    columns, rows = ((torch.arange(side, device=image.device) + 0.5 - side / 2) for side in (width, height))
+    radians = degrees.deg2rad()[:, None, None]
+    cos, sin = radians.cos(), radians.sin()
+    # Where from, in halves of a side: the sum of what a pixel's column and its row give, made by broadcasting, which is
+    # several times as fast as `affine_grid`.
+    by_column = torch.stack((cos * columns * (2 / width), sin * columns * (2 / height)), 1)
+    by_row = torch.stack((-sin * rows[:, None] * (2 / width), cos * rows[:, None] * (2 / height)), 1)
+    if shift is not None:
+        by_row -= 2 * shift[..., None, None]
+    grid = (by_column + by_row).movedim(1, -1).to(image.dtype)
+    return F.grid_sample(image, grid, mode, padding, align_corners=False)

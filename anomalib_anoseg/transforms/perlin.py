@@ -1,0 +1,95 @@
+"""Gradient (Perlin) noise of a whole batch as two small batched matrix products.
+
+Perlin's noise (*An image synthesizer*, SIGGRAPH 1985, with the fade of *Improving noise*, SIGGRAPH 2002) looks up four
+lattice gradients at every pixel. On an upright lattice that is not needed: what a pixel takes from a lattice point is
+its row's weight times its column's weight, so the lattice is multiplied by all rows' weights from the left and by all
+columns' from the right. Lines of the lattice out of a pixel's reach have weight 0, hence lattices of any frequency
+share one shape and a batch needs no loop.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# DRAEM's numbers of lattice cells along an axis, 2**k with k in {0, ..., 5} (arXiv 2108.07610).
+FREQUENCIES = (1, 2, 4, 8, 16, 32)
+LATTICE_LINES = max(FREQUENCIES) + 1
+
+
+def perlin_noise(gradients: Tensor, frequency: Tensor, size: tuple[int, int]) -> Tensor:
+    """Compute gradient noise of any height and width, each image and axis with its own frequency.
+
+    A pure function: the same lattice gives the same noise at any size, sampled more finely or coarsely.
+
+    Args:
+        gradients: ``(B, L, L)`` float32, directions of the lattice's gradients in radians, from the rows' axis towards
+            the columns'; of an image's lattice the upper left part counts that its frequency reaches, one line more
+            than cells.
+        frequency: ``(B, 2)`` int64, cells of the lattice along rows and columns, each in ``{1, ..., L - 1}``, which is
+            not checked, because the host would have to wait for it.
+        size: ``(H, W)``.
+
+    Returns:
+        ``(B, H, W)`` float32 in ``[-1, 1]``, 0 wherever a pixel lies on a point of the lattice: the noise times
+        ``sqrt(2)``, as in DRAEM.
+
+    Example:
+        >>> lattice = 2 * torch.pi * torch.rand(2, LATTICE_LINES, LATTICE_LINES)
+        >>> noise = perlin_noise(lattice, torch.tensor([[4, 8], [1, 32]]), (64, 96))
+        >>> noise.shape, bool((noise[0, ::16, ::12] == 0).all())
+        (torch.Size([2, 64, 96]), True)
+    """
+    lines = gradients.shape[-1]
+    with torch.autocast(gradients.device.type, enabled=False):  # it would round the products
+        row_weights, row_slopes = _line_weights(frequency[:, 0], size[0], lines)
+        column_weights, column_slopes = _line_weights(frequency[:, 1], size[1], lines)
+        directions = torch.stack((gradients.cos(), gradients.sin()), 1)
+        across = directions @ torch.stack((column_weights, column_slopes), 1).mT
+        down = torch.cat((row_slopes, row_weights), -1) * math.sqrt(2)
+        return down @ across.flatten(1, 2)
+
+
+def rotate_noise(noise: Tensor, angle: Tensor) -> Tensor:
+    """Turn noise about the centre of its image, bilinearly; 0 comes in from outside, as in DRAEM.
+
+    kornia's ``rotate`` does the same to images but inverts a matrix on the way, for which a GPU makes the host wait.
+
+    Args:
+        noise: ``(B, H, W)`` float32.
+        angle: ``(B,)`` in degrees, counter-clockwise; DRAEM draws it from ``U(-90, 90)``.
+
+    Returns:
+        ``(B, H, W)`` float32.
+
+    Example:
+        >>> noise = torch.rand(1, 8, 8)
+        >>> torch.allclose(rotate_noise(noise, torch.tensor([90.0])), noise.rot90(1, (-2, -1)), atol=1e-5)
+        True
+    """
+    height, width = noise.shape[-2:]
+    columns, rows = ((torch.arange(side, device=noise.device) + 0.5 - side / 2) for side in (width, height))
+    cos, sin = (value[:, None, None] for value in (angle.deg2rad().cos(), angle.deg2rad().sin()))
+    # Where from, in halves of a side: the sum of what a pixel's column and its row give, made by broadcasting, which is
+    # several times as fast as `affine_grid`.
+    by_column = torch.stack((cos * columns * (2 / width), sin * columns * (2 / height)), 1)
+    by_row = torch.stack((-sin * rows[:, None] * (2 / width), cos * rows[:, None] * (2 / height)), 1)
+    grid = (by_column + by_row).movedim(1, -1)
+    with torch.autocast(noise.device.type, enabled=False):
+        return F.grid_sample(noise[:, None], grid, align_corners=False)[:, 0]
+
+
+def _line_weights(frequency: Tensor, length: int, lines: int) -> tuple[Tensor, Tensor]:
+    """Weigh all lines of a lattice at all pixels along one axis, ``(B, length, lines)``.
+
+    Returns:
+        The fade between the two lines next to a pixel, 0 for all others, and the same times the distance from the line
+        to the pixel, in cells.
+    """
+    # Whole numbers are divided once, so that a pixel on a line is exactly there.
+    position = torch.arange(length, device=frequency.device) * frequency[:, None] / length
+    distance = position[..., None] - torch.arange(lines, device=frequency.device)
+    reach = (1 - distance.abs()).clamp(min=0)
+    weight = reach**3 * (10 + reach * (6 * reach - 15))
+    return weight, weight * distance
