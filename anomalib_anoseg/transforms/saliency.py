@@ -1,0 +1,222 @@
+"""Where the object of an image is: maps that tell forged anomalies where to go.
+
+SGSF takes them from a network, CPD (Wu et al. 2019), whose weights cannot be shipped. Maps made by it, or by any other
+tool, are read from a folder (:class:`SaliencyFolder`); classical estimators need none. An estimator must be able to say
+that nothing stands out, as in a picture of a texture, so none stretches its map to the image's own extremes: each has a
+fixed scale of its own and a rule for when its map is empty.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from kornia.color import rgb_to_grayscale, rgb_to_lab
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import gaussian_blur_image
+
+from anomalib_anoseg.transforms.base import check_interval, check_value, per_image
+
+# The smallest difference between two colours that people notice, in units of CIE Lab (Mahy et al. 1994).
+NOTICEABLE = 2.3
+# Amplitudes of rounding to 8 bits, a pixel: what is no larger has a phase, but it means nothing.
+ROUNDING = 1 / 255 / 12**0.5
+# Pixels along an axis that are left of long and narrow images: enough for a border, and for something in between.
+MINIMUM = 8
+
+
+class Saliency(nn.Module):
+    """Estimates how salient the pixels of images are; subclasses implement :meth:`estimate`.
+
+    It has no weights, carries no gradient and computes in float32 whatever surrounds it.
+
+    Convention:
+        - 1 = salient, 0 = background.
+        - A map without anything salient is 0 everywhere; users take one whose mean is below 0.001 for such as well.
+    """
+
+    def forward(self, image: Tensor, paths: Sequence[str] | None = None) -> Tensor:
+        """Estimate saliency.
+
+        Args:
+            image: ``(B, 3, H, W)``, floating point, in ``[0, 1]``.
+            paths: Where the images come from, one for each; only folders of maps need them.
+
+        Returns:
+            ``(B, 1, H, W)`` float32 in ``[0, 1]``.
+        """
+        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+            return self.estimate(image.float(), paths)
+
+    def estimate(self, image: Tensor, paths: Sequence[str] | None) -> Tensor:
+        """Estimate the saliency of float32 images, see :meth:`forward`."""
+        raise NotImplementedError
+
+
+class NoSaliency(Saliency):
+    """Finds nothing salient: anomalies go anywhere.
+
+    Example:
+        >>> NoSaliency()(torch.rand(2, 3, 32, 48)).shape
+        torch.Size([2, 1, 32, 48])
+    """
+
+    def estimate(self, image: Tensor, paths: Sequence[str] | None) -> Tensor:
+        """Return zeros."""
+        del paths
+        return torch.zeros_like(image[:, :1])
+
+
+class BorderContrast(Saliency):
+    """Takes for the object what differs in colour from the border of its image, in spreads of the border's colours.
+
+    That the border shows the background is the prior of many classical methods (Wei et al., *Geodesic saliency*, ECCV
+    2012; Zhang et al., *Minimum barrier*, ICCV 2015, whose cue of border contrast is a Mahalanobis distance too). Ours
+    describes the border by the medians and the median absolute deviations of its CIE Lab channels, which stay what they
+    are while an object covers less than half of it, and measures all pixels in these spreads.
+
+    A border cannot tell an object from a background of the same kind. If what stands out inside is not ``ratio`` times
+    as frequent as along the border, where by assumption nothing does, the image is one texture and its map is empty;
+    so it is where mere specks stand out.
+
+    Args:
+        spreads: A pixel that differs by no more than the first number of spreads is background, 0; from the second on
+            it is salient, 1. By default 4, which one pixel in a thousand exceeds where colours vary normally, and 8.
+        border: Width of the border, as a fraction of the shorter side, in ``(0, 0.25]``.
+        ratio: How many times as frequent salient pixels must be inside as on the border, at least 1.
+        area: Smallest share of an image that its object covers, within ``[0, 1]``.
+        size: Images are reduced to this longer side in pixels, which also averages fine texture, at least 16.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> image = torch.full((1, 3, 64, 64), 0.2)
+        >>> image[..., 20:40, 24:44] = 0.8
+        >>> saliency = BorderContrast()(image)
+        >>> saliency[0, 0, 30, 34].item(), saliency[0, 0, 5, 5].item()
+        (1.0, 0.0)
+    """
+
+    def __init__(
+        self,
+        spreads: tuple[float, float] = (4.0, 8.0),
+        border: float = 1 / 16,
+        ratio: float = 2.0,
+        area: float = 0.01,
+        size: int = 64,
+    ) -> None:
+        super().__init__()
+        check_interval("spreads", spreads, 0.0, float("inf"))
+        check_value("border", border, 1e-6, 0.25)
+        check_value("ratio", ratio, 1.0, float("inf"))
+        check_value("area", area, 0.0, 1.0)
+        check_value("size", size, 16, float("inf"))
+        self.spreads, self.border, self.ratio, self.area, self.size = spreads, border, ratio, area, size
+
+    def estimate(self, image: Tensor, paths: Sequence[str] | None) -> Tensor:
+        """Compare all pixels with the border's."""
+        del paths
+        color = rgb_to_lab(_reduced(image, self.size))
+        width = max(1, round(self.border * min(color.shape[-2:])))
+        background = _border(color, width)
+        center = _median(background)
+        spread = 1.4826 * _median((background - center).abs())  # of normally distributed values: their deviation
+        difference = (color - center[..., None]) / spread.clamp(min=NOTICEABLE)[..., None]
+        distance = difference.square().sum(1, keepdim=True).sqrt()
+        low, high = self.spreads
+        salient = ((distance - low) / max(high - low, 1e-6)).clamp(0, 1)
+        marked = (salient > 0.5).float()  # noqa: PLR2004
+        inside, outside = marked[..., width:-width, width:-width].mean((1, 2, 3)), _border(marked, width).mean((1, 2))
+        found = (inside > self.ratio * outside) & (marked.mean((1, 2, 3)) >= self.area)
+        return _enlarged(salient * per_image(found, image), image)
+
+    def extra_repr(self) -> str:
+        """Name what it was made with."""
+        return (
+            f"spreads={self.spreads}, border={self.border:g}, ratio={self.ratio:g}, area={self.area:g}, "
+            f"size={self.size}"
+        )
+
+
+class SpectralResidual(Saliency):
+    """Takes for salient where an image departs from its own averaged spectrum.
+
+    Hou and Zhang, *Saliency detection: a spectral residual approach* (CVPR 2007): what the logarithm of the amplitude
+    spectrum has beyond its local average, transformed back with the image's phases, squared and blurred, on images of
+    64 pixels. The blur is that of the authors' published listing. OpenCV's ``StaticSaliencySpectralResidual`` stretches
+    all images to 64 x 64, blurs over 5 x 5 pixels, squares last, and divides by the maximum.
+
+    We divide by the mean instead, which is 1 for a flat spectrum of random phases. The paper takes what exceeds three
+    times the mean for objects: there our map reaches 1, and it is empty where nothing does.
+
+    Args:
+        size: Images are reduced to this longer side in pixels, at least 16.
+        threshold: Multiple of the mean from which on a pixel is an object's, above 1.
+        sigma: Of the blur, in pixels of the reduced image.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> SpectralResidual()(torch.full((1, 3, 64, 64), 0.5)).max().item()  # nothing stands out
+        0.0
+    """
+
+    def __init__(self, size: int = 64, threshold: float = 3.0, sigma: float = 2.5) -> None:
+        super().__init__()
+        check_value("size", size, 16, float("inf"))
+        check_value("threshold", threshold, 1.001, float("inf"))
+        check_value("sigma", sigma, 0.1, size / 8)
+        self.size, self.threshold, self.sigma = size, threshold, sigma
+
+    def estimate(self, image: Tensor, paths: Sequence[str] | None) -> Tensor:
+        """Compute the spectral residual of the images' grey values."""
+        del paths
+        relative = self.residual(_reduced(rgb_to_grayscale(image), self.size))
+        salient = ((relative - 1) / (self.threshold - 1)).clamp(0, 1)
+        found = relative.amax((1, 2, 3)) > self.threshold
+        return _enlarged(salient * per_image(found, image), image)
+
+    def residual(self, gray: Tensor) -> Tensor:
+        """Compute the map of ``(B, 1, h, w)`` images of that size, relative to its mean."""
+        spectrum = torch.fft.fft2(gray)
+        amplitude, floor = spectrum.abs(), ROUNDING * (gray.shape[-2] * gray.shape[-1]) ** 0.5
+        logarithm = (amplitude + floor).log()
+        average = F.avg_pool2d(F.pad(logarithm, (1, 1, 1, 1), mode="circular"), 3, 1)
+        back = torch.fft.ifft2((logarithm - average).exp() * spectrum / (amplitude + floor))
+        radius = min(round(2 * self.sigma), min(gray.shape[-2:]) - 1)
+        blurred = gaussian_blur_image(back.abs().square(), 2 * radius + 1, self.sigma)
+        return blurred / blurred.mean((-2, -1), keepdim=True).clamp(min=1e-12)
+
+    def extra_repr(self) -> str:
+        """Name what it was made with."""
+        return f"size={self.size}, threshold={self.threshold:g}, sigma={self.sigma:g}"
+
+
+def _reduced(image: Tensor, size: int) -> Tensor:
+    """Reduce images to a longer side of ``size`` pixels, if they have more."""
+    height, width = image.shape[-2:]
+    scale = size / max(height, width)
+    if scale >= 1:
+        return image
+    shape = [min(side, max(MINIMUM, round(scale * side))) for side in (height, width)]
+    if height % shape[0] == width % shape[1] == 0:  # the same, but more than twice as fast
+        return F.avg_pool2d(image, (height // shape[0], width // shape[1]))
+    return F.interpolate(image, shape, mode="area")
+
+
+def _enlarged(salient: Tensor, image: Tensor) -> Tensor:
+    """Bring maps back to the size of their images."""
+    return F.interpolate(salient, image.shape[-2:], mode="bilinear")
+
+
+def _border(image: Tensor, width: int) -> Tensor:
+    """Collect the outermost ``width`` pixels of ``(B, C, H, W)`` images, each once: ``(B, C, N)``."""
+    middle = image[..., width:-width, :]
+    sides = image[..., :width, :], image[..., -width:, :], middle[..., :width], middle[..., -width:]
+    return torch.cat([side.flatten(2) for side in sides], -1)
+
+
+def _median(values: Tensor) -> Tensor:
+    """Median over the last dimension, which is kept; on a GPU ``Tensor.median`` is not deterministic."""
+    return values.sort(-1).values[..., values.shape[-1] // 2, None]
