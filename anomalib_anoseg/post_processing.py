@@ -5,6 +5,7 @@ normal images alone: the best F1 score is then undefined, and without validation
 model that forges anomalies can make its own labelled ones.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -33,9 +34,9 @@ TAIL = 0.5 - LINEAR
 class SelfCalibratingPostProcessor(PostProcessor):
     """anomalib's post-processor, calibrated on forged anomalies where there are no real ones.
 
-    It serves any model of images: models that forge anomalies themselves lend their generator, others are given one.
-    Anomalies are forged on images in ``[0, 1]``; a normalisation at the end of the model's pre-processor is undone for
-    that and done again.
+    It serves any model of images: models that forge anomalies themselves lend their generator (``calibration_forger``
+    if they have one for this purpose, otherwise ``augmenter``), others are given one. Anomalies are forged on images in
+    ``[0, 1]``; a normalisation at the end of the model's pre-processor is undone for that and done again.
 
     - Validation images with anomalies among them: used as anomalib does.
     - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it.
@@ -101,7 +102,8 @@ class SelfCalibratingPostProcessor(PostProcessor):
         if self.calibrated_on == "anomalous images":
             super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
         elif self._forged < MAX_FORGED_IMAGES:
-            self._update_with_forged(trainer, pl_module, _image_of(outputs)[: MAX_FORGED_IMAGES - self._forged])
+            remaining = MAX_FORGED_IMAGES - self._forged
+            self._update_with_forged(trainer, pl_module, _image_of(outputs)[:remaining], _paths_of(outputs)[:remaining])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Calibrate on training images if there are no others."""
@@ -112,8 +114,10 @@ class SelfCalibratingPostProcessor(PostProcessor):
         network: nn.Module = pl_module.model  # type: ignore[assignment]
         network.eval()
         with torch.no_grad():
-            for chunk in _some_images(_as_list(trainer.train_dataloader)[0], pl_module).split(CHUNK):
-                self._update_with_forged(trainer, pl_module, chunk)
+            images, paths = _some_images(_as_list(trainer.train_dataloader)[0], pl_module)
+            for start in range(0, len(images), CHUNK):
+                chunk = slice(start, start + CHUNK)
+                self._update_with_forged(trainer, pl_module, images[chunk], paths[chunk])
         network.train()
         self.on_validation_epoch_end(trainer, pl_module)
 
@@ -139,11 +143,18 @@ class SelfCalibratingPostProcessor(PostProcessor):
         normalized = 0.5 + torch.where(distance.abs() <= LINEAR, distance, beyond)
         return torch.where(torch.isnan(span), preds, normalized)
 
-    def _update_with_forged(self, trainer: Trainer, pl_module: Any, image: Tensor) -> None:  # noqa: ANN401
+    def _update_with_forged(
+        self,
+        trainer: Trainer,
+        pl_module: Any,  # noqa: ANN401
+        image: Tensor,
+        paths: Sequence[str] = (),
+    ) -> None:
         forger: Any = self._find_forger(pl_module)
         generator = torch.Generator(image.device).manual_seed(self.calibration_seed + self._forged)
         mean, std = _normalisation(pl_module, image)
-        forged, mask = forger.to(image.device).forge((image * std + mean).clamp(0, 1), generator=generator)
+        normal = (image * std + mean).clamp(0, 1)
+        forged, mask = forger.to(image.device).forge(normal, generator=generator, paths=paths or None)
         forged = (forged - mean) / std
         self._forged += len(image)
         both, masks = torch.cat((image, forged)), torch.cat((torch.zeros_like(mask), mask)).squeeze(1).bool()
@@ -152,12 +163,18 @@ class SelfCalibratingPostProcessor(PostProcessor):
         super().on_validation_batch_end(trainer, pl_module, batch)
 
     def _find_forger(self, pl_module: LightningModule) -> SyntheticAnomaly | None:
-        forger = self.forger or getattr(pl_module, "augmenter", None)
+        own = getattr(pl_module, "calibration_forger", None) or getattr(pl_module, "augmenter", None)
+        forger = self.forger or own
         return forger if isinstance(forger, SyntheticAnomaly) else None
 
 
 def _image_of(batch: Any) -> Tensor:  # noqa: ANN401
     return batch.image
+
+
+def _paths_of(batch: Any) -> list[str]:  # noqa: ANN401
+    """Files of a batch's images; none where a data set does not tell them."""
+    return list(getattr(batch, "image_path", None) or [])
 
 
 def _normalisation(pl_module: LightningModule, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -177,10 +194,12 @@ def _has_anomalies(loader: DataLoader[Any]) -> bool:
     return bool(getattr(loader.dataset, "has_anomalous", True))
 
 
-def _some_images(loader: DataLoader[Any], pl_module: LightningModule) -> Tensor:
-    """Evenly spaced training images, as the model sees them: ``(N, 3, H, W)``, ``N`` up to 64."""
+def _some_images(loader: DataLoader[Any], pl_module: LightningModule) -> tuple[Tensor, list[str]]:
+    """Evenly spaced training images, as the model sees them, ``(N, 3, H, W)``, ``N`` up to 64, and their files."""
     dataset: Any = loader.dataset
     indices = range(0, len(dataset), max(1, len(dataset) // MAX_FORGED_IMAGES))[:MAX_FORGED_IMAGES]
-    images = torch.stack([dataset[index].image for index in indices]).to(pl_module.device)
+    items = [dataset[index] for index in indices]
+    images = torch.stack([item.image for item in items]).to(pl_module.device)
+    paths = [item.image_path for item in items if getattr(item, "image_path", None)]
     transform: Any = getattr(pl_module.pre_processor, "transform", None)
-    return transform(images) if transform else images
+    return transform(images) if transform else images, paths

@@ -3,7 +3,7 @@
 import csv
 import inspect
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from anomalib_anoseg.contact_sheet import compose_sheet
 from anomalib_anoseg.input_checks import NO_TRAINING_IMAGES, check_image_files, check_images, check_pre_processor
 from anomalib_anoseg.reproducibility import seeded_streams
-from anomalib_anoseg.transforms.base import ForgedBatch
+from anomalib_anoseg.transforms.base import SyntheticAnomaly
 
 __all__ = ["ForgedImage", "Preview", "preview"]
 
@@ -137,7 +137,7 @@ def preview(
         ('sheet.png', 2)
     """
     del trainer
-    forge = _find_forge(model)
+    augmenter = _find_augmenter(model)
     if number < 1:
         raise ValueError(f"number must be 1 or more, got {number}.")
     if not 0 <= seed < 2**32:
@@ -150,7 +150,7 @@ def preview(
         available = len(training_data.train_data)
         chosen = torch.randperm(available)[:number].sort().values.tolist()
         image, paths = _read(model, training_data, chosen, progress)
-        pictures = _forge(forge, image, seed, progress)
+        pictures = _forge(augmenter, image, paths, seed, progress)
     forged = _measure(pictures, paths)
     name = " ".join(filter(None, (training_data.name, training_data.category)))
     made = Preview(out or create_versioned_dir(DEFAULT_FOLDER), forged, name, available, seed)
@@ -160,14 +160,14 @@ def preview(
     return made
 
 
-def _find_forge(model: AnomalibModule) -> Callable[..., ForgedBatch]:
-    forge = getattr(getattr(model, "augmenter", None), "forge", None)
-    if forge is None:
-        raise ValueError(
-            f"{type(model).__name__} forges no anomalies that could be shown: it has no `augmenter` with a method "
-            "`forge`. Choose a model of this package, such as AnoSeg."
-        )
-    return forge
+def _find_augmenter(model: AnomalibModule) -> SyntheticAnomaly:
+    augmenter = getattr(model, "augmenter", None)
+    if isinstance(augmenter, SyntheticAnomaly):
+        return augmenter
+    raise ValueError(
+        f"{type(model).__name__} forges no anomalies that could be shown: its `augmenter` is no `SyntheticAnomaly`. "
+        "Choose a model of this package, such as AnoSeg."
+    )
 
 
 def _choose_data(data: AnomalibDataModule | None, images: Path | None) -> AnomalibDataModule:
@@ -219,12 +219,15 @@ def _read(model: AnomalibModule, data: AnomalibDataModule, chosen: list[int], co
     return _Images(batch.image, paths)
 
 
-def _forge(forge: Callable[..., ForgedBatch], image: Tensor, seed: int, console: Console) -> _Pictures:
+def _forge(augmenter: SyntheticAnomaly, image: Tensor, paths: list[str], seed: int, console: Console) -> _Pictures:
     generator = torch.Generator(image.device).manual_seed(seed)
-    chunks = track(image.split(CHUNK), "Forging anomalies", console=console, transient=True)
-    batches = [forge(chunk, generator=generator) for chunk in chunks]
-    forged, mask = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return _Pictures(_to_grey_levels(image), _to_grey_levels(forged), mask.bool())
+    batches = []
+    for start in track(range(0, len(paths), CHUNK), "Forging anomalies", console=console, transient=True):
+        chunk = slice(start, start + CHUNK)
+        forged, mask = augmenter.forge(image[chunk], generator=generator, paths=paths[chunk])
+        batches.append((augmenter.turn(image[chunk]), forged, mask))
+    normal, forged, mask = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return _Pictures(_to_grey_levels(normal), _to_grey_levels(forged), mask.bool())
 
 
 def _to_grey_levels(image: Tensor) -> Tensor:

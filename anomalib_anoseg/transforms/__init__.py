@@ -1,4 +1,4 @@
-"""AnoSeg's augmentations as batched kornia transforms, usable with any model.
+"""AnoSeg's, SGSF's and DRAEM's augmentations as batched kornia transforms, usable with any model.
 
 They run on the device of the images, draw from the global random stream or from their own (``manual_seed``), replay
 from their parameters, and work in kornia's ``AugmentationSequential`` with ``data_keys=["input", "mask"]``.
@@ -7,17 +7,27 @@ from their parameters, and work in kornia's ``AugmentationSequential`` with ``da
 from anomalib_anoseg.transforms.base import ForgedBatch, SeededAugmentation, SyntheticAnomaly
 from anomalib_anoseg.transforms.color_jitter import RandomColorJitter
 from anomalib_anoseg.transforms.cut_paste import CutPaste, HardCutPaste
+from anomalib_anoseg.transforms.draem_perlin import DraemPerlin
 from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
+from anomalib_anoseg.transforms.perlin_anomaly import PerlinAnomaly
 from anomalib_anoseg.transforms.rotation import RandomFreeTurn, RandomQuarterTurn
+from anomalib_anoseg.transforms.saliency_perlin import SaliencyPerlin
+from anomalib_anoseg.transforms.textures import BatchTextures, TextureFolder, Textures
 
 __all__ = [
+    "BatchTextures",
     "CutPaste",
+    "DraemPerlin",
     "ForgedBatch",
     "HardCutPaste",
+    "PerlinAnomaly",
     "RandomColorJitter",
     "RandomFreeTurn",
     "RandomHalfSwap",
     "RandomQuarterTurn",
+    "SaliencyPerlin",
     "SeededAugmentation",
     "SyntheticAnomaly",
+    "TextureFolder",
+    "Textures",
 ]

@@ -1,5 +1,6 @@
 """What all transforms of this package share: their own random stream, and forging of image and mask."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -139,8 +140,35 @@ class SyntheticAnomaly(SeededAugmentation):
     a container :meth:`forge` does both in one call.
     """
 
+    _gives_masks: bool = False
+
+    def with_masks(self) -> Self:
+        """Give masks as well from now on when called with images alone, as anomalib's ``Draem`` wants it.
+
+        Returns:
+            The transform itself; ``transform(image)`` then is ``transform.forge(image)``. In a container nothing
+            changes.
+        """
+        self._gives_masks = True
+        return self
+
+    def forward(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Tensor | ForgedBatch:
+        """Plant anomalies in images, see :meth:`SeededAugmentation.forward` and :meth:`with_masks`."""
+        if self._gives_masks and params is None:
+            return self.forge(input)
+        return super().forward(input, params, **kwargs)
+
     def forge(
-        self, image: Tensor, params: dict[str, Tensor] | None = None, generator: torch.Generator | None = None
+        self,
+        image: Tensor,
+        params: dict[str, Tensor] | None = None,
+        generator: torch.Generator | None = None,
+        paths: Sequence[str] | None = None,
     ) -> ForgedBatch:
         """Plant anomalies in normal images.
 
@@ -148,6 +176,7 @@ class SyntheticAnomaly(SeededAugmentation):
             image: ``(B, C, H, W)``, floating point, in ``[0, 1]``.
             params: Parameters of an earlier call (``self._params``) to replay; drawn anew if ``None``.
             generator: Random stream for this call alone, on the transform's device; its own one if ``None``.
+            paths: Files of the images, for what is looked up by them (see :meth:`complete_parameters`).
 
         Returns:
             The images and their masks. An image that the gate ``p`` skips keeps an empty mask.
@@ -156,9 +185,26 @@ class SyntheticAnomaly(SeededAugmentation):
             own, self.generator = self.generator, generator or self.generator
             params = self.forward_parameters(image.shape)
             self.generator = own
-        forged = self(image, params=params)
+            self.complete_parameters(params, image, paths)
+        forged = super().forward(image, params=params)
         mask = self.transform_masks(image.new_zeros(image.shape[0], 1, *image.shape[-2:]))
         return ForgedBatch(forged, mask)
+
+    def turn(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """Make the normal images in which anomalies were planted: those given, unless a subclass turns them before.
+
+        Args:
+            image: ``(B, C, H, W)``, floating point, in ``[0, 1]``, as given to :meth:`forge`.
+            params: Parameters of an earlier call; those of the last if ``None``.
+
+        Returns:
+            ``(B, C, H, W)``; forged images equal them outside their masks.
+        """
+        del params
+        return image
+
+    def complete_parameters(self, params: dict[str, Tensor], image: Tensor, paths: Sequence[str] | None) -> None:
+        """Add to freshly drawn ``params`` what depends on the images or their files; nothing by default."""
 
 
 def check_interval(name: str, interval: tuple[float, float], low: float, high: float) -> None:

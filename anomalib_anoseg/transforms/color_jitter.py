@@ -92,11 +92,11 @@ class RandomColorJitter(SeededAugmentation):
         image = torch.lerp(mean, image, per_image(params["contrast"], image))
         if is_color:
             saturation, hue = (params[name].to(image.device, non_blocking=True) for name in ("saturation", "hue"))
-            image = torch.einsum("bij,bjhw->bihw", _color_matrix(saturation, hue, luma), image)
+            image = torch.einsum("bij,bjhw->bihw", color_matrix(saturation, hue, luma), image)
         return image.clamp(0, 1).to(input.dtype)
 
 
-def _color_matrix(saturation: Tensor, hue: Tensor, luma: Tensor) -> Tensor:
+def color_matrix(saturation: Tensor, hue: Tensor, luma: Tensor) -> Tensor:
     """Saturation about the luma, then rotation about the grey axis (Rodrigues' formula), ``(B, 3, 3)``."""
     identity = torch.eye(3, device=luma.device)
     desaturation = torch.ones_like(identity) * luma

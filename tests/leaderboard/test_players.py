@@ -58,6 +58,7 @@ PLAYERS = {
     "PatchcoreLite0": lambda weights, _: PatchcoreLite0(str(weights), image_size=SIZE),
     "SupersimplenetLite0": lambda weights, _: SupersimplenetLite0(str(weights), image_size=(96, 96), max_epochs=1),
     "LocalDraem": lambda _, textures: LocalDraem("textures", textures, image_size=SIZE, max_epochs=1),
+    "LocalDraem perlin": lambda _, textures: LocalDraem("draem_perlin", textures, image_size=SIZE, max_epochs=1),
     "LocalDraem forged": lambda *_: LocalDraem("hard_cut_paste", image_size=SIZE, max_epochs=1),
 }
 
@@ -123,10 +124,11 @@ def test_unknown_backbone_gets_a_clear_error():
         pass
 
 
-def test_draem_forges_about_half_of_the_images_and_marks_what_it_changes():
+@pytest.mark.parametrize("anomalies", ["draem_perlin", "hard_cut_paste"])
+def test_draem_forges_about_half_of_the_images_and_marks_what_it_changes(anomalies):
     torch.manual_seed(0)
     images = torch.rand(64, 3, 64, 64)
-    forged, masks = LocalDraem("hard_cut_paste", image_size=SIZE).augmenter(images)
+    forged, masks = LocalDraem(anomalies, image_size=SIZE).augmenter(images)
     assert forged.shape == images.shape
     assert masks.shape == (64, 1, 64, 64)
     changed = (forged != images).flatten(1).any(1)
@@ -140,11 +142,11 @@ def test_own_length_reaches_the_trainer():
 
 
 def test_draem_without_textures_gets_a_clear_error():
-    with pytest.raises(FileNotFoundError, match=r"dtd_dir: DRAEM needs a folder .* Or set anomalies to hard_cut_paste"):
+    with pytest.raises(FileNotFoundError, match=r"dtd_dir: DRAEM needs a folder .* Or set anomalies to draem_perlin"):
         LocalDraem()
     with pytest.raises(FileNotFoundError, match="dtd_dir: 'nowhere' does not exist"):
         LocalDraem(dtd_dir="nowhere")
-    with pytest.raises(ValueError, match="anomalies must be 'textures' or 'hard_cut_paste', got 'x'"):
+    with pytest.raises(ValueError, match="anomalies must be 'textures', 'draem_perlin' or 'hard_cut_paste', got 'x'"):
         LocalDraem(anomalies="x")
 
 

@@ -9,14 +9,27 @@ from kornia.augmentation import AugmentationSequential
 
 from anomalib_anoseg.transforms import (
     CutPaste,
+    DraemPerlin,
     HardCutPaste,
+    PerlinAnomaly,
     RandomColorJitter,
     RandomFreeTurn,
     RandomHalfSwap,
     RandomQuarterTurn,
+    SaliencyPerlin,
+    Textures,
 )
 
-TRANSFORMS = [RandomQuarterTurn, RandomFreeTurn, RandomHalfSwap, RandomColorJitter, CutPaste, HardCutPaste]
+TRANSFORMS = [
+    RandomQuarterTurn,
+    RandomFreeTurn,
+    RandomHalfSwap,
+    RandomColorJitter,
+    CutPaste,
+    HardCutPaste,
+    SaliencyPerlin,
+    DraemPerlin,
+]
 SIZES = [(64, 64), (61, 97)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -38,8 +51,10 @@ def test_keeps_shape_dtype_and_range(transform_class, size, dtype):
 
 
 def test_does_nothing_at_p_0(transform_class):
-    image = torch.rand(3, 3, 32, 32)
-    assert torch.equal(transform_class(p=0.0)(image), image)
+    transform, image = transform_class(p=0.0), torch.rand(3, 3, 32, 32)
+    output = transform(image)
+    # What turns the normal image as well does so whatever the gate says.
+    assert torch.equal(output, transform.turn(image) if transform_class is SaliencyPerlin else image)
 
 
 def test_gate_passes_about_half_at_p_05(transform_class):
@@ -82,8 +97,17 @@ def test_replays_from_its_parameters(transform_class):
     assert torch.equal(transform(image, params=transform._params), output)
 
 
+class OwnImage(Textures):
+    """Each image is its own texture: those of another source may come from the rest of the batch."""
+
+    def look_up(self, image, index):
+        del index
+        return image.float() * 255
+
+
 def test_batch_of_one_equals_slice_of_batch(transform_class):
-    transform, image = transform_class(p=1.0), torch.rand(4, 3, 32, 32)
+    arguments = {"textures": OwnImage()} if issubclass(transform_class, PerlinAnomaly) else {}
+    transform, image = transform_class(p=1.0, **arguments), torch.rand(4, 3, 32, 32)
     output = transform(image)
     drawn = transform._params
     for index in range(4):
@@ -107,7 +131,10 @@ def test_mask_follows_in_a_container(transform_class):
     elif transform_class is RandomColorJitter:
         assert torch.equal(moved, mask)
     else:
-        assert (moved >= mask).all()
+        marked = container._params[0].data["marked"] == 1
+        assert (moved[marked] == 1).all()
+        assert torch.equal(image[:, :1].round()[~marked], moved[~marked])
+        assert transform_class is SaliencyPerlin or torch.equal(moved[~marked], mask[~marked])
     assert set(moved.unique().tolist()) <= {0.0, 1.0}
 
 

@@ -1,0 +1,197 @@
+"""What SGSF's and DRAEM's irregular anomalies share: textures in the shape of thresholded noise."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anomalib_anoseg.transforms.base import SyntheticAnomaly, check_interval, check_value, per_image
+from anomalib_anoseg.transforms.perlin import LATTICE_LINES, perlin_noise, rotate_noise
+from anomalib_anoseg.transforms.rotation import turn
+from anomalib_anoseg.transforms.saliency import NoSaliency, Saliency
+from anomalib_anoseg.transforms.saliency_folder import create_saliency
+from anomalib_anoseg.transforms.textures import Textures, create_textures
+
+# Whether a mask is empty is looked up on a grid of at most this many pixels a side; the noise's finest cells, of which
+# there are 32, must not have all these on their edges, where there is none.
+PROBE_SIDE = 48
+# A map of a smaller mean is taken for empty.
+EMPTY = 1e-3
+# Both the noise and, if at all, the images are turned by up to this many degrees, as in DRAEM.
+TURN = 90.0
+
+
+class PerlinAnomaly(SyntheticAnomaly):
+    """What SGSF's and DRAEM's anomalies share: a texture shows through wherever noise exceeds a threshold.
+
+    Args:
+        saliency: Where anomalies may lie: a kind of :func:`~.saliency_folder.create_saliency`, or a module.
+        threshold: ``(a, b)``: the noise, times the saliency, must exceed ``a + b * mean(saliency)``; each within
+            ``[0, 1]``.
+        textures: What shows: a folder of pictures, a module, or ``None`` for other images of the batch.
+        opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
+        rotation_p: Probability of turning the whole image by ``U(-90, 90)`` degrees before.
+        frequencies: Numbers of cells of the noise's lattice along an axis, to choose from, each within ``[1, 32]``.
+        redraws: How often an empty mask is drawn again, ``0 <= redraws <= 20``.
+        p: Probability of an anomaly.
+        keepdim: Whether a ``(C, H, W)`` image keeps its shape.
+
+    Raises:
+        ValueError: If an argument is out of bounds.
+    """
+
+    def __init__(
+        self,
+        saliency: Saliency | str,
+        threshold: tuple[float, float],
+        textures: Textures | str | Path | None,
+        opacity: tuple[float, float],
+        rotation_p: float,
+        frequencies: Sequence[int],
+        redraws: int,
+        p: float,
+        keepdim: bool,
+    ) -> None:
+        if len(threshold) != 2:  # noqa: PLR2004
+            raise ValueError(f"threshold must be (a, b), got {tuple(threshold)}.")
+        for name, value in zip("ab", threshold, strict=True):
+            check_value(f"threshold ({name})", value, 0.0, 1.0)
+        check_interval("opacity", opacity, 0.01, 1.0)
+        check_value("rotation_p", rotation_p, 0.0, 1.0)
+        check_value("redraws", redraws, 0, 20)
+        if not frequencies or not set(frequencies) <= set(range(1, LATTICE_LINES)):
+            raise ValueError(f"frequencies must be whole numbers from 1 to 32, got {tuple(frequencies)}.")
+        super().__init__(p=p, keepdim=keepdim)
+        self.flags = {
+            "threshold": tuple(threshold),
+            "opacity": tuple(opacity),
+            "rotation_p": rotation_p,
+            "frequencies": tuple(frequencies),
+            "redraws": int(redraws),
+        }
+        self.saliency = create_saliency(saliency) if isinstance(saliency, str) else saliency
+        self.textures = create_textures(textures)
+
+    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw noise, all its redraws, texture, opacity and rotation for every image."""
+        flags, count = self.flags, batch_shape[0]
+        shape = (count, 1 + flags["redraws"])
+        frequencies = torch.tensor(flags["frequencies"], device=self.device)
+        is_turned = self.uniform((count,), 0.0, 1.0) < flags["rotation_p"]
+        params = {
+            "frequency": frequencies[self.choice((*shape, 2), len(frequencies))],
+            "gradients": self.uniform((*shape, LATTICE_LINES, LATTICE_LINES), 0.0, 2 * torch.pi),
+            "angle": self.uniform(shape, -TURN, TURN),
+            "opacity": self.uniform((count,), *flags["opacity"]),
+            "degrees": self.uniform((count,), -TURN, TURN) * is_turned,
+            "attempt": torch.zeros(count, dtype=torch.int64, device=self.device),
+            "marked": torch.zeros(count, 1, *batch_shape[-2:], dtype=torch.bool, device=self.device),
+        }
+        drawn = self.textures.generate_parameters(self, batch_shape)
+        return params | {f"texture.{name}": value for name, value in drawn.items()}
+
+    def complete_parameters(self, params: dict[str, Tensor], image: Tensor, paths: Sequence[str] | None) -> None:
+        """Add the images' saliency, ``(B, 1, H, W)``, if it may be looked up by their files."""
+        if paths is not None and not isinstance(self.saliency, NoSaliency):
+            params["saliency"] = self.saliency(image, paths)
+
+    def turn(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """Turn images as those that anomalies were planted in; bit-identical wherever an image was not turned."""
+        if not self.flags["rotation_p"]:
+            return image
+        degrees = (self._params if params is None else params)["degrees"].to(image.device, non_blocking=True)
+        exact = image.to(torch.promote_types(image.dtype, torch.float32))
+        turned = turn(exact, degrees, "zeros")
+        return torch.lerp(exact, turned, per_image((degrees != 0).to(exact.dtype), exact)).to(image.dtype)
+
+    def apply_transform(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Turn ``(B, C, H, W)`` images and let textures show through where the noise says so."""
+        del transform
+        normal = self.turn(input, params)
+        marked = self._draw_mask(self._estimate_saliency(input, params), params, flags, normal)
+        texture = self.textures(
+            normal,
+            {name.removeprefix("texture."): value for name, value in params.items() if name.startswith("texture.")},
+        )
+        params["marked"].copy_(marked, non_blocking=True)
+        exact = normal.to(torch.promote_types(normal.dtype, torch.float32))
+        weight = per_image(params["opacity"], exact).to(exact.dtype) * marked
+        # In the memory of the texture; a weight of 0 leaves a pixel bit-identical.
+        return texture.to(exact.dtype).sub_(exact).mul_(weight).add_(exact).to(input.dtype)
+
+    def apply_transform_mask(
+        self,
+        input: Tensor,
+        params: dict[str, Tensor],
+        flags: dict[str, Any],
+        transform: Tensor | None = None,
+    ) -> Tensor:
+        """Turn ``(B, 1, H, W)`` masks with their images and mark the anomalies in them."""
+        del flags, transform
+        marked = params["marked"].to(input.device, non_blocking=True)
+        mask = self.turn(input, params)
+        return (mask if mask is input else mask.round()).masked_fill(marked, 1)
+
+    def shape_noise(self, noise: Tensor) -> Tensor:
+        """Change noise ``(B, H, W)`` before it is turned; as it is by default."""
+        return noise
+
+    def _estimate_saliency(self, image: Tensor, params: dict[str, Tensor]) -> Tensor | None:
+        """Estimate the saliency of images, or take it from ``params``, and turn it with them: ``(B, 1, H, W)``."""
+        if isinstance(self.saliency, NoSaliency):
+            return None
+        saliency = params["saliency"].to(image.device) if "saliency" in params else self.saliency(image)
+        return self.turn(saliency, params)
+
+    def _draw_mask(
+        self, saliency: Tensor | None, params: dict[str, Tensor], flags: dict[str, Any], image: Tensor
+    ) -> Tensor:
+        """Choose each image's first noise that exceeds the threshold anywhere; tell where, ``(B, 1, H, W)``."""
+        device, (height, width) = image.device, image.shape[-2:]
+        names = ("frequency", "gradients", "angle")
+        frequency, gradients, angle = (params[name].to(device, non_blocking=True) for name in names)
+        weight, threshold = _weigh(saliency, flags["threshold"])
+        attempt = params["attempt"].to(device, non_blocking=True)
+        if flags["redraws"]:
+            size = (min(height, PROBE_SIDE), min(width, PROBE_SIDE))
+            noise = self._noise(gradients.flatten(0, 1), frequency.flatten(0, 1), angle.flatten(), size)
+            noise = noise.unflatten(0, angle.shape)
+            if weight is not None:
+                noise *= F.interpolate(weight, size)
+            attempt = (noise > threshold).flatten(2).any(2).int().argmax(1)
+            # In place: a container hands the very same tensors to the mask.
+            params["attempt"].copy_(attempt, non_blocking=True)
+        batch = torch.arange(len(attempt), device=device)
+        noise = self._noise(
+            gradients[batch, attempt], frequency[batch, attempt], angle[batch, attempt], (height, width)
+        )
+        noise = noise[:, None] if weight is None else noise[:, None] * weight
+        return (noise > threshold) & per_image(params["batch_prob"] > 0.5, image)  # noqa: PLR2004
+
+    def _noise(self, gradients: Tensor, frequency: Tensor, angle: Tensor, size: tuple[int, int]) -> Tensor:
+        return rotate_noise(self.shape_noise(perlin_noise(gradients, frequency, size)), angle)
+
+    @staticmethod
+    def _gate_by(params: dict[str, Tensor], transformed: Tensor, untouched: Tensor) -> Tensor:
+        """Keep what is turned: the gate decides about the anomaly alone, and is part of its mask."""
+        del params, untouched
+        return transformed
+
+
+def _weigh(saliency: Tensor | None, threshold: tuple[float, float]) -> tuple[Tensor | None, Tensor | float]:
+    """Find what the noise is multiplied by, ``(B, 1, H, W)``, and what it must exceed, ``(B, 1, 1, 1)``."""
+    start, slope = threshold
+    if saliency is None:
+        return None, start
+    mean = saliency.mean((1, 2, 3), keepdim=True)
+    is_empty = (mean < EMPTY).float()
+    return torch.lerp(saliency, torch.ones_like(saliency), is_empty), start + slope * mean * (1 - is_empty)

@@ -1,0 +1,172 @@
+"""Auxiliary textures, which become the anomalies: from a folder of pictures, or from the batch itself."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2.functional import resize
+
+from anomalib_anoseg.transforms.base import SeededAugmentation, check_value
+from anomalib_anoseg.transforms.distortions import distort, draw_distortions, is_chosen
+from anomalib_anoseg.transforms.rotation import turn
+
+DTD = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
+SUFFIXES = {".jpeg", ".jpg", ".png", ".webp"}
+
+
+class Textures(nn.Module):
+    """Where textures come from; each is distorted anew for each image, as DRAEM does.
+
+    Subclasses say in :meth:`look_up` which picture an index means. Like the transforms, they draw everything random in
+    :meth:`generate_parameters` and read nothing else afterwards.
+    """
+
+    # What surrounds a turned picture: DRAEM leaves the corners black.
+    padding: str = "zeros"
+
+    def generate_parameters(self, transform: SeededAugmentation, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw from the random stream of ``transform`` which texture each image gets, and how it is distorted.
+
+        Returns:
+            What :func:`~anomalib_anoseg.transforms.distortions.draw_distortions` tells, and ``index``, ``(B,)`` in
+            ``[0, 1)``, ``degrees`` ``(B,)`` and ``shift`` ``(B, 2)``, in sides, x first.
+        """
+        params = draw_distortions(transform, batch_shape[0], batch_shape[1])
+        params["index"] = transform.uniform((batch_shape[0],), 0.0, 1.0)
+        params["degrees"] = params["rotation"].where(is_chosen(params, "rotation"), 0.0)
+        params["shift"] = torch.zeros(batch_shape[0], 2, device=transform.device)
+        return params
+
+    def look_up(self, image: Tensor, index: Tensor) -> Tensor:
+        """Get the undistorted texture for each of ``(B, C, H, W)`` images: the same shape, float32, in ``[0, 255]``.
+
+        The memory is the caller's, who overwrites it.
+        """
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Make a texture for each image.
+
+        Args:
+            image: ``(B, C, H, W)``, floating point, in ``[0, 1]``.
+            params: What :meth:`generate_parameters` drew.
+
+        Returns:
+            ``(B, C, H, W)``, float32, in ``[0, 1]``, without gradient.
+        """
+        params = {name: value.to(image.device, non_blocking=True) for name, value in params.items()}
+        texture = self.look_up(image.detach(), params["index"])
+        # The nearest pixel is found in a third of the time, and nobody knows what the texture looked like before.
+        turned = turn(texture, params["degrees"], self.padding, params["shift"], mode="nearest")
+        return distort(turned, texture, params)
+
+
+class BatchTextures(Textures):
+    """Textures for who has no pictures of any: images of the batch, turned, shifted and mirrored at their borders.
+
+    Parts lie in the same place in all pictures: without turn and shift an image would get from another what it has
+    there itself. An image may be given to itself.
+
+    Example:
+        >>> import torch
+        >>> from anomalib_anoseg.transforms import SaliencyPerlin
+        >>> forged, mask = SaliencyPerlin(textures=BatchTextures()).forge(torch.rand(2, 3, 64, 64))
+    """
+
+    padding = "reflection"
+
+    def generate_parameters(self, transform: SeededAugmentation, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """As for any texture, but each is turned by any angle and shifted by up to half a side."""
+        params = super().generate_parameters(transform, batch_shape)
+        params["degrees"] = transform.uniform((batch_shape[0],), -180.0, 180.0)
+        params["shift"] = transform.uniform((batch_shape[0], 2), -0.5, 0.5)
+        return params
+
+    def look_up(self, image: Tensor, index: Tensor) -> Tensor:
+        """Take the image at fraction ``index`` of the batch."""
+        return image.index_select(0, (index * len(image)).long().clamp(max=len(image) - 1)).float().mul_(255)
+
+
+class TextureFolder(Textures):
+    """Textures from a folder of pictures, such as the Describable Textures Dataset, as in DRAEM.
+
+    The pictures are read at first use, once, brought to the size of the images of that batch and kept as 8-bit values
+    on their device; images of another size get them interpolated. DTD takes 1.1 GB at 256x256 pixels.
+
+    Args:
+        root: Folder of pictures (JPEG, PNG, WebP), in its subfolders too.
+        memory: Largest amount of memory for them, in megabytes, ``1 <= memory <= 100000``; of more pictures than fit
+            evenly spaced ones are taken.
+
+    Raises:
+        ValueError: If ``memory`` is out of bounds.
+
+    Example:
+        >>> TextureFolder("nowhere")._paths()
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: textures: there are no pictures (.jpeg, .jpg, .png, .webp) in 'nowhere'. ...
+    """
+
+    def __init__(self, root: str | Path, memory: int = 1500) -> None:
+        check_value("memory", memory, 1, 100_000)
+        super().__init__()
+        self.root = Path(root)
+        self.memory = memory
+        self._pictures: Tensor | None = None
+
+    def look_up(self, image: Tensor, index: Tensor) -> Tensor:
+        """Take the picture at fraction ``index`` of the folder.
+
+        Raises:
+            ValueError: If the images have neither 1 nor 3 channels.
+        """
+        if image.shape[1] not in {1, 3}:
+            raise ValueError(f"Textures are for images of 1 or 3 channels, got shape {tuple(image.shape)}.")
+        if self._pictures is None:
+            self._pictures = self._load(image.shape[-2:])
+        self._pictures = self._pictures.to(image.device)
+        number = (index * len(self._pictures)).long().clamp(max=len(self._pictures) - 1)
+        texture = self._pictures.index_select(0, number).float()
+        if texture.shape[-2:] != image.shape[-2:]:
+            texture = F.interpolate(texture, image.shape[-2:], mode="bilinear", antialias=True)
+        return texture.mean(1, keepdim=True) if image.shape[1] == 1 else texture
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the pictures behind when copied or sent elsewhere: they are read again there."""
+        return self.__dict__ | {"_pictures": None}
+
+    def extra_repr(self) -> str:
+        """Tell the folder."""
+        return f"{str(self.root)!r}, memory={self.memory}"
+
+    def _load(self, size: Sequence[int]) -> Tensor:
+        """Read the pictures: ``(N, 3, H, W)`` uint8."""
+        paths = self._paths()
+        count = min(len(paths), max(1, self.memory * 10**6 // (3 * size[0] * size[1])))
+        pictures = torch.empty((count, 3, *size), dtype=torch.uint8)
+        for number in range(count):
+            picture = decode_image(str(paths[number * len(paths) // count]), ImageReadMode.RGB)
+            pictures[number] = resize(picture, list(size), antialias=True)
+        return pictures
+
+    def _paths(self) -> list[Path]:
+        paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise FileNotFoundError(
+                f"textures: there are no pictures ({', '.join(sorted(SUFFIXES))}) in {str(self.root)!r}. Nothing is "
+                f"downloaded: name a folder of pictures, for example of the Describable Textures Dataset from {DTD}, "
+                "or none, and the images themselves serve as textures."
+            )
+        return paths
+
+
+def create_textures(textures: Textures | str | Path | None) -> Textures:
+    """Make textures from what a transform is given: a folder's name, or ``None`` for the batch itself."""
+    if isinstance(textures, Textures):
+        return textures
+    return BatchTextures() if textures is None else TextureFolder(textures)

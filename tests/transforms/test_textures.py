@@ -1,0 +1,143 @@
+"""Where textures come from, and how they are distorted."""
+
+import copy
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter, ImageOps
+
+from anomalib_anoseg.transforms import BatchTextures, DraemPerlin, SeededAugmentation, TextureFolder
+from anomalib_anoseg.transforms import textures as module
+from anomalib_anoseg.transforms.distortions import DISTORTIONS, distort, draw_distortions
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four plain pictures, in two kinds of files and two folders, and a file that is no picture."""
+    for number, name in enumerate(("a.png", "b.jpg", "more/c.PNG", "more/d.png")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), 60 * number, np.uint8)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def distort_by(name, picture, **values):
+    """Apply one distortion to a ``(H, W, 3)`` uint8 picture."""
+    drawn = draw_distortions(SeededAugmentation(), 1) | values
+    drawn["chosen"] = torch.tensor([[name == other for other in DISTORTIONS]])
+    image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float().contiguous()
+    return (distort(image, torch.empty_like(image), drawn)[0] * 255).round().permute(1, 2, 0).byte().numpy()
+
+
+def picture():
+    rows, columns = np.mgrid[0:64, 0:64]
+    noise = np.random.default_rng(0).normal(0, 5, (64, 64, 3))
+    return (np.stack((rows + 90, columns * 2 + 40, rows + columns + 20), -1) + noise).clip(0, 255).astype(np.uint8)
+
+
+def test_three_distinct_distortions_all_sets_equally_likely():
+    drawn = draw_distortions(SeededAugmentation().manual_seed(0), 24_000)
+    sets = drawn["chosen"].nonzero()[:, 1].view(-1, 3)  # raises if any image has not just three
+    counts = (sets * torch.tensor([100, 10, 1])).sum(1).unique(return_counts=True)[1].double()
+    assert len(counts) == len(list(combinations(DISTORTIONS, 3)))
+    # Chi-squared with 119 degrees of freedom exceeds this in one case of a thousand.
+    assert ((counts - 200).square() / 200).sum() < 172
+
+
+def test_distortions_are_pillows():
+    image = picture()
+    pillow = Image.fromarray(image)
+    none = distort_by("rotation", image)
+    assert np.array_equal(none, image)
+    assert np.array_equal(distort_by("invert", image), np.asarray(ImageOps.invert(pillow)))
+    posterized = distort_by("posterize", image, posterize=torch.tensor([3]))
+    assert np.array_equal(posterized, np.asarray(ImageOps.posterize(pillow, 3)))
+    solarized = distort_by("solarize", image, solarize=torch.tensor([99.5 / 255]))
+    assert np.array_equal(solarized, np.asarray(ImageOps.solarize(pillow, 100)))
+    blurred = distort_by("sharpness", image, sharpness=torch.tensor([0.0]))
+    assert np.abs(blurred - np.asarray(pillow.filter(ImageFilter.SMOOTH)).astype(int)).max() <= 1
+    for name, reference in (("autocontrast", ImageOps.autocontrast), ("equalize", ImageOps.equalize)):
+        assert np.abs(distort_by(name, image) - np.asarray(reference(pillow)).astype(int)).max() <= 2
+
+
+def test_gamma_and_brightness_by_hand():
+    image = np.full((8, 8, 3), 51, np.uint8)
+    gamma = distort_by("gamma", image, gamma=torch.tensor([[0.5, 1.0, 2.0]]))
+    assert gamma[0, 0].tolist() == [114, 51, 10]
+    brighter = distort_by("brightness", image, factor=torch.tensor([1.2]), offset=torch.tensor([10 / 255]))
+    assert brighter[0, 0].tolist() == [71, 71, 71]
+
+
+def test_hue_and_saturation_keep_the_luma():
+    image = picture()
+    changed = distort_by("color", image, hue=torch.tensor([0.0]), saturation=torch.tensor([0.5]))
+    luma = np.array([0.299, 0.587, 0.114])
+    assert np.abs(changed @ luma - image @ luma).max() < 2
+    assert np.ptp(changed, -1).mean() < 0.6 * np.ptp(image, -1).mean()
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_plain_pictures_stay_finite_in_all_distortions(value):
+    image = np.full((16, 16, 3), value, np.uint8)
+    for name in DISTORTIONS:
+        assert np.ptp(distort_by(name, image), (0, 1)).max() == 0
+
+
+def test_folder_gives_each_of_its_pictures(folder):
+    index = torch.tensor([0.0, 0.3, 0.6, 0.999])
+    textures = TextureFolder(folder).look_up(torch.rand(4, 3, 24, 16), index)
+    assert textures.shape == (4, 3, 24, 16)
+    assert (textures.mean((1, 2, 3)) - torch.tensor([0.0, 60, 120, 180])).abs().max() < 2
+
+
+def test_folder_is_read_once_and_not_before_it_is_needed(folder, monkeypatch):
+    read = []
+    decode = module.decode_image
+    monkeypatch.setattr(module, "decode_image", lambda path, mode: read.append(path) or decode(path, mode))
+    transform = DraemPerlin(folder, p=1.0)
+    assert not read
+    for size in (32, 32, 40):
+        assert transform(torch.rand(3, 3, size, size)).shape[-1] == size
+    assert len(read) == 4
+    assert copy.deepcopy(transform).textures._pictures is None
+    assert not transform.state_dict()
+
+
+def test_folder_keeps_within_its_memory(folder):
+    textures = TextureFolder(folder, memory=1)
+    textures.look_up(torch.rand(1, 3, 400, 400), torch.zeros(1))
+    assert textures._pictures.shape == (2, 3, 400, 400)
+    with pytest.raises(ValueError, match="memory must lie within"):
+        TextureFolder(folder, memory=0)
+
+
+def test_missing_folder_says_where_textures_come_from(tmp_path):
+    transform = DraemPerlin(tmp_path / "nowhere")
+    with pytest.raises(
+        FileNotFoundError, match=r"no pictures .* in '.*nowhere'.*https://www.robots.ox.ac.uk/~vgg/data"
+    ):
+        transform(torch.rand(2, 3, 32, 32))
+
+
+def test_grey_images_get_grey_textures(folder):
+    assert DraemPerlin(folder, p=1.0)(torch.rand(2, 1, 32, 32)).shape == (2, 1, 32, 32)
+    with pytest.raises(ValueError, match=r"1 or 3 channels, got shape \(2, 4, 32, 32\)"):
+        DraemPerlin(folder)(torch.rand(2, 4, 32, 32))
+
+
+def test_batch_serves_as_texture():
+    image = torch.arange(8.0).view(8, 1, 1, 1).expand(-1, 3, 32, 32) / 8
+    index = torch.tensor([0.99, 0.5, 0.0, 0.2, 0.3, 0.4, 0.6, 0.7])
+    textures = BatchTextures().look_up(image, index)
+    assert torch.equal(textures[:, 0, 0, 0] * 8 / 255, (index * 8).floor())
+    assert torch.equal(image, torch.arange(8.0).view(8, 1, 1, 1).expand(-1, 3, 32, 32) / 8)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_textures_of_the_batch_have_any_number_of_channels(channels):
+    textures, image = BatchTextures(), torch.rand(4, channels, 32, 48)
+    made = textures(image, textures.generate_parameters(SeededAugmentation(), image.shape))
+    assert made.shape == image.shape
+    assert 0 <= made.min() <= made.max() <= 1
