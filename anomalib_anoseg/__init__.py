@@ -12,8 +12,9 @@ Example:
 TYPE_CHECKING = False  # known to type checkers under this name
 if TYPE_CHECKING:
     from anomalib_anoseg.anoseg import AnoSeg
+    from anomalib_anoseg.sgsf import SGSF
 
-__all__ = ["AnoSeg", "__version__"]
+__all__ = ["SGSF", "AnoSeg", "__version__"]
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> object:
         from anomalib_anoseg.anoseg import AnoSeg  # noqa: PLC0415
 
         return AnoSeg
+    if name == "SGSF":
+        from anomalib_anoseg.sgsf import SGSF  # noqa: PLC0415
+
+        return SGSF
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

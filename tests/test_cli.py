@@ -28,6 +28,7 @@ METRICS = {
     "pixel_BestIoU",
     "pixel_IoUCurveArea",
 }
+NAMES = ["AnoSeg", "anomalib_anoseg.AnoSeg", "SGSF", "anomalib_anoseg.SGSF"]
 WEIGHTS = "AnoSeg/MVTecAD/stripes/v0/weights/lightning/model.ckpt"
 
 
@@ -90,13 +91,13 @@ def runs(tmp_path_factory, tiny_root):
 
 
 def benchmark(tiny_root):
-    """A configuration that names the model in both ways."""
+    """A configuration that names the models in both ways."""
     return {
         "accelerator": "cpu",
         "benchmark": {
             "seed": 1,
             "model": {
-                "class_path": {"grid": ["AnoSeg", "anomalib_anoseg.AnoSeg"]},
+                "class_path": {"grid": NAMES},
                 "init_args": {"image_size": [64, 64], "width": 0.125, "max_epochs": 1},
             },
             "data": {
@@ -164,6 +165,6 @@ def test_fit_resumes_under_the_dotted_name(runs):
 def test_benchmark_has_a_row_for_each_name_of_the_model(runs):
     (path,) = runs.root.glob("runs/benchmark/*/results.csv")
     rows = list(csv.DictReader(path.open(encoding="utf-8")))
-    assert [row["model.class_path"] for row in rows] == ["AnoSeg", "anomalib_anoseg.AnoSeg"]
-    first, second = ([float(row[metric]) for metric in sorted(METRICS)] for row in rows)
-    assert first == second
+    assert [row["model.class_path"] for row in rows] == NAMES
+    figures = [[float(row[metric]) for metric in sorted(METRICS)] for row in rows]
+    assert figures[::2] == figures[1::2]

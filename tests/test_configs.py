@@ -46,7 +46,10 @@ def test_demo(tmp_path):
     assert list(tmp_path.rglob("images/**/*.png"))
 
 
-@pytest.mark.parametrize("name", ["laptop", "published"])
+MODELS = ["laptop", "published", "sgsf/laptop", "sgsf/published"]
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_models(name, tiny_root, tmp_path):
     run(tmp_path, "fit", f"--config={CONFIGS / name}.yaml", *MVTEC, f"--data.root={tiny_root}")
     assert list(tmp_path.rglob("model.ckpt"))
@@ -84,7 +87,7 @@ def test_demo_and_laptop_share_their_settings_but_for_the_coordinates():
     assert demo == laptop
 
 
-@pytest.mark.parametrize("name", ["laptop", "published"])
+@pytest.mark.parametrize("name", MODELS)
 def test_every_epoch_ends_with_a_checkpoint(name):
     # anomalib writes one after each validation, and none where max_steps ends an epoch early.
     trainer = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["trainer"]

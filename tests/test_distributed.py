@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import json, sys
 import torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from anomalib_anoseg import AnoSeg
+from anomalib_anoseg import SGSF, AnoSeg
 from lightning.pytorch import Callback
 
 torch.set_num_threads(1)
@@ -23,11 +25,13 @@ class Recorder(Callback):
     def on_train_end(self, trainer, pl_module):
         weights = [p.double().sum().item() for p in pl_module.model.parameters()]
         report = {"weights": weights, "masks": pl_module.masks, "seen": pl_module.seen, "steps": trainer.global_step}
-        with open(f"{out}/{trainer.global_rank}.json", "w") as file:
+        if isinstance(pl_module, SGSF):
+            report["bank"] = pl_module.model.bank.images.double().mean((1, 2, 3)).tolist()
+        with open(f"{out}/{type(pl_module).__name__}-{trainer.global_rank}.json", "w") as file:
             json.dump(report, file)
 
 
-class Recorded(AnoSeg):
+class RecordedAnoSeg(AnoSeg):
     seen, masks = [], []
 
     def _forge_views(self, image):
@@ -36,27 +40,56 @@ class Recorded(AnoSeg):
         return views, mask
 
 
-model = Recorded(image_size=(64, 64), width=0.125, accumulate_grad_batches=2, visualizer=False, evaluator=False)
-data = MVTecAD(root, "stripes", train_batch_size=2, eval_batch_size=2, num_workers=0,
-               val_split_mode="from_train", val_split_ratio=0.25, seed=0)
-Engine(accelerator="cpu", devices=2, strategy="ddp_fork_find_unused_parameters_true", max_epochs=2, logger=False,
-       enable_progress_bar=False, enable_model_summary=False, default_root_dir=out,
-       callbacks=[Recorder()]).fit(model, datamodule=data)
+class RecordedSGSF(SGSF):
+    seen, masks = [], []
+
+    def _draw_references(self, paths, image):
+        reference = super()._draw_references(paths, image)
+        self.masks.append(reference.sum((1, 2, 3)).tolist())
+        return reference
+
+
+def train(model, strategy, **options):
+    data = MVTecAD(root, "stripes", train_batch_size=2, eval_batch_size=2, num_workers=0,
+                   val_split_mode="from_train", val_split_ratio=0.25, seed=0)
+    Engine(accelerator="cpu", devices=2, strategy=strategy, max_epochs=2, logger=False,
+           enable_progress_bar=False, enable_model_summary=False, default_root_dir=out,
+           callbacks=[Recorder()], **options).fit(model, datamodule=data)
+
+
+small = {"image_size": (64, 64), "width": 0.125, "visualizer": False, "evaluator": False}
+train(RecordedAnoSeg(accumulate_grad_batches=2, **small), "ddp_fork_find_unused_parameters_true")
+train(RecordedSGSF(averaging=0.9, **small), "ddp_fork")
 """
 
 
-def test_two_processes(tiny_root, tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
-    run = subprocess.run(
-        [sys.executable, script, tiny_root, tmp_path], capture_output=True, text=True, timeout=300, check=False
-    )
+@pytest.fixture(scope="module")
+def reports(tiny_root, tmp_path_factory):
+    """What both processes saw and learned, by the name of the model."""
+    folder = tmp_path_factory.mktemp("distributed")
+    (folder / "train.py").write_text(SCRIPT)
+    command = [sys.executable, folder / "train.py", tiny_root, folder]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    return {
+        model: [json.loads((folder / f"Recorded{model}-{rank}.json").read_text()) for rank in (0, 1)]
+        for model in ("AnoSeg", "SGSF")
+    }
+
+
+@pytest.mark.parametrize("model", ["AnoSeg", "SGSF"])
+def test_two_processes_learn_alike_from_different_images(reports, model):
+    first, second = reports[model]
     assert first["weights"] == second["weights"]
     assert first["masks"] != second["masks"]
-    # Two epochs of two batches a rank, one step of each of the two optimisers for two batches.
+    # Two epochs of two batches a rank: of AnoSeg's two optimisers each takes one step for two batches.
     assert first["steps"] == second["steps"] == 4
     for epoch in (0, 1):
         images = [path for report in (first, second) for batch in report["seen"][2 * epoch :][:2] for path in batch]
         assert len(set(images)) == 6, "each image goes to one rank"
+
+
+def test_both_processes_have_the_same_references(reports):
+    first, second = reports["SGSF"]
+    assert first["bank"] == second["bank"]
+    assert len(first["bank"]) == 6

@@ -290,6 +290,10 @@ forms = ["AnoSeg", "anoseg", "ano_seg", "Foreign", {"class_path": "AnoSeg"}, {"c
          {"class_path": "anomalib_anoseg.AnoSeg"}, {"class_path": "anomalib_anoseg.anoseg.AnoSeg"},
          {"class_path": "anomalib_anoseg.anoseg.lightning_model.AnoSeg"}, {"class_path": "foreign.Foreign"}]
 classes = {json.dumps(form): type(get_model(form)).__name__ for form in forms}
+small = {"width": 0.125}
+classes |= {name: type(get_model(name, **small)).__name__ for name in ("SGSF", "sgsf", "s_g_s_f")}
+for path in ("SGSF", "anomalib.models.SGSF", "anomalib_anoseg.SGSF", "anomalib_anoseg.sgsf.lightning_model.SGSF"):
+    classes[path + " in a dict"] = type(get_model({"class_path": path, "init_args": small})).__name__
 classes["padim"] = type(get_model("padim", pre_trained=False)).__name__
 width = get_model({"class_path": "foreign.Foreign", "init_args": {"width": 5}}).width
 print(json.dumps([classes, width, sorted(list_models())]))
@@ -300,9 +304,11 @@ print(json.dumps([classes, width, sorted(list_models())]))
 def test_get_model_takes_every_way_to_name_a_model(get_model):
     (classes, width, listed), _ = get_model
     expected = {form: "Foreign" if "Foreign" in form else "AnoSeg" for form in classes} | {"padim": "Padim"}
+    expected |= {form: "SGSF" for form in classes if "sgsf" in form.lower().replace("_", "")}
+    assert sum(name == "SGSF" for name in classes.values()) == 7
     assert classes == expected
     assert width == 5
-    assert {"ano_seg", "foreign", "padim"} <= set(listed)
+    assert {"ano_seg", "foreign", "padim", "s_g_s_f"} <= set(listed)  # as anomalib writes names in capitals
 
 
 def test_broken_package_is_reported_once(get_model):
@@ -338,6 +344,7 @@ import json, os, pkgutil, sys
 import anomalib_anoseg.anoseg  # loads torch and the like once; the children forget only what is tested
 modules = [module.name for module in pkgutil.walk_packages(anomalib_anoseg.__path__, "anomalib_anoseg.")]
 first = ["from anomalib_anoseg import AnoSeg", "from anomalib_anoseg.anoseg import AnoSeg",
+         "from anomalib_anoseg import SGSF", "from anomalib_anoseg.sgsf import SGSF",
          "from anomalib.models import AnoSeg", "import anomalib.engine", "import anomalib.cli"]
 first += ["import " + module for module in modules]
 failed = []
@@ -350,8 +357,8 @@ for statement in first:
                 del sys.modules[module]
             import anomalib_anoseg._autoload
             exec(statement)
-            from anomalib.models import AnoSeg
-            status = 0 if AnoSeg is anomalib_anoseg.AnoSeg else 1
+            from anomalib.models import AnoSeg, SGSF
+            status = 0 if (AnoSeg, SGSF) == (anomalib_anoseg.AnoSeg, anomalib_anoseg.SGSF) else 1
         finally:
             os._exit(status)
     if os.waitpid(child, 0)[1]:

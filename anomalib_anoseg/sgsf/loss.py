@@ -1,0 +1,103 @@
+"""SGSF's loss: focal for the anomaly map, squared error and structural similarity for the reconstruction."""
+
+from typing import NamedTuple
+
+import torch
+from kornia.metrics import ssim
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+
+# Side in pixels of the window of the structural similarity; kornia's Gaussian has a sigma of 1.5 [choice].
+SSIM_WINDOW = 11
+
+
+class SGSFLosses(NamedTuple):
+    """The terms, unweighted, and their weighted sum; all float32 scalars."""
+
+    total: Tensor
+    segmentation: Tensor
+    reconstruction: Tensor
+
+
+class SGSFLoss(nn.Module):
+    """Focal loss of the map plus ``lambda`` times the loss of the reconstruction.
+
+    Args:
+        reconstruction_weight: The paper's lambda, ``>= 0``.
+        focal_gamma: How much the focal loss turns to what is still wrong, ``>= 0``; 0 is plain cross-entropy.
+
+    Raises:
+        ValueError: If either is negative.
+
+    Example:
+        >>> import torch
+        >>> image, mask = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
+        >>> sure = torch.tensor([50.0, -50.0]).view(1, 2, 1, 1).expand(2, 2, 32, 32)
+        >>> abs(round(SGSFLoss()(sure, mask, image, image).total.item(), 4))
+        0.0
+    """
+
+    def __init__(self, reconstruction_weight: float = 1.0, focal_gamma: float = 2.0) -> None:
+        super().__init__()
+        for name, value in {"reconstruction_weight": reconstruction_weight, "focal_gamma": focal_gamma}.items():
+            if value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}.")
+        self.reconstruction_weight, self.focal_gamma = reconstruction_weight, focal_gamma
+
+    def forward(
+        self, logits: Tensor, mask: Tensor, reconstruction: Tensor | None = None, reference: Tensor | None = None
+    ) -> SGSFLosses:
+        """Compute the loss, in float32 whatever the precision of the networks.
+
+        Args:
+            logits: ``(B, 2, H, W)``, of normal and anomalous.
+            mask: ``(B, 1, H, W)``, 1 = anomalous.
+            reconstruction: ``(B, 3, H, W)``, or ``None`` to leave the term out.
+            reference: ``(B, 3, H, W)`` in ``[0, 1]``, what it should be.
+
+        Raises:
+            ValueError: If there is a reconstruction and no reference.
+        """
+        segmentation = focal_loss(logits, mask, self.focal_gamma)
+        if reconstruction is None:
+            return SGSFLosses(segmentation, segmentation, segmentation.new_zeros(()))
+        if reference is None:
+            raise ValueError("reference is missing: a reconstruction needs what it should be.")
+        reconstructed = reconstruction_loss(reconstruction, reference)
+        total = self.reconstruction_weight * reconstructed + segmentation
+        return SGSFLosses(total, segmentation, reconstructed)
+
+
+def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
+    """Mean of ``(1 - p)^gamma * -log(p)`` over all pixels, p the softmax probability of the true class.
+
+    A softmax over two classes is a sigmoid of the difference of their logits. No class is weighted.
+
+    Args:
+        logits: ``(B, 2, H, W)``, of normal and anomalous.
+        mask: ``(B, 1, H, W)``, 1 = anomalous.
+        gamma: ``>= 0``.
+
+    Returns:
+        A float32 scalar.
+    """
+    logits = logits.float()
+    with torch.autocast(logits.device.type, enabled=False):
+        return sigmoid_focal_loss(logits[:, 1:] - logits[:, :1], mask.float(), alpha=-1, gamma=gamma, reduction="mean")
+
+
+def reconstruction_loss(reconstruction: Tensor, reference: Tensor) -> Tensor:
+    """Mean squared error plus one minus the mean structural similarity (``L_N``).
+
+    Args:
+        reconstruction: ``(B, 3, H, W)``, sides of 6 pixels or more.
+        reference: ``(B, 3, H, W)`` in ``[0, 1]``.
+
+    Returns:
+        A float32 scalar.
+    """
+    reconstruction, reference = reconstruction.float(), reference.float()
+    with torch.autocast(reference.device.type, enabled=False):
+        similarity = ssim(reconstruction, reference, SSIM_WINDOW).mean()
+        return F.mse_loss(reconstruction, reference) + 1 - similarity
