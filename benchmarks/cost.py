@@ -1,18 +1,20 @@
-"""What AnoSeg costs beside anomalib's DRAEM: parameters, arithmetic, latency, training step, forging, memory.
+"""What AnoSeg and SGSF cost beside anomalib's DRAEM: parameters, arithmetic, latency, training, forging, memory.
 
 All networks are measured in one run on one thread, in turns (A B C A B C ...), so that a machine that slows down slows
 all of them; each turn warms up first. Times are processor time, which on an idle machine is what the wall shows (with
 several threads: the wall's). Speed-ups are ratios of medians, with the extremes of the rounds' ratios. The layout is
-channels-last throughout, no slower for DRAEM either; weights and images are random.
+channels-last throughout, no slower for DRAEM either; weights and images are random. SGSF carries 16 references, with
+their features stored.
 
 - Counted: parameters that are trained (AnoSeg's averaged weights are not; they add as many as it has at inference),
   multiply-adds of convolutions and matrix products, operations dispatched, and those among them that hand a value to
   the host: on a CPU also values that were drawn on the host and for which a GPU would not have to wait.
 - Inference: batch 1, float32, and bfloat16 by autocast where the processor has it; means of 0.2 s of calls or of one.
 - Training: real steps of Lightning's trainer in float32. As many images go through each network: DRAEM's batch is 4,
-  about half with an anomaly, AnoSeg's is 2, each with and without. The share of forging is of these very steps.
-- Forging: an anomaly in half as many images, for DRAEM with probability 1. Its textures are a download; it gets an
-  empty folder instead, so that it falls back to noise and is spared reading a picture an anomaly.
+  about half with an anomaly, SGSF's is 4, three quarters with one, each beside a reference, AnoSeg's is 2, each with
+  and without. The share of forging is of these very steps.
+- Forging: an anomaly in half as many images, for DRAEM and SGSF with probability 1. Textures are a download; DRAEM gets
+  an empty folder instead, so that it falls back to noise and is spared reading a picture an anomaly.
 - Memory: how far one inference or two training steps raise the resident memory of a process at their peak, over its
   level when all libraries are loaded and the network is made; weights are thus left out. Linux only: the kernel's peak
   VmHWM can be reset, while getrusage's would start from the parent's.
@@ -42,10 +44,10 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageBatch, ImageItem
 from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from anomalib.models.image.draem import Draem
 from lightning.pytorch import Callback, Trainer
@@ -53,17 +55,22 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: PLC2701 - no
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_anoseg import AnoSeg
-from anomalib_anoseg.anoseg.torch_model import AnoSegModel
-from anomalib_anoseg.transforms import HardCutPaste
+from anomalib_anoseg import SGSF, AnoSeg
+from anomalib_anoseg.transforms import HardCutPaste, SaliencyPerlin
 
 Samples = dict[str, list[float]]  # by subject
 Figures = dict[str, Samples]  # by quantity
 
 REFERENCE, SIZE, WIDTHS = "DRAEM", 256, (1.0, 0.25)
 SHARE, WAITS = "share of forging in a training step, %", "host synchronisations of forging"
-# What --check wants at SIZE: speed-ups for WIDTHS, by the first word of the quantity, and upper bounds.
-REQUIRED = {"inference": (5.0, 10.0), "training": (2.5, 5.0)}
+REFERENCES = 16
+# What --check wants at SIZE: speed-ups, by the first word of the quantity, and upper bounds.
+REQUIRED = {
+    "AnoSeg, width 1": {"inference": 5.0, "training": 2.5},
+    "AnoSeg, width 0.25": {"inference": 10.0, "training": 5.0},
+    "SGSF, width 1": {"inference": 2.3},
+    "SGSF, width 0.25": {"inference": 8.0},
+}
 ALLOWED = {SHARE: 5.0, WAITS: 0.0}
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique"}
 PACKAGES = ("anomalib-anoseg", "anomalib", "torch", "torchvision", "lightning", "kornia", "timm")
@@ -77,22 +84,30 @@ def clock() -> float:
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
-class Subject(Callback):
-    """AnoSeg of some width, or without one DRAEM: infers, forges, and trains for two steps at a time."""
+class Kind(NamedTuple):
+    """A model and its width; DRAEM has one."""
 
-    def __init__(self, width: float | None, size: int, images: int) -> None:
-        bare: dict[str, Any] = dict.fromkeys(("pre_processor", "post_processor", "evaluator", "visualizer"), False)
-        with TemporaryDirectory() as no_textures:
-            self.module: Any = AnoSeg((size, size), width=width, **bare) if width else Draem(no_textures, **bare)
+    model: str
+    width: float = 1.0
+
+    def __str__(self) -> str:
+        """Name it as figures do."""
+        return self.model if self.model == REFERENCE else f"{self.model}, width {self.width:g}"
+
+
+class Subject(Callback):
+    """A model that infers, forges, and trains for two steps at a time."""
+
+    def __init__(self, kind: Kind, size: int, images: int) -> None:
+        self.module, self.forger = build(kind, size)
         self.module.model.to(memory_format=torch.channels_last)
-        self.network = copy.deepcopy(self.module.model).eval()
-        if isinstance(self.network, AnoSegModel):
-            self.network.drop_training_parts()
+        self.network = for_inference(self.module, size)
         self.image = torch.rand(1, 3, size, size).to(memory_format=torch.channels_last)
-        self.batch = ImageBatch(torch.rand(images // 2 if width else images, 3, size, size))
-        forge = HardCutPaste().forge if width else PerlinAnomalyGenerator(probability=1.0).forward
-        self.forge = partial(forge, torch.rand(images // 2, 3, size, size))
-        name = "forge" if width else "forward"
+        self.batch_size = images // 2 if kind.model == "AnoSeg" else images
+        pictures = torch.rand(2 * self.batch_size, 3, size, size)
+        self.items: Any = [ImageItem(image=picture, image_path=str(index)) for index, picture in enumerate(pictures)]
+        self.forge = partial(self.forger, torch.rand(images // 2, 3, size, size))
+        name = "forward" if kind.model == REFERENCE else "forge"
         setattr(self.module.augmenter, name, partial(self._time_forging, getattr(self.module.augmenter, name)))
         self.shares: list[float] = []
 
@@ -104,9 +119,9 @@ class Subject(Callback):
     def train(self) -> float:
         """Train for two steps; return the milliseconds of the second."""
         self.ends, self.forging = list[float](), list[float]()
-        batches: Any = [self.batch] * 2
         trainer = Trainer(accelerator="cpu", max_epochs=1, callbacks=[self], logger=False, **QUIET)
-        trainer.fit(self.module, DataLoader(batches, batch_size=None))
+        loader: Any = DataLoader(self.items, self.batch_size, collate_fn=ImageBatch.collate)
+        trainer.fit(self.module, loader)
         elapsed = self.ends[1] - self.ends[0]
         self.shares.append(100 * self.forging[1] / elapsed)
         return 1e3 * elapsed
@@ -120,6 +135,29 @@ class Subject(Callback):
         forged = forge(*args, **kwargs)
         self.forging.append(clock() - begin)
         return forged
+
+
+def build(kind: Kind, size: int) -> tuple[Any, Callable[..., Any]]:
+    """Make a model, and what plants an anomaly in every image."""
+    bare: dict[str, Any] = dict.fromkeys(("pre_processor", "post_processor", "evaluator", "visualizer"), False)
+    if kind.model == "AnoSeg":
+        return AnoSeg((size, size), width=kind.width, **bare), HardCutPaste().forge
+    if kind.model == "SGSF":
+        return SGSF((size, size), width=kind.width, **bare), SaliencyPerlin(p=1.0).forge
+    with TemporaryDirectory() as no_textures:
+        return Draem(no_textures, **bare), PerlinAnomalyGenerator(probability=1.0).forward
+
+
+def for_inference(module: Any, size: int) -> Any:  # noqa: ANN401
+    """Copy a model's networks as an export holds them; SGSF gets random references."""
+    network = copy.deepcopy(module.model)
+    if isinstance(module, SGSF):
+        references = torch.randint(256, (REFERENCES, 3, size, size), dtype=torch.uint8)
+        network.fill_bank(references, network.embed(references / 255))
+    network.eval()
+    if not isinstance(module, Draem):
+        network.drop_training_parts()
+    return network
 
 
 class OperationCounter(TorchDispatchMode):
@@ -181,41 +219,42 @@ def in_turns(title: str, turns: Mapping[str, Callable[[], float]], rounds: int) 
     return samples
 
 
-def measure_memory(widths: dict[str, float | None], size: int, images: int) -> Figures:
+def measure_memory(kinds: list[Kind], size: int, images: int) -> Figures:
     """Measure memory, each figure in a process of its own, forked before this one computes anything."""
     figures: Figures = {}
-    for kind in ("infer", "train") if sys.platform == "linux" else ():
-        samples = figures.setdefault(f"memory to {kind} beside weights, MB", {})
-        for name, width in widths.items():
+    for job in ("infer", "train") if sys.platform == "linux" else ():
+        samples = figures.setdefault(f"memory to {job} beside weights, MB", {})
+        for kind in kinds:
             with get_context("fork").Pool(1) as pool:
-                samples[name] = [pool.apply(peak_growth, (kind, width, size, images))]
-        print(f"memory to {kind}, MB: {samples}", file=sys.stderr, flush=True)
+                samples[str(kind)] = [pool.apply(peak_growth, (job, kind, size, images))]
+        print(f"memory to {job}, MB: {samples}", file=sys.stderr, flush=True)
     return figures
 
 
-def peak_growth(kind: str, width: float | None, size: int, images: int) -> float:
+def peak_growth(job: str, kind: Kind, size: int, images: int) -> float:
     """Infer once or train for two steps; return by how many megabytes this process grew at its peak."""
-    Subject(width=0.125, size=64, images=4).train()  # loads what is imported late
-    subject, status = Subject(width, size, images), Path("/proc/self/status")
+    Subject(Kind("AnoSeg", 0.125), size=64, images=4).train()  # loads what is imported late
+    subject, status = Subject(kind, size, images), Path("/proc/self/status")
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # hands freed memory back, which would hide growth
     Path("/proc/self/clear_refs").write_text("5", "ascii")  # sets VmHWM to VmRSS
     before = status.read_text("ascii").partition("VmRSS:")[2]
-    getattr(subject, kind)()
+    getattr(subject, job)()
     after = status.read_text("ascii").partition("VmHWM:")[2]
     return (int(after.split()[0]) - int(before.split()[0])) / 1e3
 
 
-def speed_up(samples: Samples, name: str) -> tuple[float, float, float]:
-    """Return how many times as fast as DRAEM a subject is: by the medians, least and most of the rounds."""
-    rounds = [a / b for a, b in zip(samples[REFERENCE], samples[name], strict=True)]
-    return statistics.median(samples[REFERENCE]) / statistics.median(samples[name]), min(rounds), max(rounds)
+def speed_up(samples: Samples, name: str, reference: str = REFERENCE) -> tuple[float, float, float]:
+    """Return how many times as fast as the reference a subject is: by the medians, least and most of the rounds."""
+    rounds = [a / b for a, b in zip(samples[reference], samples[name], strict=True)]
+    return statistics.median(samples[reference]) / statistics.median(samples[name]), min(rounds), max(rounds)
 
 
 def judge(figures: Figures) -> Iterator[tuple[str, str]]:
     """Compare figures with requirements; what varies by more than a quarter between rounds is too noisy to judge."""
     for title, samples in figures.items():
-        for name, required in zip(list(samples)[1:], REQUIRED.get(title.split()[0], (0.0, 0.0)), strict=True):
+        for name in list(samples)[1:]:
+            required = REQUIRED.get(name, {}).get(title.split()[0])
             if title in ALLOWED:
                 outcome = "passed" if max(samples[name]) <= ALLOWED[title] else "FAILED"
                 yield outcome, f"{name}, {title}: {max(samples[name]):.2g}, allowed {ALLOWED[title]:g}"
@@ -257,7 +296,7 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Measure what AnoSeg costs beside anomalib's DRAEM.")
+    parser = argparse.ArgumentParser(description="Measure what our models cost beside anomalib's DRAEM.")
     parser.add_argument("--size", type=int, default=SIZE, help="side of the images (default: 256)")
     parser.add_argument("--rounds", type=int, default=4, help="of training; twice as many else (default: 4)")
     parser.add_argument("--threads", type=int, default=1)
@@ -282,9 +321,9 @@ def main() -> int:
     torch.manual_seed(options.seed)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    widths = {REFERENCE: None} | {f"AnoSeg, width {width:g}": width for width in options.widths}
-    memory = measure_memory(widths, options.size, options.images)
-    subjects = {name: Subject(width, options.size, options.images) for name, width in widths.items()}
+    kinds = [Kind(REFERENCE), *(Kind(model, width) for model in ("AnoSeg", "SGSF") for width in options.widths)]
+    memory = measure_memory(kinds, options.size, options.images)
+    subjects = {str(kind): Subject(kind, options.size, options.images) for kind in kinds}
     counts = {name: count(subject, 2 * options.rounds) for name, subject in subjects.items()}
     figures = {title: {name: counts[name][title] for name in counts} for title in counts[REFERENCE]}
     figures |= measure_time(subjects, 2 * options.rounds) | memory

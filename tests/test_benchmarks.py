@@ -11,8 +11,10 @@ import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TINY = {
+    "augmentation": ["--quick", "--markdown"],
     "cost": ["--quick", "--markdown"],
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
+    "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
     "startup": ["--quick"],
 }
 
@@ -62,10 +64,28 @@ def test_cost_reports_every_quantity(run):
     assert {"versions", "machine", "commit", "load", "options", "verdicts"} < set(content)
     assert {"multiply-adds at inference, billion", "inference in float32, ms", "training step, ms"} < set(figures)
     for title, samples in figures.items():
-        assert list(samples) == ["DRAEM", "AnoSeg, width 0.125"], title
+        assert list(samples) == ["DRAEM", "AnoSeg, width 0.125", "SGSF, width 0.125"], title
         assert all(value >= 0 for values in samples.values() for value in values), title
     waits = figures["host synchronisations of forging"]
-    assert max(waits["AnoSeg, width 0.125"]) == 0 < min(waits["DRAEM"])
+    draem, *ours = waits.values()
+    assert max(max(samples) for samples in ours) == 0 < min(draem)
+
+
+def test_augmentation_counts_and_times_both_generators(run):
+    content = run("augmentation")
+    counts = content["operations and host synchronisations"]
+    assert set(counts) == set(content["milliseconds"])
+    assert len(counts) == 4
+    for title, by_name in counts.items():
+        (_, waits), *ours = by_name.values()
+        assert waits > 0 == max(waits for _, waits in ours), title
+
+
+def test_saliency_judges_every_estimator(run):
+    [(_, content)] = run("saliency")["figures"].items()
+    assert set(content["saliency"]) == {"none", "spectral_residual", "border_contrast"}
+    assert content["saliency"]["none"]["empty"] == 1 > content["saliency"]["border_contrast"]["empty"] > 0
+    assert all(0 <= value <= 1 for figures in content["saliency"].values() for value in figures.values())
 
 
 def figures_of(cost, step: list[float], waits: float = 0.0) -> dict:

@@ -1,0 +1,162 @@
+"""Where estimators of saliency find the object, and how many forged pixels they bring onto it.
+
+For each folder of *normal* images, every estimator is judged by
+
+- empty: the share of images in which it finds nothing, as it should in pictures of textures;
+- IoU: how well its map above 0.5 fits the object, over all pixels of the folder;
+- on object: the share of forged pixels that lie on the object, with `SaliencyPerlin` and this saliency, at its other
+  defaults, but an anomaly in every image and images not turned. `none` is plain Perlin noise, whose share is about
+  the object's area.
+
+What the object is, is told independently of all estimators: Otsu's threshold on grey values, its side that most of the
+border does not lie on, holes filled. That is right for one object before an even background, and means nothing for
+textures: judge by `empty` there.
+
+Without folders it takes what scikit-image ships: three textures, and pictures with something in them.
+
+    python benchmarks/saliency.py [FOLDER ...] [--images 64] [--sheet sheet.jpg] [--json saliency.json] [--markdown]
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from cost import describe
+from PIL import Image
+from scipy.ndimage import binary_fill_holes
+from skimage import data
+from skimage.filters import threshold_otsu
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
+
+from anomalib_anoseg.transforms import SaliencyPerlin
+from anomalib_anoseg.transforms.saliency_folder import ESTIMATORS
+
+SHIPPED = ("brick", "grass", "gravel", "horse", "cell", "astronaut", "coffee", "rocket", "cat", "camera")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+CHUNK = 16
+
+
+def read(folder: Path | None, options: argparse.Namespace) -> tuple[Tensor, list[str]]:
+    """Read images, ``(N, 3, S, S)`` in ``[0, 1]``, and their paths: some of a folder, or those shipped."""
+    if folder is None:
+        paths = list(SHIPPED)
+        pictures = [Image.fromarray(getattr(data, name)()) for name in paths]
+    else:
+        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+        chosen = np.random.default_rng(options.seed).permutation(len(found))[: options.images]
+        paths = [str(found[index]) for index in sorted(chosen)]
+        pictures = [Image.open(path) for path in paths]
+    side = [options.size, options.size]
+    images = [resize(pil_to_tensor(picture.convert("RGB")), side, antialias=True) for picture in pictures]
+    return torch.stack(images).float() / 255, paths
+
+
+def find_object(image: Tensor) -> Tensor:
+    """Tell the object of a ``(3, H, W)`` image by Otsu's threshold: ``(1, H, W)`` bool."""
+    gray = image.mean(0).numpy()
+    bright = gray > threshold_otsu(gray)
+    border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
+    return torch.from_numpy(binary_fill_holes(~bright if border.mean() > 0.5 else bright))[None]
+
+
+def judge(
+    name: str, images: Tensor, paths: list[str], objects: Tensor, options: argparse.Namespace
+) -> tuple[dict[str, float], Tensor, Tensor, Tensor]:
+    """Judge one estimator; return its figures, the maps, and the last draw of forged images and masks."""
+    forger = SaliencyPerlin(saliency=name, p=1.0, rotation_p=0.0).manual_seed(options.seed)
+    maps = torch.cat([forger.saliency(chunk) for chunk in images.split(CHUNK)])
+    salient, on_object, forged_pixels = maps > 0.5, 0.0, 0.0
+    for _ in range(options.draws):
+        pairs = [
+            forger.forge(chunk, paths=paths[CHUNK * index : CHUNK * (index + 1)])
+            for index, chunk in enumerate(images.split(CHUNK))
+        ]
+        forged, mask = torch.cat([pair.image for pair in pairs]), torch.cat([pair.mask for pair in pairs])
+        on_object += (mask * objects).sum().item()
+        forged_pixels += mask.sum().item()
+    figures = {
+        "empty": (maps.mean((1, 2, 3)) < 1e-3).float().mean().item(),
+        "IoU": ((salient & objects).sum() / (salient | objects).sum()).item(),
+        "on object": on_object / max(forged_pixels, 1.0),
+        "forged": forged_pixels / mask.numel() / options.draws,
+    }
+    return figures, maps, forged, mask
+
+
+def draw_sheet(rows: list[dict[str, Tensor]], path: Path) -> None:
+    """Draw a contact sheet: a row an image, a column a kind of picture."""
+    figure, axes = plt.subplots(
+        len(rows), len(rows[0]), figsize=(1.5 * len(rows[0]), 1.5 * len(rows) + 0.3), squeeze=False
+    )
+    for line, row in zip(axes, rows, strict=True):
+        for axis, (title, picture) in zip(line, row.items(), strict=True):
+            axis.imshow(picture.movedim(0, -1).expand(-1, -1, 3).numpy(), interpolation="nearest")
+            axis.set_axis_off()
+            if row is rows[0]:
+                axis.set_title(title, fontsize=8)
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path, dpi=80)
+
+
+def table(figures: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
+    """Format all figures in per cent, separated by tabs or in Markdown."""
+    kinds = ("empty", "IoU", "on object", "forged")
+    lines = [["images", "object", "saliency", *kinds], *([["---", *["---:"] * 6]] if options.markdown else [])]
+    for title, content in figures.items():
+        for name, values in content["saliency"].items():
+            cells = [f"{100 * value:.1f} %" for value in (content["object"], *(values[kind] for kind in kinds))]
+            lines.append([f"{title} ({content['images']})", cells[0], name, *cells[1:]])
+    return "\n".join(f"| {' | '.join(line)} |" if options.markdown else "\t".join(line) for line in lines)
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Show and judge where estimators of saliency find the object.")
+    parser.add_argument("folders", type=Path, nargs="*", help="of normal images; scikit-image's if none")
+    parser.add_argument("--images", type=int, default=64, help="at most, of each folder (default: 64)")
+    parser.add_argument("--draws", type=int, default=4, help="of anomalies an image (default: 4)")
+    parser.add_argument("--shown", type=int, default=4, help="images of each folder on the sheet (default: 4)")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--sheet", type=Path, metavar="PATH", help="draw a contact sheet")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Judge all estimators on all folders."""
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    figures: dict[str, dict[str, Any]] = {}
+    rows = []
+    for folder in options.folders or [None]:
+        images, paths = read(folder, options)
+        objects = torch.stack([find_object(image) for image in images])
+        title = str(folder or "scikit-image")
+        content: dict[str, Any] = {"images": len(images), "object": objects.float().mean().item(), "saliency": {}}
+        shown = range(0, len(images), max(1, len(images) // options.shown)) if folder else range(len(images))
+        cells = [{"image": images[index], "Otsu": objects[index].float()} for index in shown]
+        for name in ESTIMATORS:
+            content["saliency"][name], maps, forged, mask = judge(name, images, paths, objects, options)
+            for cell, index in zip(cells, shown, strict=True):
+                if name != "none":
+                    cell[name] = maps[index]
+                cell[f"forged: {name}"], cell[f"mask: {name}"] = forged[index], mask[index]
+        figures[title] = content
+        rows += cells[: options.shown] if folder else cells
+    if options.sheet:
+        draw_sheet(rows, options.sheet)
+    if options.json:
+        options.json.write_text(json.dumps(describe(options) | {"figures": figures}, indent=1) + "\n", "utf-8")
+    print(table(figures, options))
+
+
+if __name__ == "__main__":
+    main()
