@@ -4,13 +4,16 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+# A `check_val_every_n_epoch` that asks for no validation at all, for those who do that themselves.
+NEVER = 10**9
+
 
 class FinalValidation(Callback):
     """Validate when the training ends, wherever in an epoch that is.
 
     anomalib writes a checkpoint after each validation. Lightning leaves the validation out where ``max_steps`` ends an
     epoch early, and after the last epochs that ``check_val_every_n_epoch`` does not divide: what was learned since the
-    last one would be lost, or all of it.
+    last one would be lost, or all of it. An interval of :data:`NEVER` is respected.
     """
 
     def __init__(self) -> None:
@@ -24,7 +27,7 @@ class FinalValidation(Callback):
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Ask for a validation after the last batch: Lightning validates where a callback stops the training."""
         del args, kwargs
-        if _is_at_end(trainer):
+        if trainer.check_val_every_n_epoch != NEVER and _is_at_end(trainer):
             trainer.should_stop = True
             if trainer.check_val_every_n_epoch is not None:
                 trainer.check_val_every_n_epoch = 1

@@ -4,7 +4,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from anomalib_anoseg.final_validation import FinalValidation
+from anomalib_anoseg.final_validation import NEVER, FinalValidation
 
 
 class Recorder(LightningModule):
@@ -79,3 +79,7 @@ def test_a_training_that_runs_out_of_time_does_too(tmp_path):
 def test_leaves_the_trainer_as_it_was(tmp_path):
     trainer, *_ = fit(tmp_path, max_epochs=3, check_val_every_n_epoch=2)
     assert trainer.check_val_every_n_epoch == 2
+
+
+def test_never_means_never(tmp_path):
+    assert fit(tmp_path, max_epochs=2, check_val_every_n_epoch=NEVER)[1] == []

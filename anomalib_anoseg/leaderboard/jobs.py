@@ -27,6 +27,7 @@ from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 from anomalib.pipelines.benchmark.job import BenchmarkJob
 from lightning import seed_everything
 
+from anomalib_anoseg.final_validation import NEVER
 from anomalib_anoseg.leaderboard.adapting import adapt, check_held_out
 from anomalib_anoseg.leaderboard.judging import as_figures, equip, is_trivial
 from anomalib_anoseg.leaderboard.metering import BudgetTimer, Stopwatch, TrainingMeter
@@ -36,8 +37,6 @@ from anomalib_anoseg.leaderboard.provenance import class_path, describe_surround
 from anomalib_anoseg.leaderboard.recording import ResumePoint, TestRecorder
 from anomalib_anoseg.leaderboard.runs import Budget, Job, Row, RunFolder, write_json
 
-# More epochs than any training has: thresholds are calibrated once, after it, for all models alike.
-NEVER = 10**9
 # Epochs until a budget of time ends a training: a number, because schedules are made from it, that is never reached.
 ENDLESS = 100_000
 JUDGED_IN = "32-true"
@@ -114,7 +113,7 @@ class BoardJob(BenchmarkJob):
 
     def _engine(self, *callbacks: Any, **overrides: Any) -> Engine:  # noqa: ANN401
         settings = {
-            "check_val_every_n_epoch": NEVER,
+            "check_val_every_n_epoch": NEVER,  # thresholds are calibrated once, afterwards, for all models alike
             "devices": 1,
             "enable_model_summary": False,
             "enable_progress_bar": False,
