@@ -59,7 +59,7 @@ def train(model, strategy, **options):
 
 small = {"image_size": (64, 64), "width": 0.125, "visualizer": False, "evaluator": False}
 train(RecordedAnoSeg(accumulate_grad_batches=2, **small), "ddp_fork_find_unused_parameters_true")
-train(RecordedSGSF(averaging=0.9, **small), "ddp_fork")
+train(RecordedSGSF(extractor="test_resnet", averaging=0.9, **small), "ddp_fork")
 """
 
 

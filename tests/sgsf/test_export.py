@@ -31,6 +31,7 @@ MODEL = [
     "--model.image_size=[32,48]",
     "--model.width=0.125",
     "--model.averaging=0.5",
+    "--model.extractor=test_resnet",
     "--trainer.accelerator=cpu",
 ]
 

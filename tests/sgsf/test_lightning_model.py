@@ -20,7 +20,8 @@ from anomalib_anoseg.sgsf.torch_model import SGSFModel
 
 
 def tiny(**arguments):
-    return SGSF(**{"image_size": (32, 32), "width": 0.125, "visualizer": False, "evaluator": False, **arguments})
+    small = {"image_size": (32, 32), "width": 0.125, "extractor": "test_resnet"}
+    return SGSF(**{**small, "visualizer": False, "evaluator": False, **arguments})
 
 
 def fit(model, data, path, ckpt_path=None, **trainer):
