@@ -392,3 +392,23 @@ def test_command_shows_what_could_not_be_registered(other_packages):
     assert process.returncode == 0, process.stderr
     assert "benchmark" in process.stdout
     assert len(complaints(process)) == 1
+
+
+def test_players_of_boards_are_reached_by_their_path_alone(tmp_path):
+    code = """
+import json
+from anomalib.models import get_model, list_models
+before = sorted(list_models("pascal"))
+path = "anomalib_anoseg.leaderboard.players.ConstantMap"
+print(json.dumps([before, type(get_model({"class_path": path})).__name__]))
+"""
+    write_package(tmp_path, "anomalib_anoseg", "")
+    (tmp_path / "anomalib_anoseg.py").unlink()
+    shutil.copytree(PACKAGE, tmp_path / "anomalib_anoseg")
+    info = tmp_path / "anomalib_anoseg-1.0.dist-info" / "entry_points.txt"
+    info.write_text("[anomalib.models]\nAnoSeg = anomalib_anoseg.anoseg.lightning_model:AnoSeg\n")
+    (known, found), complaints_ = python(code, path=tmp_path)
+    assert not complaints_
+    assert "AnoSeg" in known
+    assert not {"ConstantMap", "ImageStatistics", "LocalDraem", "PadimLite0"} & set(known)
+    assert found == "ConstantMap"

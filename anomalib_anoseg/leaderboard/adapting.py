@@ -27,18 +27,23 @@ def adapt(container: dict[str, Any], budget: Budget | None) -> dict[str, Any]:
     Returns:
         dict[str, Any]: The same, adapted.
     """
-    model, data, seed = container["model"], container["data"], container["seed"]
-    settings, data_settings = dict(model.get("init_args") or {}), dict(data.get("init_args") or {})
+    model, seed = container["model"], container["seed"]
+    settings = dict(model.get("init_args") or {})
     if "seed" in _arguments(model["class_path"], "anomalib.models"):
         settings.setdefault("seed", seed)
     if budget is not None:
         settings.pop("max_epochs", None)
-    arguments = _arguments(data["class_path"], "anomalib.data")
-    if "seed" in arguments and arguments["seed"].default is None:
-        data_settings.setdefault("seed", seed)
+    return container | {"model": model | {"init_args": settings}, "data": adapt_data(container["data"], seed, budget)}
+
+
+def adapt_data(data: dict[str, Any], seed: int | None, budget: Budget | None) -> dict[str, Any]:
+    """Do the data's part of :func:`adapt`: ``class_path`` and ``init_args``, adapted."""
+    settings, arguments = dict(data.get("init_args") or {}), _arguments(data["class_path"], "anomalib.data")
+    if "seed" in arguments and arguments["seed"].default is None and settings.get("seed") is None:
+        settings["seed"] = seed
     if (budget or {}).get("clock") == "cpu" and "num_workers" in arguments:
-        data_settings["num_workers"] = 0
-    return container | {"model": model | {"init_args": settings}, "data": data | {"init_args": data_settings}}
+        settings["num_workers"] = 0
+    return {"class_path": data["class_path"], "init_args": settings}
 
 
 def _arguments(path: str, host: str) -> dict[str, inspect.Parameter]:

@@ -114,7 +114,7 @@ def model_table(jobs: Sequence[Job], labels: Sequence[str]) -> Table:
         "seconds": (Column("Time (min)", "Training", DOWN), 1 / 60, 1),
         "cpu_seconds": (Column("CPU time (min)", "Training", DOWN), 1 / 60, 1),
         "seconds_per_image": (Column("Time an image (ms)", "Training", DOWN), 1e3, 1),
-        "peak_memory_mb": (Column("Peak memory (MB)", "Training", DOWN), 1, 0),
+        "peak_memory_mb": (Column("Peak memory (MiB)", "Training", DOWN), 1, 0),
     }
     shown = {name: spec for name, spec in columns.items() if frame[name].notna().any()}
     rows = []
@@ -136,7 +136,7 @@ def form_table(jobs: Sequence[Job], labels: Sequence[str]) -> Table | None:
         group = f"Latency, batch {batch} (ms)"
         columns[f"median_{batch}"] = (Column("median", group, DOWN), 1)
         columns[f"p95_{batch}"] = (Column("95th pct.", group, DOWN), 1)
-    columns["peak_memory_mb"] = (Column("Peak memory (MB)", arrow=DOWN), 0)
+    columns["peak_memory_mb"] = (Column("Peak memory (MiB)", arrow=DOWN), 0)
     columns |= {metric: (METRICS[metric], 3) for metric in ACCURACIES}
     shown = {name: spec for name, spec in columns.items() if name in frame and frame[name].notna().any()}
     if not is_comparable(jobs):

@@ -17,7 +17,10 @@ from anomalib.utils.config import flatten_dict
 from anomalib_anoseg.leaderboard.players.packed import parse_settings
 from anomalib_anoseg.leaderboard.runs import Budget, Job
 
-PLAYER = "anomalib_anoseg.leaderboard.players.player"
+PLAYERS = "anomalib_anoseg.leaderboard.players"
+PLAYER = f"{PLAYERS}.player"
+# Where classes are also known by their name alone: the same class in another spelling makes the same job.
+KNOWN = ("anomalib.models", "anomalib.data", "anomalib_anoseg", PLAYERS)
 ACCELERATORS = ("cpu", "cuda")
 AMOUNTS = ("seconds", "images")
 CLOCKS = ("cpu", "wall")
@@ -110,12 +113,14 @@ def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, A
     model, data = container["model"], container["data"]
     model = {"class_path": model} if isinstance(model, str) else model
     data = {"class_path": data} if isinstance(data, str) else data
-    if "class_path" not in model or "class_path" not in data:
+    if not all(isinstance(entry, dict) and "class_path" in entry for entry in (model, data)):
         raise ValueError("Each entry of benchmark.model and benchmark.data needs a class_path.")
     settings, data_settings = model.get("init_args") or {}, data.get("init_args") or {}
     trainer = {**trainer, **(model.get("trainer") or {})}
     path = model["class_path"]
     if path == PLAYER:
+        if "model" not in settings:
+            raise ValueError(f"benchmark.model: {PLAYER} needs init_args with the `model` to play.")
         path, settings = settings["model"], parse_settings(settings.get("settings"))
     seed = container.get("seed")
     if not isinstance(seed, int):
@@ -148,10 +153,18 @@ def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, A
 def _name(job: Job, container: dict[str, Any], trainer: dict[str, Any]) -> Job:
     """Name a job after what is its own, its place in the grid left aside."""
     label = job.label or job.model.rpartition(".")[2]
-    content = [label, container, trainer, job.accelerator, job.budget]
+    content = [label, _spell_short(container), trainer, job.accelerator, job.budget]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
     parts = [re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-")[:60] for part in (label, job.data_label or job.category)]
     return replace(job, id="-".join([*filter(None, parts), f"seed{job.seed}", digest]), label=label)
+
+
+def _spell_short(container: dict[str, Any]) -> dict[str, Any]:
+    short = {}
+    for part in ("model", "data"):
+        module, _, name = container[part]["class_path"].rpartition(".")
+        short[part] = container[part] | ({"class_path": name} if module in KNOWN else {})
+    return container | short
 
 
 def _label(tasks: list[Task]) -> list[Task]:

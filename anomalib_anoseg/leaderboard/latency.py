@@ -53,8 +53,8 @@ class Worker:
 
     Attributes:
         in_use: What the runtime really computes in.
-        peak_memory_mb: Largest resident memory of the process, libraries included, after it has loaded the model and
-            predicted one picture.
+        peak_memory_mb: Largest resident memory of the process in MiB, libraries included, after it has loaded the model
+            and predicted one picture.
 
     Raises:
         WorkerError: If the model cannot be loaded or fails on one picture.

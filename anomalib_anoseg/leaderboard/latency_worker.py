@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anomalib_anoseg.leaderboard.runtimes import Form, load_runtime, peak_memory_mb
+from anomalib_anoseg.leaderboard.memory import peak_memory
+from anomalib_anoseg.leaderboard.runtimes import Form, load_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ class Server:
 
     def describe(self) -> dict[str, Any]:
         """Say what is in use, and how much memory loading and one prediction took."""
-        return {"in_use": self.model.in_use, "threads": self.model.threads, "peak_memory_mb": peak_memory_mb()}
+        return {"in_use": self.model.in_use, "threads": self.model.threads, "peak_memory_mb": peak_memory()}
 
     def time_calls(self, batch: int, seconds: float) -> dict[str, list[float]]:
         """Predict again and again; answer the milliseconds of each call."""

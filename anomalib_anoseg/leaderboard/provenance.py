@@ -47,23 +47,6 @@ def read_commit(folder: Path) -> tuple[str | None, bool]:
     return _git(folder, "rev-parse", "HEAD"), bool(_git(folder, "status", "--porcelain", "."))
 
 
-def peak_memory_mb(accelerator: str) -> float:
-    """Measure the largest memory that this process has used: of the GPU with ``"cuda"``, resident memory otherwise.
-
-    Example:
-        >>> peak_memory_mb("cpu") > 10
-        True
-    """
-    if accelerator == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource  # noqa: PLC0415 - not on Windows
-    except ModuleNotFoundError:
-        return float("nan")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
 def _git(folder: Path, *arguments: str) -> str:
     """Ask git; an empty answer if there is no git or no repository."""
     command = ["git", "-C", str(folder), *arguments]

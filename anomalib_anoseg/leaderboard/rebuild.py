@@ -11,7 +11,7 @@ from anomalib.data import AnomalibDataModule
 from jsonargparse import ArgumentParser
 
 import anomalib_anoseg.data  # noqa: F401 - so that its names are known, as anomalib's are
-from anomalib_anoseg.leaderboard.adapting import adapt
+from anomalib_anoseg.leaderboard.adapting import adapt_data
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 
 if TYPE_CHECKING:
@@ -61,9 +61,15 @@ def load_model(checkpoint: Path, class_path: str) -> Any:  # noqa: ANN401
         raise FileNotFoundError(f"There is no checkpoint {checkpoint}; train the model, or run its job again")
     module, _, name = class_path.rpartition(".")
     model = getattr(import_module(module), name)
-    # A checkpoint brings all weights: nothing needs to be downloaded to be replaced.
-    untrained = {"pre_trained": False} if "pre_trained" in inspect.signature(model).parameters else {}
-    return model.load_from_checkpoint(checkpoint, map_location="cpu", **untrained).eval()
+    return model.load_from_checkpoint(checkpoint, map_location="cpu", **_without_files(model)).eval()
+
+
+def _without_files(model: type) -> dict[str, Any]:
+    """Arguments that spare a constructor the files and downloads of a training: a checkpoint brings all weights."""
+    if hasattr(model, "without_files"):
+        return dict(model.without_files)
+    is_anomalibs = model.__module__.startswith("anomalib.")
+    return {"pre_trained": False} if is_anomalibs and "pre_trained" in inspect.signature(model).parameters else {}
 
 
 def _build_datamodule(path: Path) -> Any:  # noqa: ANN401
@@ -75,7 +81,8 @@ def _build_datamodule(path: Path) -> Any:  # noqa: ANN401
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}, which says how the data was read; run the job again")
     task = json.loads(path.read_text(encoding="utf-8"))
-    container = adapt(task["container"], task["job"]["budget"])
+    container, job = task["container"], task.get("job") or {}
+    data = adapt_data(container["data"], container.get("seed"), job.get("budget"))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(AnomalibDataModule, "data")
-    return parser.instantiate_classes(parser.parse_object({"data": container["data"]})).data
+    return parser.instantiate_classes(parser.parse_object({"data": data})).data

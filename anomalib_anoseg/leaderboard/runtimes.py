@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from anomalib_anoseg.export_metadata import FIELDS, PREFIX, describe_thresholds,
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -289,19 +289,3 @@ def _openvino_precision(compiled: Any) -> str:  # noqa: ANN401
     if not precisions:
         return str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
     return ", ".join(f"{name} ({count} of {precisions.total()} layers)" for name, count in precisions.most_common())
-
-
-def peak_memory_mb() -> float | None:
-    """Largest resident memory of this process so far, in megabytes; ``None`` where the system does not tell.
-
-    Linux's own count of the process is read, because ``getrusage`` starts from the parent's.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines() if ":" in line)
-        return int(lines["VmHWM"].split()[0]) / 1e3 if "VmHWM" in lines else None
-    try:
-        import resource  # noqa: PLC0415
-    except ModuleNotFoundError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS counts bytes

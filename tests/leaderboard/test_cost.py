@@ -62,7 +62,7 @@ def runs(demo_checkpoint, demo_settings, tmp_path_factory):
     """A board with two seeds of a trained model, and a model whose checkpoint is lost; costs are measured once."""
     rows = [row("AnoSeg"), row("AnoSeg", seed=1), row("Lost")]
     runs = make_runs(tmp_path_factory.mktemp("runs"), rows)
-    data = {"class_path": "DemoTextures", "init_args": demo_settings}
+    data = {"label": "bricks", "class_path": "DemoTextures", "init_args": demo_settings}
     for each in rows:
         folder = runs.job_folder(each.id)
         (folder / "job.json").write_text(json.dumps({"container": {"data": data}}), "utf-8")
@@ -149,14 +149,29 @@ def test_a_job_that_cannot_be_loaded_is_left_out(runs):
 
 def test_a_second_run_repeats_nothing(runs, monkeypatch, capsys):
     measured = []
-    monkeypatch.setattr(cost, "_measure_group", lambda group, *_: measured.extend(job.title for job in group))
-    assert measure_cost(runs.path, **QUICK) == []
-    assert "0 jobs to measure, 2 measured already" in capsys.readouterr().err
+
+    def note(group, *_):
+        measured.extend(job.title for job in group)
+        for job in group:
+            job.figures["accuracy"] = [{}]
+
+    monkeypatch.setattr(cost, "_measure_group", note)
+    measure_cost(runs.path, **QUICK)
+    assert measured == ["Lost, brick, seed 0"]  # of which nothing could be measured the first time
+    assert "1 jobs to measure, 1 measured already" in capsys.readouterr().err
+    measured.clear()
     measure_cost(runs.path, **QUICK, force=True)
     assert measured == ["AnoSeg, brick, seed 0", "Lost, brick, seed 0"]
     measured.clear()
     measure_cost(runs.path, **QUICK, seeds=None)
-    assert measured == ["AnoSeg, brick, seed 1"]
+    assert measured == ["AnoSeg, brick, seed 1", "Lost, brick, seed 0"]
+
+
+def test_nothing_measured_is_an_error(tmp_path):
+    runs = make_runs(tmp_path, [row("Lost")])
+    with pytest.raises(ValueError, match=r"Nothing could be measured\. Lost, brick, seed 0: .*There is no checkpoint"):
+        measure_cost(tmp_path, **QUICK)
+    assert (runs.job_folder(row("Lost").id) / "cost.json").is_file()
 
 
 def test_one_category_is_timed_and_all_are_tested(tmp_path):

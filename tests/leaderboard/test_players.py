@@ -1,5 +1,6 @@
 """anomalib's models from local files, and judges that treat all alike."""
 
+import shutil
 import socket
 
 import pytest
@@ -7,7 +8,9 @@ import timm
 import torch
 from anomalib.engine import Engine
 from anomalib.models import Padim, get_model
+from lightning.pytorch import Trainer
 
+from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.leaderboard.judging import as_figures, equip, is_trivial
 from anomalib_anoseg.leaderboard.offline import OfflineError, local_weights, no_network
 from anomalib_anoseg.leaderboard.players import (
@@ -65,8 +68,10 @@ PLAYERS = {
 
 @pytest.mark.parametrize("name", PLAYERS)
 def test_players_train_offline_find_thresholds_and_come_back(name, weights, textures, tiny_data, tmp_path):
+    weights = shutil.copy(weights, tmp_path / "lite0.pth")
+    textures = shutil.copytree(textures, tmp_path / "textures")
     with no_network():
-        model = equip(PLAYERS[name](weights, textures))
+        model = equip(PLAYERS[name](weights, str(textures)))
         model.visualizer = None
         engine = fit(model, tiny_data, tmp_path)
     engine.validate(model, datamodule=tiny_data, verbose=False)
@@ -76,7 +81,10 @@ def test_players_train_offline_find_thresholds_and_come_back(name, weights, text
     assert model.post_processor.pixel_min < model.post_processor.pixel_max
     path = tmp_path / "model.ckpt"
     engine.trainer.save_checkpoint(path, weights_only=True)
-    again = keep_order(load_model(path, class_path(type(model))))
+    weights.unlink()  # a checkpoint is all that is needed
+    shutil.rmtree(textures)
+    with no_network():
+        again = keep_order(load_model(path, class_path(type(model))))
     image = torch.rand(1, 3, 80, 80)
     with torch.no_grad():
         assert torch.equal(again(image).anomaly_map, model.eval()(image).anomaly_map)
@@ -164,6 +172,21 @@ def test_efficient_ad_trains_on_its_local_teacher_and_single_images(tiny_data, t
     assert engine.trainer.global_step == 6
     weight = next(iter(teacher.state_dict()))
     assert torch.equal(model.model.teacher.state_dict()[weight], teacher.state_dict()[weight])
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    (tmp_path / "teacher.pth").unlink()
+    again = load_model(tmp_path / "model.ckpt", class_path(type(model)))
+    assert torch.equal(again.model.teacher.state_dict()[weight], teacher.state_dict()[weight])
+
+
+def test_a_model_whose_weights_were_pretrained_comes_back_as_it_is(tmp_path):
+    model = AnoSeg(SIZE, width=0.125, pre_trained="nowhere.pth")
+    trainer = Trainer(accelerator="cpu", logger=False)
+    trainer.strategy.connect(model)
+    trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+    again = load_model(tmp_path / "model.ckpt", "anomalib_anoseg.AnoSeg")
+    image = torch.rand(1, 3, *SIZE)
+    with torch.no_grad():
+        assert torch.equal(again(image).anomaly_map, model.eval()(image).anomaly_map)
 
 
 def test_efficient_ad_without_files_gets_a_clear_error(tmp_path):
@@ -211,12 +234,15 @@ def test_average_precision_has_its_usual_name():
 
 
 def test_packed_player_builds_the_model_with_plain_arguments():
-    model = player("LocalDraem", "{anomalies: hard_cut_paste, image_size: [64, 96], max_epochs: 2}")
+    model = player(
+        "anomalib_anoseg.leaderboard.players.LocalDraem",
+        "{anomalies: hard_cut_paste, image_size: [64, 96], max_epochs: 2}",
+    )
     assert model.input_size == (64, 96)
     assert type(model.hparams["image_size"]) is list
     assert model.post_processor.forger is not None
     packed = "anomalib_anoseg.leaderboard.players.player"
-    settings = {"model": "ConstantMap", "settings": {"score": 0.25}}
+    settings = {"model": "anomalib_anoseg.leaderboard.players.ConstantMap", "settings": {"score": 0.25}}
     assert get_model({"class_path": packed, "init_args": settings}).model.score == pytest.approx(0.25)
 
 

@@ -1,10 +1,8 @@
 """Models for boards: anomalib's from local files (:mod:`.local`, :mod:`.lite0`), trivial ones, and any in one line.
 
-``anomalib.models`` is imported first, because its import registers the models below: a module that registration found
-half imported could not be registered.
+They are for comparison, not for use, and so are no names in everybody's list of models: a configuration reaches them by
+``class_path: anomalib_anoseg.leaderboard.players.PadimLite0``.
 """
-
-import anomalib.models  # noqa: F401
 
 from anomalib_anoseg.leaderboard.players.lite0 import PadimLite0, PatchcoreLite0, SupersimplenetLite0
 from anomalib_anoseg.leaderboard.players.local import LocalDraem, LocalEfficientAd

@@ -1,16 +1,17 @@
 """anomalib's models of features, on an EfficientNet-Lite0 whose weights come from a local file.
 
-Each class is anomalib's with other constructor arguments, known to anomalib by its name::
+Each class is anomalib's with other constructor arguments, known to anomalib by its path::
 
-    class_path: PadimLite0
+    class_path: anomalib_anoseg.leaderboard.players.PadimLite0
     init_args: {weights: tf_efficientnet_lite0.pth, image_size: [128, 128]}
 
 PaDiM on an EfficientNet-Lite0 is no published PaDiM: say so in the label of its row.
 """
 
+from typing import Any, ClassVar
+
 from anomalib.metrics import Evaluator
 from anomalib.models import Padim, Patchcore, Supersimplenet
-from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
@@ -25,7 +26,7 @@ LITE0_LAYERS = ("blocks.1", "blocks.2", "blocks.4")  # strides 4, 8 and 16; 24, 
 NOISE_SIDE = 32  # anomalib's Perlin noise has up to so many cells a side; features have a quarter of the image's
 
 
-class PadimLite0(Padim, AnomalibModule):  # type: ignore[misc]
+class PadimLite0(Padim):
     """PaDiM on features of an EfficientNet-Lite0 with weights from a local file.
 
     Args:
@@ -46,6 +47,8 @@ class PadimLite0(Padim, AnomalibModule):  # type: ignore[misc]
         >>> PadimLite0("random", n_features=20).model.n_features
         20
     """
+
+    without_files: ClassVar[dict[str, Any]] = {"weights": "random"}
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class PadimLite0(Padim, AnomalibModule):  # type: ignore[misc]
             )
 
 
-class PatchcoreLite0(Patchcore, AnomalibModule):  # type: ignore[misc]
+class PatchcoreLite0(Patchcore):
     """PatchCore on features of an EfficientNet-Lite0 with weights from a local file.
 
     Args:
@@ -92,6 +95,8 @@ class PatchcoreLite0(Patchcore, AnomalibModule):  # type: ignore[misc]
         >>> PatchcoreLite0("random", coreset_sampling_ratio=0.01).coreset_sampling_ratio
         0.01
     """
+
+    without_files: ClassVar[dict[str, Any]] = {"weights": "random"}
 
     def __init__(
         self,
@@ -118,7 +123,7 @@ class PatchcoreLite0(Patchcore, AnomalibModule):  # type: ignore[misc]
             )
 
 
-class SupersimplenetLite0(OwnLength, Supersimplenet, AnomalibModule):  # type: ignore[misc]
+class SupersimplenetLite0(OwnLength, Supersimplenet):  # type: ignore[misc]
     """SuperSimpleNet on features of an EfficientNet-Lite0 with weights from a local file.
 
     Args:
@@ -141,6 +146,8 @@ class SupersimplenetLite0(OwnLength, Supersimplenet, AnomalibModule):  # type: i
         >>> SupersimplenetLite0("random", max_epochs=3).trainer_arguments["max_epochs"]
         3
     """
+
+    without_files: ClassVar[dict[str, Any]] = {"weights": "random"}
 
     def __init__(
         self,

@@ -1,18 +1,17 @@
 """anomalib's DRAEM and EfficientAD with what they need from local files.
 
-Each class is anomalib's with other constructor arguments, known to anomalib by its name::
+Each class is anomalib's with other constructor arguments, known to anomalib by its path::
 
-    class_path: LocalDraem
+    class_path: anomalib_anoseg.leaderboard.players.LocalDraem
     init_args: {dtd_dir: textures, image_size: [128, 128]}
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from anomalib.metrics import Evaluator
 from anomalib.models import Draem, EfficientAd
-from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
@@ -24,10 +23,10 @@ from anomalib_anoseg.transforms import DraemPerlin, HardCutPaste
 
 __all__ = ["LocalDraem", "LocalEfficientAd"]
 
-NO_TEXTURES = Path(__file__).parent  # a folder that exists and holds no pictures
+NO_PICTURES = Path(__file__).parent  # a folder that exists and holds no pictures
 
 
-class LocalDraem(OwnLength, Draem, AnomalibModule):  # type: ignore[misc]
+class LocalDraem(OwnLength, Draem):  # type: ignore[misc]
     """DRAEM with textures from a local folder, or with this package's forged defects in place of its own.
 
     Args:
@@ -53,6 +52,8 @@ class LocalDraem(OwnLength, Draem, AnomalibModule):  # type: ignore[misc]
         3
     """
 
+    without_files: ClassVar[dict[str, Any]] = {"anomalies": "hard_cut_paste", "dtd_dir": None}
+
     def __init__(
         self,
         anomalies: Literal["textures", "draem_perlin", "hard_cut_paste"] = "textures",
@@ -73,7 +74,7 @@ class LocalDraem(OwnLength, Draem, AnomalibModule):  # type: ignore[misc]
             )
         super().__init__(
             # anomalib downloads textures unless the folder exists
-            dtd_dir=NO_TEXTURES if dtd_dir is None else existing("dtd_dir", dtd_dir),
+            dtd_dir=NO_PICTURES if dtd_dir is None else existing("dtd_dir", dtd_dir),
             pre_processor=resized(self, pre_processor, image_size),
             post_processor=post_processor,
             evaluator=evaluator,
@@ -86,11 +87,12 @@ class LocalDraem(OwnLength, Draem, AnomalibModule):  # type: ignore[misc]
             self.augmenter = HardCutPaste(**FORGED_DEFECTS, p=0.5).with_masks()  # type: ignore[assignment]
 
 
-class LocalEfficientAd(OwnLength, EfficientAd, AnomalibModule):  # type: ignore[misc]
+class LocalEfficientAd(OwnLength, EfficientAd):  # type: ignore[misc]
     """EfficientAD with the teacher's weights and the pictures it needs from local files.
 
     Args:
-        teacher (str): File with the small teacher's weights, which anomalib would download.
+        teacher (str): File with the small teacher's weights, which anomalib would download; ``"random"`` for loading a
+            checkpoint, which brings its own.
         imagenet_dir (str): Folder of folders with pictures of all kinds, which anomalib would download.
         image_size (tuple[int, int]): Height and width in pixels. Defaults to ``(256, 256)``.
         max_epochs (int | None): Length of the training, if it shall override the trainer's. Defaults to ``None``.
@@ -109,6 +111,8 @@ class LocalEfficientAd(OwnLength, EfficientAd, AnomalibModule):  # type: ignore[
         FileNotFoundError: teacher: 'nowhere.pth' does not exist. Give a local file or folder; nothing is downloaded.
     """
 
+    without_files: ClassVar[dict[str, Any]] = {"teacher": "random", "imagenet_dir": str(NO_PICTURES)}
+
     def __init__(
         self,
         teacher: str,
@@ -120,7 +124,7 @@ class LocalEfficientAd(OwnLength, EfficientAd, AnomalibModule):  # type: ignore[
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        self._teacher = existing("teacher", teacher)
+        self._teacher = teacher if teacher == "random" else existing("teacher", teacher)
         super().__init__(
             imagenet_dir=existing("imagenet_dir", imagenet_dir),
             model_size="small",
