@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         call = _load(module, function)
         given = parser.instantiate_classes(parsed)[name].as_dict()
         result = call(**{key: value for key, value in given.items() if key in signature(call).parameters})
-    except (FileExistsError, FileNotFoundError, ValueError) as error:
+    except (FileExistsError, FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         if not _is_told_by_us(error):
             raise
         parser.error(str(error))

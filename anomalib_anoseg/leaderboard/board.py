@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -63,7 +64,18 @@ def run_board(config: Path | str, out: Path | str, offline: bool = True, save_ev
         ValueError: If the configuration cannot be used; the message says what to change.
     """  # noqa: DOC502
     text = _read(Path(config))
-    tasks, console, runs = read_tasks(yaml.safe_load(text)), Console(stderr=True), RunFolder(out)
+    tasks, runs = read_tasks(_parse(text, config)), RunFolder(out)
+    with runs.locked():
+        return _run_all(tasks, text, runs, offline, save_every)
+
+
+def _run_all(tasks: list[Task], text: str, runs: RunFolder, offline: bool, save_every: float) -> list[str]:
+    """Run what is not finished; return what is missing then.
+
+    Raises:
+        ValueError: If all models lack a file.
+    """
+    console = Console(stderr=True)
     left_out = _find_left_out(tasks, console) if offline else {}
     tasks = [task for task in tasks if task.job.label not in left_out]
     if not tasks:
@@ -93,6 +105,18 @@ def _read(config: Path) -> str:
     if not config.is_file():
         raise FileNotFoundError(f"config: there is no file {str(config)!r}.")
     return config.read_text(encoding="utf-8")
+
+
+def _parse(text: str, config: Path | str) -> Any:  # noqa: ANN401
+    """Parse YAML.
+
+    Raises:
+        ValueError: If it is none; the message is one line.
+    """
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"config: {config} is no YAML: {' '.join(str(error).split())}") from error
 
 
 def _find_left_out(tasks: list[Task], console: Console) -> dict[str, str]:

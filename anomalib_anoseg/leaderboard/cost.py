@@ -82,7 +82,8 @@ def measure_cost(
         list[Path]: The files written. A form that cannot be measured is named under ``left_out``, with the reason.
 
     Raises:
-        ValueError: If a number is out of range, or no job of the board is finished.
+        ValueError: If a number is out of range, no job of the board is finished, or nothing could be measured; files
+            that say why are there then.
     """
     _check_numbers(
         seeds=seeds,
@@ -113,6 +114,9 @@ def measure_cost(
     for job in waiting:
         for name, reason in job.left_out.items():
             console.print(f"left out: {job.title}, {name}: {reason}", markup=False, soft_wrap=True)
+    if waiting and not any(job.figures["accuracy"] for job in waiting):
+        job = waiting[0]
+        raise ValueError(f"Nothing could be measured. {job.title}: {next(iter(job.left_out.values()), 'no reason')}")
     return [job.path for job in waiting]
 
 
@@ -147,11 +151,12 @@ def _choose(folder: RunFolder, seeds: int | None, latency_categories: int | None
 
 
 def _is_measured(job: JobCost) -> bool:
-    """Tell whether there is a file with all that is wanted."""
+    """Tell whether there is a file with all that is wanted; one that says why nothing was measured is none."""
     if not job.path.is_file():
         return False
     found = json.loads(job.path.read_text(encoding="utf-8"))
-    return found.get("schema") == SCHEMA and (found["latency_measured"] or not job.wants_latency)
+    is_measured = found.get("schema") == SCHEMA and bool(found["accuracy"])
+    return is_measured and (found["latency_measured"] or not job.wants_latency)
 
 
 def _progress(console: Console) -> Progress:

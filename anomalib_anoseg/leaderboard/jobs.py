@@ -20,6 +20,7 @@ from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 from anomalib.engine import Engine
 from anomalib.models import get_model
@@ -30,10 +31,11 @@ from lightning import seed_everything
 from anomalib_anoseg.final_validation import NEVER
 from anomalib_anoseg.leaderboard.adapting import adapt, check_held_out
 from anomalib_anoseg.leaderboard.judging import as_figures, equip, is_trivial
+from anomalib_anoseg.leaderboard.memory import forget_peak, peak_memory
 from anomalib_anoseg.leaderboard.metering import BudgetTimer, Stopwatch, TrainingMeter
 from anomalib_anoseg.leaderboard.offline import OfflineError, no_network
 from anomalib_anoseg.leaderboard.players.packed import as_namespace
-from anomalib_anoseg.leaderboard.provenance import class_path, describe_surroundings, peak_memory_mb
+from anomalib_anoseg.leaderboard.provenance import class_path, describe_surroundings
 from anomalib_anoseg.leaderboard.recording import ResumePoint, TestRecorder
 from anomalib_anoseg.leaderboard.runs import Budget, Job, Row, RunFolder, write_json
 
@@ -77,16 +79,19 @@ class BoardJob(BenchmarkJob):
         equip(self.model)
         self.model.visualizer = self.recorder  # type: ignore[assignment]
         trained = self.work / "trained.json"
-        if trained.is_file():
+        if trained.is_file() and is_zipfile(self.folder / "model.ckpt"):  # whole
             self.resumed = True
         else:
             self._train()
-            write_json(trained, {"training": self.meter.figures(), "held_out": self.held_out})
+            found = {"training": self.meter.figures(), "held_out": self.held_out}
+            write_json(trained, found | {"peak_memory_mb": peak_memory(self.accelerator)})
+        forget_peak(self.accelerator)
         results = self._judge().test(self.model, datamodule=self.datamodule, ckpt_path=self.folder / "model.ckpt")
         return {
             "metrics": as_figures(dict(results[0])),
             "defects": self.recorder.defects(),
             **json.loads(trained.read_text(encoding="utf-8")),
+            "test_memory_mb": peak_memory(self.accelerator),
             "precision": self.trainer.get("precision", JUDGED_IN),
         }
 
@@ -188,7 +193,8 @@ def run_job(folder: Path) -> Row:
         try:
             found = board_job.run()
         except Exception:
-            if board_job.resumed:  # what could not be taken up must not stop every later attempt
+            # What could not be taken up must not stop every later attempt; what was trained is tested again.
+            if board_job.resumed and not (folder / "work" / "trained.json").is_file():
                 shutil.rmtree(folder / "work")
             raise
     finished = datetime.now(timezone.utc)
@@ -213,7 +219,6 @@ def run_job(folder: Path) -> Row:
         seed=job.seed,
         settings=job.settings,
         trivial=is_trivial(model),
-        peak_memory_mb=peak_memory_mb(job.accelerator),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         provenance=provenance,
         accelerator=job.accelerator,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from anomalib.callbacks.checkpoint import ModelCheckpoint
@@ -48,8 +49,9 @@ class ResumePoint(ModelCheckpoint):
 
     @staticmethod
     def latest(folder: Path) -> Path | None:
-        """Find the latest checkpoint of a folder."""
-        return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+        """Find the latest checkpoint of a folder that is whole."""
+        whole = filter(is_zipfile, folder.glob("*.ckpt"))
+        return max(whole, key=lambda path: path.stat().st_mtime, default=None)
 
 
 class TestRecorder(Visualizer):

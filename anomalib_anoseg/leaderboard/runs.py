@@ -3,6 +3,7 @@
 ::
 
     RUNS/
+      .lock              held by the board that is running
       board.json         which jobs there should be, and the configuration that asked for them
       jobs/<id>/
         row.json         what came out; written last and at once, so that its presence means "finished"
@@ -23,9 +24,13 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
 
 SCHEMA = 1
 
@@ -86,9 +91,12 @@ class Row:
         training: ``seconds`` of the wall and ``cpu_seconds``; ``images`` drawn and ``seconds_per_image``; ``epochs``,
             how often each training image was drawn on average; ``steps``; ``load_begin`` and ``load_end``, the
             machine's load average.
-        peak_memory_mb: Largest memory of the job's process (of the GPU, if it ran there).
+        peak_memory_mb: Largest memory of the job's process while it trained, in MiB (2**20 bytes): resident memory,
+            libraries and images included, or what its tensors took of the GPU, if it ran there.
         parameters: Number of the model's parameters.
         provenance: Commit, versions, hardware and times.
+        test_memory_mb: The same while it tested, the training's leftovers in the process included; what a model needs
+            to predict is what ``cost`` measures.
     """
 
     id: str
@@ -102,7 +110,7 @@ class Row:
     defects: dict[str, Figures]
     trivial: bool
     training: Figures
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     parameters: int
     provenance: dict[str, Any]
     accelerator: str = "cpu"
@@ -110,6 +118,7 @@ class Row:
     data_label: str = ""
     data: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
+    test_memory_mb: float | None = None
     schema: int = SCHEMA
 
     @property
@@ -151,6 +160,26 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+
+    @contextmanager
+    def locked(self) -> Generator[None, None, None]:
+        """Keep other boards out of the folder; the system lifts the lock of a process that ends in whatever way.
+
+        Raises:
+            ValueError: If another process has it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"out: another board is running in {self.path}. Wait for its end, or name another folder."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def job_folder(self, job_id: str) -> Path:
         """Where a job's files are."""

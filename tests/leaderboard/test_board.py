@@ -17,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.cli import main
 from anomalib_anoseg.leaderboard import board, jobs
 from anomalib_anoseg.leaderboard.adapting import adapt
 from anomalib_anoseg.leaderboard.board import run_board
@@ -29,7 +30,8 @@ from anomalib_anoseg.leaderboard.runs import Board, Row, RunFolder, write_json
 METRICS = {f"pixel_{name}" for name in ("AUROC", "AP", "AUPRO", "F1Score", "IoU", "BestIoU", "IoUCurveArea")}
 METRICS |= {"image_AUROC", "image_F1Score"}
 TINY = {"image_size": [64, 64], "width": 0.125}
-PLAYER = "anomalib_anoseg.leaderboard.players.player"
+PLAYERS = "anomalib_anoseg.leaderboard.players"
+PLAYER = f"{PLAYERS}.player"
 CONFIGS = Path(__file__).parents[2] / "configs" / "benchmark"
 ANOMALIB = Path(sys.executable).with_name("anomalib")
 
@@ -112,6 +114,8 @@ def test_jobs_share_nothing():
         ({"accelerator": "cuda", "budget": {"seconds": 1, "clock": "cpu"}}, "CPU time misses what accelerator cuda"),
         ({"benchmark": {"seed": None, "model": "Padim", "data": {"class_path": "MVTecAD"}}}, "seed must be a whole"),
         ({"benchmark": {"seed": 0, "model": {"x": 1}, "data": {"class_path": "A"}}}, "needs a class_path"),
+        ({"benchmark": {"seed": 0, "model": ["A"], "data": None}}, "needs a class_path"),
+        ({"benchmark": {"seed": 0, "model": {"class_path": PLAYER}, "data": "A"}}, "needs init_args with the `model`"),
     ],
 )
 def test_wrong_configurations_get_a_clear_error(change, message):
@@ -131,6 +135,16 @@ def test_more_in_the_grid_leaves_jobs_what_they_are():
     )
     ((job_id, label),) = alone.items()
     assert (label, more[0][job_id]) == ("AnoSeg", "AnoSeg (width=0.5)")
+
+
+def test_a_class_in_another_spelling_makes_the_same_job():
+    def names(*models):
+        return [task.job.id for task in read_tasks(configuration(*models))]
+
+    assert names(model("AnoSeg"), model("ConstantMap")) == names(
+        model("anomalib_anoseg.AnoSeg"), model(f"{PLAYERS}.ConstantMap")
+    )
+    assert names(model("AnoSeg")) != names(model("elsewhere.AnoSeg"))
 
 
 def test_rows_take_the_labels_that_the_board_gives_them_now(tmp_path):
@@ -222,10 +236,10 @@ def test_budget_overrules_a_models_own_length():
 def test_models_that_would_download_are_left_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # anomalib makes the folder before it asks for the textures
     models = {
-        "file": {"class_path": "PadimLite0", "init_args": {"weights": "nowhere.pth"}},
+        "file": {"class_path": f"{PLAYERS}.PadimLite0", "init_args": {"weights": "nowhere.pth"}},
         "download": {"class_path": "Draem", "init_args": {"dtd_dir": "nowhere"}},
         "wrong": {"class_path": "AnoSeg", "init_args": {"width": 99}},
-        "fine": {"class_path": "ConstantMap"},
+        "fine": {"class_path": f"{PLAYERS}.ConstantMap"},
     }
     left_out = find_left_out(models)
     assert set(left_out) == {"file", "download"}
@@ -308,10 +322,38 @@ def test_what_cannot_be_taken_up_starts_anew(job, monkeypatch):
         kill_after(patch, TestRecorder, "on_test_start")
         with pytest.raises(Killed):
             run_job(folder)
-    (folder / "model.ckpt").write_bytes(b"broken")
-    with pytest.raises(Exception):  # noqa: B017 - whatever torch says
-        run_job(folder)
+    for path in (folder / "model.ckpt", *folder.glob("work/training/*.ckpt")):
+        path.write_bytes(path.read_bytes()[:1000])
     assert not run_job(folder).provenance["resumed"]
+
+
+def test_test_that_fails_again_and_again_trains_no_second_time(job, monkeypatch):
+    folder = job()
+    with monkeypatch.context() as patch:
+        patch.setattr(TestRecorder, "on_test_start", lambda *_: 1 / 0)
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                run_job(folder)
+            monkeypatch.setattr(jobs.BoardJob, "_train", lambda _: pytest.fail("trained again"))
+    assert run_job(folder).training["epochs"] == 3
+
+
+def test_a_second_board_in_the_same_folder_is_refused(tmp_path):
+    config = write(tmp_path / "a.yaml", configuration(model()))
+    with (
+        RunFolder(tmp_path / "runs").locked(),
+        pytest.raises(ValueError, match=r"out: another board is running in .*runs"),
+    ):
+        run_board(config, tmp_path / "runs")
+
+
+def test_what_is_no_yaml_gets_one_line(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("benchmark: [\n  seed: 0\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["board", "--config", str(tmp_path / "a.yaml"), "--out", str(tmp_path / "runs")])
+    assert ended.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "is no YAML" in line]
+    assert "a.yaml is no YAML: while parsing" in line
 
 
 @pytest.mark.parametrize(
@@ -326,7 +368,7 @@ def test_budget_ends_the_training(job, budget, images):
 
 
 def test_budget_does_not_cut_short_what_learns_in_one_pass(job):
-    row = run_job(job(entry=model("ImageStatistics", image_size=[64, 64]), budget={"seconds": 1e-3}))
+    row = run_job(job(entry=model(f"{PLAYERS}.ImageStatistics", image_size=[64, 64]), budget={"seconds": 1e-3}))
     assert row.training["images"] == 6  # eight, a quarter of them held out
 
 
@@ -401,7 +443,7 @@ def test_defects_among_held_out_images_are_told(job, capsys):
 def test_models_get_the_same_held_out_images(job):
     unseeded = {"data": {"seed": None}, "trainer": {"max_epochs": 1}}
     first = run_job(job("first", **unseeded))
-    second = run_job(job("second", entry=model("ImageStatistics", image_size=[64, 64]), **unseeded))
+    second = run_job(job("second", entry=model(f"{PLAYERS}.ImageStatistics", image_size=[64, 64]), **unseeded))
     assert first.provenance["held_out"] == second.provenance["held_out"]
     assert first.provenance["held_out"]["images"] == 2
 
@@ -448,9 +490,9 @@ def finished(tiny_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("board")
     models = (
         model("AnoSeg", **TINY),
-        model("ConstantMap", image_size=[64, 64]),
+        model(f"{PLAYERS}.ConstantMap", image_size=[64, 64]),
         model("AnoSeg", label="Broken", width=99),
-        model("LocalEfficientAd", teacher="nowhere.pth", imagenet_dir="nowhere"),
+        model(f"{PLAYERS}.LocalEfficientAd", teacher="nowhere.pth", imagenet_dir="nowhere"),
     )
     config = configuration(*models, root=tiny_root, trainer={"max_epochs": 2})
     command = [sys.executable, "-m", "anomalib_anoseg", "board"]
@@ -488,6 +530,7 @@ def test_rows_are_complete_and_judged_alike(finished):
     assert anoseg.training["images"] == 12
     assert anoseg.training["seconds_per_image"] > 0
     assert anoseg.peak_memory_mb > 50
+    assert anoseg.test_memory_mb > 50
     assert anoseg.provenance["calibrated_on"] == "forged on held-out images"
     for name in ("commit", "versions", "cpu", "threads", "precision", "started", "wall_seconds", "trainer"):
         assert name in anoseg.provenance

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from jsonargparse import ArgumentParser
 
-from anomalib_anoseg.leaderboard import plots
+from anomalib_anoseg.cli import main
+from anomalib_anoseg.leaderboard import plots, report
 from anomalib_anoseg.leaderboard.report import write_report
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -313,6 +314,18 @@ def test_budget_hardware_and_changes_are_stated(make_board, tmp_path):
     assert "Every model had the same budget of training: 600 seconds of wall time." in text
     assert "different hardware (CPU)" in text
     assert "0123abc with uncommitted changes" in text
+
+
+def test_missing_packages_get_one_line(board, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "NEEDED", ("jinja2", "no_such_package"))
+    with pytest.raises(SystemExit) as ended:
+        main(["report", str(board), "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert 'needs no_such_package, not installed here. Run: pip install "anomalib-anoseg[report]"' in " ".join(
+        error.split()
+    )
+    assert "Traceback" not in error
 
 
 def test_unknown_reference(board, tmp_path):

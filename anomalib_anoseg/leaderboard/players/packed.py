@@ -50,14 +50,17 @@ def parse_settings(settings: str | dict[str, Any] | DictConfig | None) -> dict[s
     """Read a model's arguments from YAML text.
 
     Raises:
-        ValueError: If it is no mapping.
+        ValueError: If it is no YAML, or no mapping.
 
     Example:
         >>> parse_settings("{width: 0.25}"), parse_settings(None)
         ({'width': 0.25}, {})
     """
     parsed: Any = OmegaConf.to_container(settings) if isinstance(settings, DictConfig) else settings
-    parsed = yaml.safe_load(parsed) if isinstance(parsed, str) else parsed
+    try:
+        parsed = yaml.safe_load(parsed) if isinstance(parsed, str) else parsed
+    except yaml.YAMLError as error:
+        raise ValueError(f"settings must be YAML: {' '.join(str(error).split())}") from error
     if parsed is not None and not isinstance(parsed, dict):
         raise ValueError(f"settings must be a mapping of arguments such as 'lr: 0.001', got {settings!r}.")
     return parsed or {}
