@@ -45,6 +45,11 @@ class Stopwatch:
             return dict(self._earlier)
         return {name: self._earlier[name] + clock() - self._start[name] for name, clock in CLOCKS.items()}
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it counts."""
+        return self._start is not None
+
     def start(self) -> None:
         """Go on."""
         self._start = {name: clock() for name, clock in CLOCKS.items()}
@@ -60,7 +65,7 @@ class Stopwatch:
     @contextmanager
     def paused(self) -> Generator[None, None, None]:
         """Leave something out of the account."""
-        was_running = self._start is not None
+        was_running = self.is_running
         self.stop()
         try:
             yield
@@ -97,8 +102,8 @@ class BudgetTimer(Timer):
 class TrainingMeter(Callback):
     """Counts a training's seconds, images and steps, across interruptions, and ends it after so many images.
 
-    Seconds go from the first batch to the last, validation in between included and checkpoints left out. How far the
-    training has come is written to a file after each epoch.
+    Seconds go from the first batch to the last, without validation and checkpoints: how large a model is, or how often
+    it is looked at, must not shorten its training. How far that has come is written to a file after each epoch.
 
     Args:
         progress: The file.
@@ -111,6 +116,7 @@ class TrainingMeter(Callback):
         self.images = self.steps = self.epochs_begun = 0
         self.set_size: int | None = None
         self.load: dict[str, float | None] = {}
+        self._was_running = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clocks."""
@@ -141,6 +147,18 @@ class TrainingMeter(Callback):
         del pl_module
         self.epochs_begun += 1
         self._report(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the clocks stand still."""
+        del trainer, pl_module
+        self._was_running = self.stopwatch.is_running
+        self.stopwatch.stop()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the clocks go on, if they went before."""
+        del trainer, pl_module
+        if self._was_running:
+            self.stopwatch.start()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clocks."""
