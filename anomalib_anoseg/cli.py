@@ -9,7 +9,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -39,19 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             wrong.
     """  # noqa: DOC501, DOC502 - what is raised again is the caller's
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    offered = {name: entry for name, entry in COMMANDS.items() if find_spec(f"anomalib_anoseg.{entry[1]}")}
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     parser = ArgumentParser(prog="anomalib-anoseg", description="Leaderboards, previews and diagnosis for anomalib.")
     parser.add_argument("--version", action="version", version=_version())
     subcommands = parser.add_subcommands()
-    for name, (summary, module, function) in offered.items():
+    for name, (summary, module, function) in COMMANDS.items():
         subparser = ArgumentParser(description=summary)
         if name == chosen:
             _add_function(subparser, _load(module, function))
         subcommands.add_subcommand(name, subparser, help=summary)
     parsed = parser.parse_args(arguments)
     name = parsed.subcommand
-    _, module, function = offered[name]
+    _, module, function = COMMANDS[name]
     try:
         call = _load(module, function)
         given = parser.instantiate_classes(parsed)[name].as_dict()

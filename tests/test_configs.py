@@ -6,7 +6,8 @@ import pytest
 import yaml
 from anomalib.cli import AnomalibCLI
 
-from anomalib_anoseg.leaderboard.board import read_tasks
+from anomalib_anoseg.leaderboard.grid import read_tasks
+from anomalib_anoseg.leaderboard.judging import FORGED_DEFECTS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUICK = [
@@ -93,3 +94,9 @@ def test_every_epoch_ends_with_a_checkpoint(name):
     trainer = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["trainer"]
     assert trainer["check_val_every_n_epoch"] == 1
     assert "max_steps" not in trainer
+
+
+def test_boards_judge_by_the_defects_that_the_laptops_model_learns():
+    settings = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())["model"]["init_args"]
+    patches = {name.removeprefix("patch_"): value for name, value in settings.items() if name.startswith("patch_")}
+    assert {name: list(v) if isinstance(v, tuple) else v for name, v in FORGED_DEFECTS.items()} == patches

@@ -9,7 +9,7 @@ from typing import Any
 
 from anomalib_anoseg.leaderboard.data_names import name_data
 from anomalib_anoseg.leaderboard.records import Collection, Job, Missing
-from anomalib_anoseg.leaderboard.runs import SCHEMA
+from anomalib_anoseg.leaderboard.runs import read_json
 
 REQUIRED = ("id", "label", "dataset", "category", "seed", "metrics", "trivial")
 
@@ -32,7 +32,9 @@ def collect(runs: Sequence[Path]) -> Collection:
     expected: dict[str, Missing] = {}
     finished: dict[str, Job] = {}
     for folder in dict.fromkeys(Path(run) for run in runs):
-        board = read_json(folder / "board.json", _not_a_run_folder(folder))
+        if not (folder / "board.json").is_file():
+            raise ValueError(_not_a_run_folder(folder))
+        board = read_json(folder / "board.json")
         collection.left_out |= board.get("left_out") or {}
         collection.configs[_unique_name(folder, collection.configs)] = str(board.get("config", ""))
         for entry in board.get("jobs", []):
@@ -52,27 +54,6 @@ def collect(runs: Sequence[Path]) -> Collection:
     taking_part = {job.label for job in jobs}  # left out in one folder, perhaps, and finished in another
     collection.left_out = {label: why for label, why in collection.left_out.items() if label not in taking_part}
     return collection
-
-
-def read_json(path: Path, if_absent: str) -> dict[str, Any]:
-    """Read a file of a run folder.
-
-    Raises:
-        ValueError: If it is absent, no JSON object, or of another schema.
-    """
-    if not path.is_file():
-        raise ValueError(if_absent)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Remove it and run its job again.") from error
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {schema!r}, and this version reads schema {SCHEMA}. Update anomalib-anoseg, or run "
-            "the board again with this version."
-        )
-    return dict(content)
 
 
 def _not_a_run_folder(folder: Path) -> str:
@@ -115,7 +96,7 @@ def _add_finished(folder: Path, labels: dict[str, str], finished: dict[str, Job]
 
 
 def _read_job(path: Path) -> Job:
-    row = read_json(path, "")
+    row = read_json(path)
     absent = [name for name in REQUIRED if name not in row]
     if absent:
         raise ValueError(f"{path} lacks {', '.join(absent)}. Remove it and run its job again.")
@@ -125,7 +106,7 @@ def _read_job(path: Path) -> Job:
         row=row,
         label=str(row["label"]),
         category=str(row["category"]),
-        cost=read_json(cost, "") if cost.is_file() else None,
+        cost=read_json(cost) if cost.is_file() else None,
     )
 
 

@@ -201,7 +201,7 @@ class RunFolder:
             raise FileNotFoundError(
                 f"{self.path} holds no board.json. Name the folder given as --out to `anomalib-anoseg board`."
             )
-        content = _read_json(path)
+        content = read_json(path)
         jobs = [_build(Job, job) for job in content["jobs"]]
         return Board(content["config"], jobs, content.get("left_out", {}))
 
@@ -214,7 +214,7 @@ class RunFolder:
     def row(self, job_id: str) -> Row | None:
         """Read a row; ``None`` if its job is not finished."""
         path = self.job_folder(job_id) / "row.json"
-        return _build(Row, _read_json(path)) if path.is_file() else None
+        return _build(Row, read_json(path)) if path.is_file() else None
 
     def rows(self) -> list[Row]:
         """Read the rows of all finished jobs of the board, in its order, under the labels that it gives them now."""
@@ -256,13 +256,23 @@ def _finite(content: Any) -> Any:  # noqa: ANN401
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("schema") != SCHEMA:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of a run folder.
+
+    Raises:
+        ValueError: If it is no JSON object, or of another schema.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}). Remove it and run its job again.") from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
         raise ValueError(
-            f"{path} has schema {content.get('schema')}, this version reads {SCHEMA}. Run the board into a new folder."
+            f"{path} has schema {schema!r}, and this version reads schema {SCHEMA}. Update anomalib-anoseg, or run "
+            "the board again with this version."
         )
-    return content
+    return dict(content)
 
 
 def _build(record: type[Record], content: dict[str, Any]) -> Record:

@@ -87,5 +87,5 @@ def test_no_board_gets_a_clear_error(tmp_path):
 
 def test_other_schema_gets_a_clear_error(runs):
     write_json(runs.path / "board.json", {"schema": 99})
-    with pytest.raises(ValueError, match=r"has schema 99, this version reads 1\. Run the board into a new folder"):
+    with pytest.raises(ValueError, match=r"has schema 99, and this version reads schema 1\. Update"):
         runs.board()
