@@ -14,6 +14,7 @@ ACCURACIES = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_IoU")
 DIFFERENT = (
     "Models were measured on different categories or seeds: accuracies here compare the forms of one model, not models."
 )
+NOISY = "Medians of some rounds differ by more than a quarter: something else kept the machine busy."
 TIMES = " \N{MULTIPLICATION SIGN} "
 PLAIN = "torch float32"  # what the accuracy of other forms is compared with
 
@@ -61,7 +62,8 @@ def forms(jobs: Sequence[Job]) -> pd.DataFrame:
 
     Returns:
         One row a label and form (``"openvino INT8"``), with columns ``label``, ``form``, ``file_mb``,
-        ``peak_memory_mb``, ``median_<batch>`` and ``p95_<batch>`` in milliseconds a batch, accuracies, ``images`` (test
+        ``peak_memory_mb``, ``median_<batch>`` and ``p95_<batch>`` in milliseconds a batch, ``noisy_<batch>`` (the share
+        of jobs in which these went up and down), accuracies, ``images`` (test
         images of all jobs) and ``jobs``.
     """
     records = [record for job in jobs if job.cost for record in _forms_of(job.label, job.cost)]
@@ -80,6 +82,7 @@ def _forms_of(label: str, cost: dict[str, Any]) -> list[dict[str, Any]]:
         record = records.setdefault(_form(entry), {})
         record[f"median_{entry['batch']}"] = entry.get("median_ms")
         record[f"p95_{entry['batch']}"] = entry.get("p95_ms")
+        record[f"noisy_{entry['batch']}"] = entry.get("noisy", False)
     for entry in cost.get("accuracy") or []:
         records.setdefault(_form(entry), {}).update({name: entry.get(name) for name in (*ACCURACIES, "images")})
     for form, record in records.items():
@@ -166,6 +169,8 @@ def _form_cells(frame: pd.DataFrame, index: Any, shown: dict[str, tuple[Column, 
     cells = []
     for name, (column, digits) in shown.items():
         cell = _cost(frame[name], index, column, 1, digits)
+        if frame.get(name.replace("median", "noisy"), pd.Series(dtype=float)).get(index, 0) and "median" in name:
+            cell = replace(cell, detail="noisy", best=False, title=NOISY)
         is_compared = name in ACCURACIES and len(plain) and index not in plain.index and cell is not NOTHING
         if is_compared and pd.notna(plain[name].iloc[0]):
             difference = signed(frame[name][index] - plain[name].iloc[0])
@@ -182,6 +187,8 @@ def _notes(jobs: Sequence[Job], frame: pd.DataFrame) -> list[str]:
         f"Means over the jobs that were measured: {measured}.",
         "Smaller figures: difference to PyTorch float32, where there is one in the third digit.",
     ]
+    if any(frame[name].any() for name in frame if name.startswith("noisy_")):
+        notes.append(f"Noisy: {NOISY[0].lower()}{NOISY[1:]}")
     if not is_comparable(jobs):
         notes.append(DIFFERENT)
     costs = [job.cost for job in jobs if job.cost]

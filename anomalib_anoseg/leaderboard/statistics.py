@@ -13,6 +13,7 @@ from scipy import stats
 from anomalib_anoseg.leaderboard.records import Job
 
 CONFIDENCE = 0.95
+ERROR = 0.05
 WHOLE = ""  # the "defect" of figures over all test images of a category
 # Means of equal values may differ in their last bit.
 TOLERANCE = 1e-9
@@ -157,7 +158,8 @@ def paired(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
 
     Returns:
         Columns ``label``, ``metric``, ``mean`` (positive where the model is better), ``half``, ``seeds``, ``pairs``
-        (of category and seed) and ``wins`` among them.
+        (of category and seed), ``wins`` among them and ``p``, that of Student's t test over seeds after Holm's
+        correction for all differences; NaN for fewer than two seeds.
     """
     whole = frame[(frame["defect"] == WHOLE) & (~frame["trivial"] | (frame["label"] == reference))]
     wide = whole.pivot_table(index=["metric", "category", "seed"], columns="label", values="value", sort=False)
@@ -168,8 +170,31 @@ def paired(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
             seeds = block.reset_index(name="value").pivot_table("value", "seed", "category").dropna().mean(axis=1)
             mean = seeds.mean() if len(seeds) else block.groupby("category").mean().mean()
             wins = int((block > TOLERANCE).sum())
-            records.append((label, metric, mean, half_width(seeds.sem(), len(seeds)), len(seeds), len(block), wins))
-    return pd.DataFrame(records, columns=["label", "metric", "mean", "half", "seeds", "pairs", "wins"])
+            half, p = half_width(seeds.sem(), len(seeds)), _p_value(seeds)
+            records.append((label, metric, mean, half, len(seeds), len(block), wins, p))
+    table = pd.DataFrame(records, columns=["label", "metric", "mean", "half", "seeds", "pairs", "wins", "p"])
+    return table.assign(p=holm(table["p"].astype(float)))
+
+
+def _p_value(values: pd.Series) -> float:
+    """Probability of a mean as far from 0 by chance; NaN for fewer than two values."""
+    if len(values) < 2:  # noqa: PLR2004
+        return float("nan")
+    if values.sem() <= TOLERANCE:  # equal values, for which t is not defined
+        return float(abs(values.mean()) <= TOLERANCE)
+    return float(stats.ttest_1samp(values, 0).pvalue)
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """Correct p-values for their number, as Holm (1979); those that are NaN do not count.
+
+    Example:
+        >>> holm(pd.Series([0.02, 0.01, float("nan"), 0.9])).tolist()
+        [0.04, 0.03, nan, 0.9]
+    """
+    ordered = p.dropna().sort_values()
+    corrected = (ordered * range(len(ordered), 0, -1)).cummax().clip(upper=1)
+    return corrected.reindex(p.index)
 
 
 def _mark(estimates: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from anomalib_anoseg.leaderboard.statistics import WHOLE
+from anomalib_anoseg.leaderboard.statistics import ERROR, WHOLE
 
 UP, DOWN = "↑", "↓"
 MARK = "†"  # what does not beat its trivial row
@@ -97,6 +97,11 @@ METRICS = {
 }
 
 
+# What the mean rank is of. Figures at a threshold are left out, because they depend on how it was found as well, and
+# the area under the IoU curve, because it depends on how scores are spread.
+RANKED = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_BestIoU")
+
+
 def metric_name(metric: str) -> str:
     """Name a metric outside of tables.
 
@@ -119,24 +124,25 @@ def summary(overall: pd.DataFrame, ranked: pd.DataFrame, labels: Sequence[str], 
     metrics = metrics_of(overall)
     complete = overall[overall["categories"] == overall["of"]]
     best = _best(complete)
-    rank = ranked.reindex(columns=[metric for metric in metrics if metric in ranked]).mean(axis=1).round(2)
+    rank_of = [metric for metric in RANKED if metric in ranked]
+    rank = ranked[rank_of].mean(axis=1).dropna().round(2)
     trivial = dict(zip(overall["label"], overall["trivial"], strict=True))
     rows = []
     for label in [label for label in labels if label in trivial]:
         own = overall[overall["label"] == label].set_index("metric")
         cells = [_figure(own, metric, best) for metric in metrics]
-        mean_rank = rank.get(label)
-        number = NOTHING if mean_rank is None else Cell(f"{mean_rank:.2f}", best=_is_best(mean_rank, rank, DOWN))
-        counts = [Cell(_range(own["seeds"])), Cell(_share(own))]
+        cells.append(Cell(f"{rank[label]:.2f}", best=_is_best(rank[label], rank, DOWN)) if label in rank else NOTHING)
+        cells += [Cell(_range(own["seeds"])), Cell(_share(own))]
         name = Cell(label, "less than one epoch" if label in short else "", name=True)
-        rows.append(Row([name, *cells, number, *counts], trivial=trivial[label]))
+        rows.append(Row([name, *cells], trivial=trivial[label]))
     if overall["trivial"].any():
         bars = complete.groupby("metric")["bar"].max()
-        cells = [_number(bars.get(metric)) for metric in metrics]
-        rows.append(Row([Cell(BAR_LABEL, name=True), *cells, NOTHING, NOTHING, NOTHING], trivial=True))
+        figures = [_number(bars.get(metric)) for metric in metrics]
+        rows.append(Row([Cell(BAR_LABEL, name=True), *figures, NOTHING, NOTHING, NOTHING], trivial=True))
     columns = [Column("Model"), *(METRICS[metric] for metric in metrics)]
     columns += [Column("Mean rank", arrow=DOWN), Column("Complete seeds"), Column("Categories")]
-    return Table("Means over all categories", columns, rows)
+    names = ", ".join(map(metric_name, rank_of))
+    return Table("Means over all categories", columns, rows, [f"Mean rank: over {names}."] if rank_of else [])
 
 
 def rank_table(ranked: pd.DataFrame, labels: Sequence[str]) -> Table:
@@ -179,7 +185,12 @@ def paired_table(differences: pd.DataFrame, labels: Sequence[str], reference: st
         cells = [_difference(own, metric) for metric in metrics]
         rows.append(Row([Cell(label, name=True), *cells, Cell(_range(own["seeds"])), Cell(_range(own["pairs"]))]))
     columns = [Column("Model"), *(METRICS[metric] for metric in metrics), Column("Seeds"), Column("Pairs")]
-    return Table(f"Difference to {reference}", columns, rows)
+    count = int(differences["p"].notna().sum())
+    note = (
+        f"Bold: not 0 at the level of {ERROR:.0%}, by Student's t test over seeds after Holm's correction for all "
+        f"{count} differences tested. The intervals are not corrected."
+    )
+    return Table(f"Difference to {reference}", columns, rows, [note])
 
 
 def span(name: str, rows: Sequence[Row]) -> list[Row]:
@@ -217,7 +228,7 @@ def _difference(own: pd.DataFrame, metric: str) -> Cell:
     if metric not in own.index:
         return NOTHING
     row = own.loc[metric]
-    decided = abs(row["mean"]) > row["half"]  # false without an interval
+    decided = row["p"] < ERROR  # false without seeds to compare
     verdict = ("Better" if row["mean"] > 0 else "Worse") if decided else "Undecided"
     title = f"{verdict}; better in {row['wins']} of {row['pairs']} pairs of category and seed."
     return Cell(signed(row["mean"]), interval(row["half"], row["seeds"]), best=bool(decided), title=title)

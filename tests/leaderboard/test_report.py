@@ -12,7 +12,7 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from anomalib_anoseg.cli import main
-from anomalib_anoseg.leaderboard import plots, report
+from anomalib_anoseg.leaderboard import plots, report, tables
 from anomalib_anoseg.leaderboard.report import write_report
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -326,6 +326,30 @@ def test_missing_packages_get_one_line(board, tmp_path, monkeypatch, capsys):
         error.split()
     )
     assert "Traceback" not in error
+
+
+def test_mean_rank_is_of_what_needs_no_threshold(make_board, tmp_path):
+    def change(row):
+        better = row["label"] == "AnoSeg"
+        figures = {name: 0.9 if better == (name in tables.RANKED) else 0.8 for name in row["metrics"]}
+        return {**row, "metrics": figures}
+
+    folder = make_board(tmp_path / "runs", labels=("AnoSeg", "DRAEM"), change=change)
+    text = (write_report([folder], tmp_path).parent / "report.md").read_text()
+    summary, *_ = read_markdown(text)
+    assert list(summary["Mean rank ↓"]) == ["**1.00**", "2.00"]
+    assert "Mean rank: over image AUROC, pixel AUROC, pixel AP, pixel AUPRO, pixel best IoU." in text
+
+
+def test_noisy_latencies_are_marked(make_board, tmp_path):
+    folder = make_board(tmp_path / "runs")
+    path = next(folder.glob("jobs/AnoSeg-brick-seed0/cost.json"))
+    cost = json.loads(path.read_text())
+    cost["latency"][0]["noisy"] = True
+    path.write_text(json.dumps(cost))
+    text = (write_report([folder], tmp_path).parent / "report.md").read_text()
+    assert text.count(" noisy ") == 1
+    assert "Noisy: medians of some rounds differ by more than a quarter" in text
 
 
 def test_unknown_reference(board, tmp_path):

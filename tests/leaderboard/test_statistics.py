@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from anomalib_anoseg.leaderboard import statistics
 from anomalib_anoseg.leaderboard.collect import collect
@@ -148,3 +150,17 @@ def test_paired_differences():
     assert row["mean"] == pytest.approx(((0.1 - 0.1) / 2 + (0.3 + 0.2) / 2) / 2)
     assert row["half"] == pytest.approx(T_1 * 0.125)  # the standard error of 0 and 0.25 is 0.125
     assert (row["seeds"], row["pairs"], row["wins"]) == (2, 4, 3)
+    assert row["p"] == pytest.approx(0.5)  # t = 1 at one degree of freedom
+
+
+def test_differences_are_corrected_for_their_number():
+    def rows(label, gains):
+        return [(label, False, "x", seed, 0.5 + gain) for seed, gain in enumerate(gains)]
+
+    frame = frame_of(
+        *rows("R", [0] * 3), *rows("A", [0.1, 0.11, 0.12]), *rows("B", [0.1, -0.1, 0.0]), *rows("C", [0.1] * 3)
+    )
+    p = statistics.paired(frame, "R").set_index("label")["p"]
+    alone = stats.ttest_1samp([0.1, 0.11, 0.12], 0).pvalue
+    assert p.to_dict() == pytest.approx({"A": 2 * alone, "B": 1.0, "C": 0.0})
+    assert np.isnan(statistics.paired(frame[frame["seed"] == 0], "R")["p"]).all()
