@@ -187,8 +187,11 @@ class SyntheticAnomaly(SeededAugmentation):
             self.generator = own
             self.complete_parameters(params, image, paths)
         forged = super().forward(image, params=params)
-        mask = self.transform_masks(image.new_zeros(image.shape[0], 1, *image.shape[-2:]))
-        return ForgedBatch(forged, mask)
+        return ForgedBatch(forged, self.make_mask(image))
+
+    def make_mask(self, image: Tensor) -> Tensor:
+        """Mark the anomalies planted last, in ``image``: ``(B, 1, H, W)``, its dtype and device."""
+        return self.transform_masks(image.new_zeros(image.shape[0], 1, *image.shape[-2:]))
 
     def turn(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """Make the normal images in which anomalies were planted: those given, unless a subclass turns them before.
@@ -225,6 +228,11 @@ def check_value(name: str, value: float, low: float, high: float) -> None:
     """
     if not low <= value <= high:
         raise ValueError(f"{name} must lie within [{low}, {high}], got {value}.")
+
+
+def constant(values: Sequence[float] | Sequence[Sequence[float]], device: torch.device) -> Tensor:
+    """Bring numbers to a device; made there by ``torch.tensor(..., device=device)`` they would make the host wait."""
+    return torch.tensor(values).to(device, non_blocking=True)
 
 
 def per_image(values: Tensor, image: Tensor) -> Tensor:

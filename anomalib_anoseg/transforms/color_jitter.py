@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, check_value, per_image
+from anomalib_anoseg.transforms.base import SeededAugmentation, check_value, constant, per_image
 
 # Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601), as torchvision and kornia use them.
 LUMA = (0.299, 0.587, 0.114)
@@ -85,7 +85,7 @@ class RandomColorJitter(SeededAugmentation):
             raise ValueError(f"Colour jitter takes images of 1 or 3 channels, got shape {tuple(input.shape)}.")
         image = input.float()
         is_color = input.shape[1] == len(LUMA)
-        luma = torch.tensor(LUMA if is_color else (1.0,), device=image.device)
+        luma = constant(LUMA if is_color else (1.0,), image.device)
 
         image = image * per_image(params["brightness"], image)  # noqa: PLR6104 - `input` may be the same tensor
         mean = torch.einsum("bchw,c->b", image, luma)[:, None, None, None] / (image.shape[-2] * image.shape[-1])
@@ -104,6 +104,6 @@ def color_matrix(saturation: Tensor, hue: Tensor, luma: Tensor) -> Tensor:
 
     angle = 2 * math.pi * hue[:, None, None]
     grey_projection = torch.full_like(identity, 1 / 3)
-    cross_product = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=luma.device) / math.sqrt(3)
+    cross_product = constant(((0.0, -1.0, 1.0), (1.0, 0.0, -1.0), (-1.0, 1.0, 0.0)), luma.device) / math.sqrt(3)
     rotate = angle.cos() * identity + angle.sin() * cross_product + (1 - angle.cos()) * grey_projection
     return rotate @ saturate

@@ -1,16 +1,22 @@
 """DRAEM's augmentation of foreign textures: three of ten distortions an image, all on the device and in batch.
 
-Every distortion has parameters that change nothing, so all images go through the same few passes whatever was chosen
-for them: one rotation, one 3x3 kernel, one colour matrix and one table of 256 values a channel. That table is the
-product of all distortions that change each value for itself, so that these cost next to nothing.
+Rotation, sharpness and colours are changed at as many places as chance can choose images for (:mod:`.shares`). All
+other distortions change each value for itself: they are applied to a table of the 256 values, and the images look their
+values up there once.
 """
+
+from itertools import combinations, groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, per_image
+from anomalib_anoseg.transforms.base import SeededAugmentation, constant, per_image
 from anomalib_anoseg.transforms.color_jitter import LUMA, color_matrix
+from anomalib_anoseg.transforms.rotation import turn
+from anomalib_anoseg.transforms.shares import assign_places, draw_spread, images_at, most
 
+# In the order in which they are applied; the last seven change each value for itself.
 DISTORTIONS = (
     "rotation",
     "sharpness",
@@ -23,7 +29,25 @@ DISTORTIONS = (
     "autocontrast",
     "equalize",
 )
+COSTLY = DISTORTIONS[:3]
 CHOSEN = 3
+# All sets of three, in an order that has as many as possible of those with a costly distortion next to each other.
+_KINDS = ["R", "RC", "RSC", "RS", "S", "SC", "C", ""]
+SETS = sorted(
+    ([name in names for name in DISTORTIONS] for names in combinations(DISTORTIONS, CHOSEN)),
+    key=lambda members: _KINDS.index("".join(kind for kind, member in zip("RSC", members, strict=False) if member)),
+)
+# From which strength to which: degrees; a factor, of which 0 blurs and 1 keeps; full circles; a factor; those of the
+# brightness, a factor and an offset; the threshold of solarize, on a scale from 0 to 1.
+RANGES = {
+    "rotation": (-45.0, 45.0),
+    "sharpness": (0.0, 3.0),
+    "hue": (-50 / 255, 50 / 255),
+    "saturation": (0.5, 1.5),
+    "factor": (0.8, 1.2),
+    "offset": (-30 / 255, 30 / 255),
+    "solarize": (32 / 255, 128 / 255),
+}
 LEVELS = 256
 # Histograms are taken from a grid of about this many pixels a side: a few thousand values suffice for 256 levels.
 HISTOGRAM_SIDE = 64
@@ -41,80 +65,92 @@ def draw_distortions(transform: SeededAugmentation, count: int, channels: int = 
         channels: Number of channels ``C``.
 
     Returns:
-        ``chosen`` ``(B, 10)`` bool, in the order of :data:`DISTORTIONS`; ``rotation`` in degrees, ``sharpness`` (0
-        blurs, 1 keeps), ``hue`` in full circles, ``saturation``, ``factor`` and ``offset`` of the brightness,
-        ``solarize`` (the threshold), all float32 ``(B,)``; ``gamma`` ``(B, C)``; ``posterize`` (bits kept), int64
-        ``(B,)``.
+        ``chosen`` ``(B, 10)`` bool, in the order of :data:`DISTORTIONS`; ``places`` ``(B, 3, K)`` bool, see
+        :func:`~.shares.assign_places`, for the :data:`COSTLY` ones; what :data:`RANGES` names, float32 ``(B,)``;
+        ``gamma`` ``(B, C)``; ``posterize`` (bits kept), int64 ``(B,)``.
     """
-    one = (count,)
-    return {
-        # Any three places of a random permutation are as likely to hold 0, 1 and 2 as any others.
-        "chosen": transform.uniform((count, len(DISTORTIONS)), 0.0, 1.0).argsort(1) < CHOSEN,
-        "rotation": transform.uniform(one, -45.0, 45.0),
-        "sharpness": transform.uniform(one, 0.0, 3.0),
-        "hue": transform.uniform(one, -50 / 255, 50 / 255),
-        "saturation": transform.uniform(one, 0.5, 1.5),
+    device, spread = transform.device, draw_spread(transform, count)
+    chosen = constant(SETS, device)[(spread * len(SETS)).long().clamp(max=len(SETS) - 1)].bool()
+    low, high = constant(list(zip(*RANGES.values(), strict=True)), device)[..., None]
+    strengths = torch.lerp(low, high, transform.uniform((len(RANGES), count), 0.0, 1.0))
+    return dict(zip(RANGES, strengths, strict=True)) | {
+        "chosen": chosen,
+        "places": assign_places(chosen[:, : len(COSTLY)], max(_most(number, count) for number in range(len(COSTLY)))),
         "gamma": transform.uniform((count, channels), 0.5, 2.0),
-        "factor": transform.uniform(one, 0.8, 1.2),
-        "offset": transform.uniform(one, -30 / 255, 30 / 255),
-        "solarize": transform.uniform(one, 32 / 255, 128 / 255),
-        "posterize": 1 + transform.choice(one, 7),
+        "posterize": 1 + transform.choice((count,), 7),
     }
 
 
-def is_chosen(params: dict[str, Tensor], name: str) -> Tensor:
-    """Tell which images get a distortion, bool ``(B,)``."""
-    return params["chosen"][:, DISTORTIONS.index(name)]
+def _most(number: int, count: int) -> int:
+    """Tell how many of ``count`` images can have a distortion: those of each run of sets that have it."""
+    runs = (sum(1 for _ in run) for has_it, run in groupby(SETS, key=itemgetter(number)) if has_it)
+    return min(count, sum(most(length / len(SETS), count) for length in runs))
 
 
-def distort(image: Tensor, scratch: Tensor, params: dict[str, Tensor]) -> Tensor:
-    """Apply what :func:`draw_distortions` chose, but for the rotation, which is part of looking a texture up.
+def distort(image: Tensor, params: dict[str, Tensor], padding: str) -> Tensor:
+    """Apply what :func:`draw_distortions` chose.
 
     They follow each other in the order of :data:`DISTORTIONS`, where DRAEM draws the order, too: so the last seven
-    share one look-up. The histograms of autocontrast and equalize are estimated from part of the pixels. No gradient.
+    share one look-up. The histograms of autocontrast and equalize are estimated from part of the pixels.
 
     Args:
-        image: ``(B, C, H, W)``, float32, in ``[0, 255]``, contiguous, sides of 3 pixels or more; overwritten.
-        scratch: Memory of the same shape and dtype, overwritten, too: fresh memory of this size costs a CPU as much as
-            several passes over it.
+        image: ``(B, C, H, W)``, uint8, contiguous, sides of 3 pixels or more; overwritten.
         params: What was drawn, on the device of ``image``.
+        padding: What comes in from outside when an image is rotated, see :func:`~.rotation.turn`.
 
     Returns:
-        ``(B, C, H, W)``, float32, in ``[0, 1]``, of 256 levels, in the memory of ``image`` or ``scratch``.
+        ``(B, C, H, W)``, float32, in ``[0, 1]``, of 256 levels.
     """
+
+    def rotate(part: Tensor, images: Tensor) -> Tensor:
+        # The nearest pixel is found in a third of the time, and nobody knows what the texture looked like before.
+        return turn(part, params["rotation"][images], padding, mode="nearest")
+
+    def sharpen(part: Tensor, images: Tensor) -> Tensor:
+        return _sharpen(part, params["sharpness"][images])
+
+    def color(part: Tensor, images: Tensor) -> Tensor:
+        luma = constant(LUMA, part.device)
+        return (color_matrix(params["saturation"][images], params["hue"][images], luma) @ part.flatten(2)).view_as(part)
+
+    changes = (rotate, sharpen, color) if image.shape[1] == len(LUMA) else (rotate, sharpen)
+    for change, images, is_chosen in zip(changes, *images_at(params["places"]), strict=False):
+        part = image.index_select(0, images)
+        changed = change(part.float(), images).clamp_(0, LEVELS - 1).add_(0.5).to(torch.uint8)
+        # Products are faster than `where`, of 8-bit values much more so.
+        keep = per_image(is_chosen.to(torch.uint8), part)
+        image.index_copy_(0, images, changed.mul_(keep).add_(part.mul_(1 - keep)))
+    return _look_up_tones(image, params)
+
+
+def _look_up_tones(image: Tensor, params: dict[str, Tensor]) -> Tensor:
+    """Change each value for itself: ``(B, C, H, W)`` uint8 to float32 in ``[0, 1]``."""
+    # All tables lie behind each other, so that one look-up serves all.
     shape, tables = image.shape[:2], image.shape[:2].numel()
-    _sharpen(image, scratch, params["sharpness"].where(is_chosen(params, "sharpness"), 1.0))
-    if shape[1] == len(LUMA):
-        is_colored = is_chosen(params, "color")
-        luma = image.new_tensor(LUMA)
-        matrix = color_matrix(params["saturation"].where(is_colored, 1.0), params["hue"].where(is_colored, 0.0), luma)
-        torch.bmm(matrix, image.flatten(2), out=scratch.view(*shape, -1))
-        image, scratch = scratch, image
-    # All tables lie behind each other, so that one look-up serves all; half a level makes the cast round.
-    start = torch.arange(0.5, tables * LEVELS, LEVELS, device=image.device).view(*shape, 1, 1)
-    index = scratch.view(torch.int32).copy_(image.clamp_(0, LEVELS - 1).add_(start))
+    start = torch.arange(0, tables * LEVELS, LEVELS, device=image.device, dtype=torch.int32).view(*shape, 1, 1)
     stride = max(1, min(image.shape[-2:]) // HISTOGRAM_SIDE)
-    sample = index[..., ::stride, ::stride].flatten().long()
-    histogram = image.new_zeros(tables * LEVELS).scatter_add_(0, sample, torch.ones_like(sample, dtype=image.dtype))
+    sample = (image[..., ::stride, ::stride] + start).flatten().long()
+    histogram = torch.zeros(tables * LEVELS, device=image.device)
+    histogram.scatter_add_(0, sample, torch.ones_like(sample, dtype=torch.float32))
     table = _tone_table(histogram.view(*shape, LEVELS), params)
-    torch.index_select(table.flatten(), 0, index.flatten(), out=image.view(-1))
-    return image
+    return table.flatten().index_select(0, image.int().add_(start).flatten()).view_as(image)
 
 
-def _sharpen(image: Tensor, scratch: Tensor, factor: Tensor) -> None:
+def _sharpen(image: Tensor, factor: Tensor) -> Tensor:
     """Move each pixel away from the mean of its surroundings, or towards it; the outermost ones stay, as in Pillow.
 
     Sums of shifted images take a fraction of a convolution's time on a CPU. Those along the rows are taken as if all
     images were one row: what then runs from one row into the next belongs to the outermost pixels alone.
     """
-    pixels = image.view(-1)
-    torch.add(pixels[:-2], pixels[1:-1], out=scratch.view(-1)[1:-1]).add_(pixels[2:])
+    pixels, triple = image.view(-1), torch.empty_like(image)
+    torch.add(pixels[:-2], pixels[1:-1], out=triple.view(-1)[1:-1]).add_(pixels[2:])
     # Pillow's kernel is (1, 1, 1; 1, 5, 1; 1, 1, 1) / 13, so that 4 of 13 parts are the pixel itself, and
     # smooth + factor * (pixel - smooth) is this sum.
     rest = per_image((1 - factor) / 13, image)
     inner, last = image[..., 1:-1, 1:-1].mul_(1 - 9 * rest), image.shape[-2] - 2
     for row in range(3):
-        inner.addcmul_(scratch[..., row : row + last, 1:-1], rest)
+        inner.addcmul_(triple[..., row : row + last, 1:-1], rest)
+    return image
 
 
 def _tone_table(histogram: Tensor, params: dict[str, Tensor]) -> Tensor:
@@ -124,7 +160,7 @@ def _tone_table(histogram: Tensor, params: dict[str, Tensor]) -> Tensor:
     table = torch.linspace(0, 1, LEVELS, device=histogram.device).expand_as(histogram)
 
     def where_chosen(name: str, changed: Tensor) -> Tensor:
-        return torch.where(is_chosen(params, name)[:, None, None], changed, table)
+        return torch.where(params["chosen"][:, DISTORTIONS.index(name), None, None], changed, table)
 
     table = where_chosen("gamma", table ** params["gamma"][..., None])
     table = where_chosen("brightness", (table * factor + offset).clamp(0, 1))

@@ -28,7 +28,7 @@ class DraemPerlin(PerlinAnomaly):
         threshold: The noise must exceed this, within ``[0, 1]``.
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
         frequencies: See :class:`SaliencyPerlin`.
-        redraws: How often an empty mask is drawn again, ``0 <= redraws <= 20``.
+        redraws: How often an empty mask is drawn again, ``0 <= redraws <= 20``; stretched noise hardly ever gives one.
         p: Probability of an anomaly.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
 
@@ -51,7 +51,7 @@ class DraemPerlin(PerlinAnomaly):
         threshold: float = 0.5,
         opacity: tuple[float, float] = (0.1, 1.0),
         frequencies: Sequence[int] = FREQUENCIES,
-        redraws: int = 1,
+        redraws: int = 0,
         p: float = 0.5,
         keepdim: bool = False,
     ) -> None:
@@ -59,8 +59,8 @@ class DraemPerlin(PerlinAnomaly):
         super().__init__("none", (threshold, 0.0), textures, opacity, 0.0, frequencies, redraws, p, keepdim)
 
     def shape_noise(self, noise: Tensor) -> Tensor:
-        """Stretch noise ``(B, H, W)`` to ``[-1, 1]`` where none of it exceeds the threshold."""
+        """Stretch noise ``(B, H, W)``, in place, to ``[-1, 1]`` where none of it exceeds the threshold."""
         low, high = noise.amin((1, 2), keepdim=True), noise.amax((1, 2), keepdim=True)
         is_low = (high <= self.flags["threshold"][0]).float()
         scale = torch.lerp(torch.ones_like(high), 2 / (high - low).clamp(min=1e-6), is_low)
-        return torch.addcmul(-is_low * (low * scale + 1), noise, scale)
+        return noise.mul_(scale).sub_(is_low * (low * scale + 1))

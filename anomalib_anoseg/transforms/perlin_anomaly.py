@@ -1,5 +1,6 @@
 """What SGSF's and DRAEM's irregular anomalies share: textures in the shape of thresholded noise."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomalib_anoseg.transforms.base import SyntheticAnomaly, check_interval, check_value, per_image
+from anomalib_anoseg.transforms.base import SyntheticAnomaly, check_interval, check_value, constant, per_image
 from anomalib_anoseg.transforms.perlin import LATTICE_LINES, perlin_noise, rotate_noise
 from anomalib_anoseg.transforms.rotation import turn
 from anomalib_anoseg.transforms.saliency import NoSaliency, Saliency
 from anomalib_anoseg.transforms.saliency_folder import create_saliency
+from anomalib_anoseg.transforms.shares import assign_places, draw_spread, images_at, most
 from anomalib_anoseg.transforms.textures import Textures, create_textures
 
 # Whether a mask is empty is looked up on a grid of at most this many pixels a side; the noise's finest cells, of which
@@ -77,16 +79,16 @@ class PerlinAnomaly(SyntheticAnomaly):
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """Draw noise, all its redraws, texture, opacity and rotation for every image."""
-        flags, count = self.flags, batch_shape[0]
+        flags, count, rotation_p = self.flags, batch_shape[0], self.flags["rotation_p"]
         shape = (count, 1 + flags["redraws"])
-        frequencies = torch.tensor(flags["frequencies"], device=self.device)
-        is_turned = self.uniform((count,), 0.0, 1.0) < flags["rotation_p"]
+        frequencies = constant(flags["frequencies"], self.device)
         params = {
             "frequency": frequencies[self.choice((*shape, 2), len(frequencies))],
             "gradients": self.uniform((*shape, LATTICE_LINES, LATTICE_LINES), 0.0, 2 * torch.pi),
             "angle": self.uniform(shape, -TURN, TURN),
             "opacity": self.uniform((count,), *flags["opacity"]),
-            "degrees": self.uniform((count,), -TURN, TURN) * is_turned,
+            "degrees": self.uniform((count,), -TURN, TURN),
+            "turned": assign_places(draw_spread(self, count)[:, None] < rotation_p, most(rotation_p, count)),
             "attempt": torch.zeros(count, dtype=torch.int64, device=self.device),
             "marked": torch.zeros(count, 1, *batch_shape[-2:], dtype=torch.bool, device=self.device),
         }
@@ -100,12 +102,19 @@ class PerlinAnomaly(SyntheticAnomaly):
 
     def turn(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """Turn images as those that anomalies were planted in; bit-identical wherever an image was not turned."""
+        params = self._params if params is None else params
         if not self.flags["rotation_p"]:
             return image
-        degrees = (self._params if params is None else params)["degrees"].to(image.device, non_blocking=True)
-        exact = image.to(torch.promote_types(image.dtype, torch.float32))
-        turned = turn(exact, degrees, "zeros")
-        return torch.lerp(exact, turned, per_image((degrees != 0).to(exact.dtype), exact)).to(image.dtype)
+        places, degrees = (params[name].to(image.device, non_blocking=True) for name in ("turned", "degrees"))
+        images, is_chosen = (at_place[0] for at_place in images_at(places))
+        part = image.index_select(0, images).to(torch.promote_types(image.dtype, torch.float32))
+        turned = turn(part, degrees[images], "zeros")
+        part = torch.lerp(part, turned, per_image(is_chosen.to(part.dtype), part))
+        return image.index_copy(0, images, part.to(image.dtype))
+
+    def make_mask(self, image: Tensor) -> Tensor:
+        """Mark the anomalies planted last, ``(B, 1, H, W)``."""
+        return self._params["marked"].to(image.device, image.dtype, non_blocking=True)
 
     def apply_transform(
         self,
@@ -124,9 +133,9 @@ class PerlinAnomaly(SyntheticAnomaly):
         )
         params["marked"].copy_(marked, non_blocking=True)
         exact = normal.to(torch.promote_types(normal.dtype, torch.float32))
-        weight = per_image(params["opacity"], exact).to(exact.dtype) * marked
-        # In the memory of the texture; a weight of 0 leaves a pixel bit-identical.
-        return texture.to(exact.dtype).sub_(exact).mul_(weight).add_(exact).to(input.dtype)
+        # In the memory of the texture. An image's weight of 1 leaves a pixel bit-identical.
+        weight = marked.to(exact.dtype).mul_(-per_image(params["opacity"], exact)).add_(1)
+        return texture.to(exact.dtype).lerp_(exact, weight).to(input.dtype)
 
     def apply_transform_mask(
         self,
@@ -142,7 +151,7 @@ class PerlinAnomaly(SyntheticAnomaly):
         return (mask if mask is input else mask.round()).masked_fill(marked, 1)
 
     def shape_noise(self, noise: Tensor) -> Tensor:
-        """Change noise ``(B, H, W)`` before it is turned; as it is by default."""
+        """Change noise ``(B, H, W)``, which may be overwritten, before it is turned; as it is by default."""
         return noise
 
     def _estimate_saliency(self, image: Tensor, params: dict[str, Tensor]) -> Tensor | None:
@@ -175,7 +184,8 @@ class PerlinAnomaly(SyntheticAnomaly):
             gradients[batch, attempt], frequency[batch, attempt], angle[batch, attempt], (height, width)
         )
         noise = noise[:, None] if weight is None else noise[:, None] * weight
-        return (noise > threshold) & per_image(params["batch_prob"] > 0.5, image)  # noqa: PLR2004
+        is_forged = per_image(params["batch_prob"] > 0.5, image)  # noqa: PLR2004
+        return noise > torch.where(is_forged, threshold, math.inf)
 
     def _noise(self, gradients: Tensor, frequency: Tensor, angle: Tensor, size: tuple[int, int]) -> Tensor:
         return rotate_noise(self.shape_noise(perlin_noise(gradients, frequency, size)), angle)

@@ -7,7 +7,7 @@ from kornia.geometry.transform import rotate
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, move_pixels
+from anomalib_anoseg.transforms.base import SeededAugmentation, constant, move_pixels
 
 QUARTER_TURN, HALF_TURN = 90, 180
 QUARTER_TURNS = (QUARTER_TURN, HALF_TURN, 270)
@@ -61,7 +61,7 @@ class RandomQuarterTurn(SeededAugmentation):
         height, width = input.shape[-2:]
         if height != width:
             return input.flip((-2, -1))
-        angles = torch.tensor(flags["angles"], device=input.device)
+        angles = constant(flags["angles"], input.device)
         angle = angles[params["turn"].to(input.device, non_blocking=True)][:, None, None]
         rows = torch.arange(height, device=input.device)[:, None]
         columns = torch.arange(width, device=input.device)

@@ -11,8 +11,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import resize
 
 from anomalib_anoseg.transforms.base import SeededAugmentation, check_value
-from anomalib_anoseg.transforms.distortions import distort, draw_distortions, is_chosen
-from anomalib_anoseg.transforms.rotation import turn
+from anomalib_anoseg.transforms.distortions import distort, draw_distortions
 
 DTD = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp"}
@@ -25,7 +24,7 @@ class Textures(nn.Module):
     :meth:`generate_parameters` and read nothing else afterwards.
     """
 
-    # What surrounds a turned picture: DRAEM leaves the corners black.
+    # What comes in from outside when a texture is rotated: black in DRAEM.
     padding: str = "zeros"
 
     def generate_parameters(self, transform: SeededAugmentation, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
@@ -33,16 +32,13 @@ class Textures(nn.Module):
 
         Returns:
             What :func:`~anomalib_anoseg.transforms.distortions.draw_distortions` tells, and ``index``, ``(B,)`` in
-            ``[0, 1)``, ``degrees`` ``(B,)`` and ``shift`` ``(B, 2)``, in sides, x first.
+            ``[0, 1)``.
         """
         params = draw_distortions(transform, batch_shape[0], batch_shape[1])
-        params["index"] = transform.uniform((batch_shape[0],), 0.0, 1.0)
-        params["degrees"] = params["rotation"].where(is_chosen(params, "rotation"), 0.0)
-        params["shift"] = torch.zeros(batch_shape[0], 2, device=transform.device)
-        return params
+        return params | {"index": transform.uniform((batch_shape[0],), 0.0, 1.0)}
 
-    def look_up(self, image: Tensor, index: Tensor) -> Tensor:
-        """Get the undistorted texture for each of ``(B, C, H, W)`` images: the same shape, float32, in ``[0, 255]``.
+    def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Get the undistorted texture for each of ``(B, C, H, W)`` images: the same shape, uint8.
 
         The memory is the caller's, who overwrites it.
         """
@@ -59,17 +55,14 @@ class Textures(nn.Module):
             ``(B, C, H, W)``, float32, in ``[0, 1]``, without gradient.
         """
         params = {name: value.to(image.device, non_blocking=True) for name, value in params.items()}
-        texture = self.look_up(image.detach(), params["index"])
-        # The nearest pixel is found in a third of the time, and nobody knows what the texture looked like before.
-        turned = turn(texture, params["degrees"], self.padding, params["shift"], mode="nearest")
-        return distort(turned, texture, params)
+        return distort(self.look_up(image.detach(), params), params, self.padding)
 
 
 class BatchTextures(Textures):
-    """Textures for who has no pictures of any: images of the batch, turned, shifted and mirrored at their borders.
+    """Textures for who has no pictures of any: images of the batch, mirrored and their rows shifted around.
 
-    Parts lie in the same place in all pictures: without turn and shift an image would get from another what it has
-    there itself. An image may be given to itself.
+    Parts lie in the same place in all pictures: without that an image would get from another what it has there itself.
+    An image may be given to itself.
 
     Example:
         >>> import torch
@@ -80,15 +73,20 @@ class BatchTextures(Textures):
     padding = "reflection"
 
     def generate_parameters(self, transform: SeededAugmentation, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """As for any texture, but each is turned by any angle and shifted by up to half a side."""
+        """As for any texture, and ``shift``, ``(B,)`` in heights."""
         params = super().generate_parameters(transform, batch_shape)
-        params["degrees"] = transform.uniform((batch_shape[0],), -180.0, 180.0)
-        params["shift"] = transform.uniform((batch_shape[0], 2), -0.5, 0.5)
-        return params
+        return params | {"shift": transform.uniform((batch_shape[0],), 0.2, 0.8)}
 
-    def look_up(self, image: Tensor, index: Tensor) -> Tensor:
-        """Take the image at fraction ``index`` of the batch."""
-        return image.index_select(0, (index * len(image)).long().clamp(max=len(image) - 1)).float().mul_(255)
+    def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Take the image at fraction ``index`` of the batch, mirrored left to right, rows shifted around."""
+        batch, channels, height, width = image.shape
+        # A little more than 255, so that cutting off rounds: k / 255 becomes k again for all 256 levels.
+        pictures = image.float().mul(255.999).clamp_(0, 255).to(torch.uint8).flip(-1)
+        source = (params["index"] * batch).long().clamp(max=batch - 1)[:, None, None]
+        channel = torch.arange(channels, device=image.device)[:, None]
+        row = (torch.arange(height, device=image.device) + (params["shift"] * height).long()[:, None, None]) % height
+        rows = (source * channels + channel) * height + row
+        return pictures.view(-1, width).index_select(0, rows.flatten()).view_as(image)
 
 
 class TextureFolder(Textures):
@@ -119,7 +117,7 @@ class TextureFolder(Textures):
         self.memory = memory
         self._pictures: Tensor | None = None
 
-    def look_up(self, image: Tensor, index: Tensor) -> Tensor:
+    def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Take the picture at fraction ``index`` of the folder.
 
         Raises:
@@ -130,11 +128,11 @@ class TextureFolder(Textures):
         if self._pictures is None:
             self._pictures = self._load(image.shape[-2:])
         self._pictures = self._pictures.to(image.device)
-        number = (index * len(self._pictures)).long().clamp(max=len(self._pictures) - 1)
-        texture = self._pictures.index_select(0, number).float()
+        number = (params["index"] * len(self._pictures)).long().clamp(max=len(self._pictures) - 1)
+        texture = self._pictures.index_select(0, number)
         if texture.shape[-2:] != image.shape[-2:]:
-            texture = F.interpolate(texture, image.shape[-2:], mode="bilinear", antialias=True)
-        return texture.mean(1, keepdim=True) if image.shape[1] == 1 else texture
+            texture = F.interpolate(texture.float(), image.shape[-2:], mode="bilinear").to(torch.uint8)
+        return texture.float().mean(1, keepdim=True).to(torch.uint8) if image.shape[1] == 1 else texture
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the pictures behind when copied or sent elsewhere: they are read again there."""

@@ -100,9 +100,9 @@ def test_replays_from_its_parameters(transform_class):
 class OwnImage(Textures):
     """Each image is its own texture: those of another source may come from the rest of the batch."""
 
-    def look_up(self, image, index):
-        del index
-        return image.float() * 255
+    def look_up(self, image, params):
+        del params
+        return (image.float() * 255).to(torch.uint8)
 
 
 def test_batch_of_one_equals_slice_of_batch(transform_class):
