@@ -161,7 +161,7 @@ def _environment(offline: bool) -> dict[str, str]:
 
 
 def _describe(job: Job) -> str:
-    return escape(" ".join(part for part in (job.label, job.data_label or job.category, f"seed {job.seed}") if part))
+    return escape(f"{job.label} {job.data_name} seed {job.seed}")
 
 
 def _epoch(folder: Path) -> str:

@@ -70,7 +70,8 @@ def _expected(folder: Path, entry: dict[str, Any]) -> Missing:
     text = error.read_text(encoding="utf-8", errors="replace").strip() if error.is_file() else NOT_RUN
     # Messages may have many lines: the one that names the exception is the telling one.
     reason = (EXCEPTION.findall(text) or text.splitlines() or [NOT_RUN])[-1].strip()
-    return Missing(entry["id"], str(entry["label"]), str(entry["category"]), int(entry["seed"]), reason)
+    data = entry.get("data_label") or entry["category"]
+    return Missing(entry["id"], str(entry["label"]), str(data), int(entry["seed"]), reason)
 
 
 def _add_finished(folder: Path, labels: dict[str, str], finished: dict[str, Job], notes: list[str]) -> None:

@@ -139,12 +139,12 @@ def _choose(folder: RunFolder, seeds: int | None, latency_categories: int | None
     categories: dict[str, list[str]] = defaultdict(list)
     jobs = []
     for row in rows:
-        seen[row.label, row.category] += 1
-        if seeds is not None and seen[row.label, row.category] > seeds:
+        seen[row.label, row.data_name] += 1
+        if seeds is not None and seen[row.label, row.data_name] > seeds:
             continue
-        if row.category not in categories[row.label]:
-            categories[row.label].append(row.category)
-        number = categories[row.label].index(row.category)
+        if row.data_name not in categories[row.label]:
+            categories[row.label].append(row.data_name)
+        number = categories[row.label].index(row.data_name)
         wants_latency = latency_categories is None or number < latency_categories
         jobs.append(JobCost(row, folder.job_folder(row.id), wants_latency))
     return jobs

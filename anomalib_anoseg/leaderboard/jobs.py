@@ -69,7 +69,7 @@ class BoardJob(BenchmarkJob):
         budget = None if self.model.trainer_arguments.get("max_epochs") == 1 else budget
         self.trainer, self.budget, self.save_every = trainer, budget, save_every
         self.resumed = False
-        self.held_out: dict[str, Any] = {}
+        self.found: dict[str, Any] = {}
         self.meter = TrainingMeter(self.work / "progress.json", (budget or {}).get("images"))
         self.recorder = TestRecorder(folder)
 
@@ -83,8 +83,7 @@ class BoardJob(BenchmarkJob):
             self.resumed = True
         else:
             self._train()
-            found = {"training": self.meter.figures(), "held_out": self.held_out}
-            write_json(trained, found | {"peak_memory_mb": peak_memory(self.accelerator)})
+            write_json(trained, {"training": self.meter.figures(), **self.found})
         forget_peak(self.accelerator)
         results = self._judge().test(self.model, datamodule=self.datamodule, ckpt_path=self.folder / "model.ckpt")
         return {
@@ -98,7 +97,7 @@ class BoardJob(BenchmarkJob):
     def _train(self) -> None:
         self.datamodule.prepare_data()
         self.datamodule.setup()
-        self.held_out = check_held_out(self.datamodule)
+        self.found["held_out"] = check_held_out(self.datamodule)
         callbacks = [self.meter, ResumePoint(self.work / "training", self.save_every, self.meter.stopwatch)]
         if self.budget is not None and "seconds" in self.budget:
             callbacks.append(BudgetTimer(self.budget["seconds"], self.budget["clock"], self.meter.stopwatch))
@@ -106,6 +105,7 @@ class BoardJob(BenchmarkJob):
         checkpoint = ResumePoint.latest(self.work / "training")
         self.resumed = checkpoint is not None
         engine.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint)
+        self.found["peak_memory_mb"] = peak_memory(self.accelerator)
         self._judge().validate(self.model, datamodule=self.datamodule, verbose=False)
         engine.trainer.save_checkpoint(self.folder / "model.ckpt", weights_only=True)
 
@@ -142,9 +142,9 @@ class BoardJob(BenchmarkJob):
         """
         if self.budget is None:
             return {}
-        if "seconds" in self.budget:
-            return {"max_epochs": ENDLESS}
-        return {"max_epochs": math.ceil(self.budget["images"] / len(self.datamodule.train_data))}
+        timed = "seconds" in self.budget
+        epochs = ENDLESS if timed else math.ceil(self.budget["images"] / len(self.datamodule.train_data))
+        return {"max_epochs": epochs, "max_steps": -1, "max_time": None}
 
 
 class BoardJobGenerator(BenchmarkJobGenerator):

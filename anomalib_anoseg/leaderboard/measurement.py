@@ -66,7 +66,7 @@ class JobCost:
     @property
     def title(self) -> str:
         """The job in words."""
-        return ", ".join(filter(None, (self.row.label, self.row.category, f"seed {self.row.seed}")))
+        return ", ".join((self.row.label, self.row.data_name, f"seed {self.row.seed}"))
 
     def export(self, folder: Path, batch: int, calibration_images: int, threads: int, progress: Progress) -> None:
         """Export the model into a folder, and measure whatever needs no clock.

@@ -367,6 +367,11 @@ def test_budget_ends_the_training(job, budget, images):
     assert row.budget == budget
 
 
+def test_budget_overrules_other_lengths(job):
+    row = run_job(job(budget={"images": 9}, trainer={"max_epochs": 1, "max_steps": 2, "max_time": "00:00:00:00"}))
+    assert row.training["images"] == 9
+
+
 def test_budget_does_not_cut_short_what_learns_in_one_pass(job):
     row = run_job(job(entry=model(f"{PLAYERS}.ImageStatistics", image_size=[64, 64]), budget={"seconds": 1e-3}))
     assert row.training["images"] == 6  # eight, a quarter of them held out
