@@ -46,7 +46,7 @@ def facts(collection: Collection) -> list[tuple[str, list[str]]]:
         for package, version in (record.get("versions") or {}).items():
             versions.setdefault(package, {})[str(version)] = None
     listed = [f"{package} {' and '.join(known)}" for package, known in sorted(versions.items())]
-    found += [("Versions", listed), ("Time", _time(records))]
+    found += [("Load average in training", _loads(collection.jobs)), ("Versions", listed), ("Time", _time(records))]
     return [(title, values) for title, values in found if values]
 
 
@@ -123,6 +123,13 @@ def _field(record: dict[str, Any], name: str) -> str:
 
 def _distinct(values: Iterable[str]) -> list[str]:
     return [value for value in dict.fromkeys(values) if value]
+
+
+def _loads(jobs: Sequence[Job]) -> list[str]:
+    """Say how many processes wanted to run while models trained, theirs among them."""
+    training = [job.row.get("training") or {} for job in jobs if not job.is_trivial]
+    loads = [entry[name] for entry in training for name in ("load_begin", "load_end") if entry.get(name) is not None]
+    return [f"{min(loads):.1f} to {max(loads):.1f}"] if loads else []
 
 
 def _time(records: Sequence[dict[str, Any]]) -> list[str]:

@@ -280,11 +280,13 @@ def test_protocol_is_stated(source, sentence, make_board, tmp_path):
 def test_less_than_an_epoch_is_marked(make_board, tmp_path):
     def short(row):
         epochs = 0.4 if row["label"] == "DRAEM" else 1.0
-        return {**row, "budget": {"seconds": 9, "clock": "cpu"}, "training": {**row["training"], "epochs": epochs}}
+        training = {**row["training"], "epochs": epochs, "load_begin": 1.25, "load_end": 3.5 + epochs}
+        return {**row, "budget": {"seconds": 9, "clock": "cpu"}, "training": training}
 
     text = (write_report([make_board(tmp_path / "runs", change=short)], tmp_path).parent / "report.md").read_text()
     assert "Less than one epoch, so that some training images were never seen: DRAEM." in text
     assert "9 seconds of CPU time" in text
+    assert "- Load average in training: 1.2 to 4.5" in text
     assert "DRAEM less than one epoch" in text
     assert "AnoSeg less than" not in text
 
