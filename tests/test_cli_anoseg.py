@@ -16,8 +16,7 @@ def offer(monkeypatch):
 
     def offer(**functions):
         offered = {name: ("A line.", name, name) for name in functions}
-        monkeypatch.setattr(cli, "COMMANDS", offered | {"absent": ("Not there.", "nowhere", "nothing")})
-        monkeypatch.setattr(cli, "find_spec", lambda name: name.rpartition(".")[2] in functions)
+        monkeypatch.setattr(cli, "COMMANDS", offered)
         monkeypatch.setattr(cli, "import_module", lambda _: SimpleNamespace(**functions))
 
     return offer
@@ -47,12 +46,10 @@ def test_module_is_the_command():
     assert process.stdout.startswith("anomalib-anoseg 0")
 
 
-def test_help_names_what_there_is(offer, capsys):
-    offer(board=lambda: None)
+def test_help_names_every_command(capsys):
     assert status("--help") == 0
     printed = capsys.readouterr().out
-    assert "board" in printed
-    assert "absent" not in printed
+    assert all(summary in printed for summary, _, _ in cli.COMMANDS.values())
 
 
 @pytest.mark.parametrize(("missing", "code"), [([], 0), (["a"], 1)])
@@ -121,10 +118,9 @@ def test_wrong_argument_exits_with_2(offer, capsys):
     assert status() == 2
 
 
-def test_every_command_that_is_there_has_its_function():
+def test_every_command_has_its_function():
     for name, (_, module, function) in cli.COMMANDS.items():
-        if cli.find_spec(f"anomalib_anoseg.{module}"):
-            assert callable(cli._load(module, function)), name
+        assert callable(cli._load(module, function)), name
 
 
 def test_error_of_the_user_is_one_line(tmp_path, capsys):

@@ -231,6 +231,7 @@ def load_runtime(form: Form, path: Path, threads: int = 1) -> Runtime:
         FileNotFoundError: If there is no such file.
 
     Example:
+        >>> from pathlib import Path
         >>> load_runtime(Form("caffe", "float32"), Path("model.onnx"))
         Traceback (most recent call last):
         ...
