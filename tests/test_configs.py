@@ -82,9 +82,8 @@ def test_boards_train_anoseg_as_the_laptop_does(path):
             assert settings == laptop
 
 
-def test_demo_and_laptop_share_their_settings_but_for_the_coordinates():
+def test_demo_and_laptop_share_their_settings():
     demo, laptop = (yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"] for name in ("demo", "laptop"))
-    assert demo["init_args"].pop("coordinates") is False
     assert demo == laptop
 
 
