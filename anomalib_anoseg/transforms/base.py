@@ -1,12 +1,16 @@
 """What all transforms of this package share: their own random stream, and forging of image and mask."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 from typing_extensions import Self
+
+# See `in_parts`: how many there are, and pixels of an image from which on they pay.
+PARTS, WORTH_PARTS = 8, 128 * 128
 
 
 class ForgedBatch(NamedTuple):
@@ -233,6 +237,16 @@ def check_value(name: str, value: float, low: float, high: float) -> None:
 def constant(values: Sequence[float] | Sequence[Sequence[float]], device: torch.device) -> Tensor:
     """Bring numbers to a device; made there by ``torch.tensor(..., device=device)`` they would make the host wait."""
     return torch.tensor(values).to(device, non_blocking=True)
+
+
+def in_parts(image_size: tuple[int, int], *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split values along their first dimension, each into the same number of parts, however large the batch is.
+
+    What a CPU writes into fresh memory waits for the system to hand out every page of it; intermediate results of a
+    part go where those of the part before went. Elsewhere, and for small images, one part is all.
+    """
+    is_worth_it = values[0].device.type == "cpu" and math.prod(image_size) >= WORTH_PARTS
+    return zip(*(value.tensor_split(PARTS if is_worth_it else 1) for value in values), strict=True)
 
 
 def per_image(values: Tensor, image: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from anomalib_anoseg.transforms.rotation import turn
 
 # DRAEM's numbers of lattice cells along an axis, 2**k with k in {0, ..., 5} (arXiv 2108.07610).
 FREQUENCIES = (1, 2, 4, 8, 16, 32)
@@ -54,8 +55,6 @@ def perlin_noise(gradients: Tensor, frequency: Tensor, size: tuple[int, int]) ->
 def rotate_noise(noise: Tensor, angle: Tensor) -> Tensor:
     """Turn noise about the centre of its image, bilinearly; 0 comes in from outside, as in DRAEM.
 
-    kornia's ``rotate`` does the same to images but inverts a matrix on the way, for which a GPU makes the host wait.
-
     Args:
         noise: ``(B, H, W)`` float32.
         angle: ``(B,)`` in degrees, counter-clockwise; DRAEM draws it from ``U(-90, 90)``.
@@ -68,16 +67,7 @@ def rotate_noise(noise: Tensor, angle: Tensor) -> Tensor:
         >>> torch.allclose(rotate_noise(noise, torch.tensor([90.0])), noise.rot90(1, (-2, -1)), atol=1e-5)
         True
     """
-    height, width = noise.shape[-2:]
-    columns, rows = ((torch.arange(side, device=noise.device) + 0.5 - side / 2) for side in (width, height))
-    cos, sin = (value[:, None, None] for value in (angle.deg2rad().cos(), angle.deg2rad().sin()))
-    # Where from, in halves of a side: the sum of what a pixel's column and its row give, made by broadcasting, which is
-    # several times as fast as `affine_grid`.
-    by_column = torch.stack((cos * columns * (2 / width), sin * columns * (2 / height)), 1)
-    by_row = torch.stack((-sin * rows[:, None] * (2 / width), cos * rows[:, None] * (2 / height)), 1)
-    grid = (by_column + by_row).movedim(1, -1)
-    with torch.autocast(noise.device.type, enabled=False):
-        return F.grid_sample(noise[:, None], grid, align_corners=False)[:, 0]
+    return turn(noise[:, None], angle, "zeros")[:, 0]
 
 
 def _line_weights(frequency: Tensor, length: int, lines: int) -> tuple[Tensor, Tensor]:
@@ -89,7 +79,12 @@ def _line_weights(frequency: Tensor, length: int, lines: int) -> tuple[Tensor, T
     """
     # Whole numbers are divided once, so that a pixel on a line is exactly there.
     position = torch.arange(length, device=frequency.device) * frequency[:, None] / length
-    distance = position[..., None] - torch.arange(lines, device=frequency.device)
-    reach = (1 - distance.abs()).clamp(min=0)
-    weight = reach**3 * (10 + reach * (6 * reach - 15))
-    return weight, weight * distance
+    line = position.floor()
+    # The line before a pixel and the one after it, and how far the pixel is beyond them.
+    lines_near = torch.stack((line, line + 1), -1)
+    distance = position[..., None] - lines_near
+    reach = 1 - distance.abs()
+    near = reach**3 * (10 + reach * (6 * reach - 15))
+    weight = torch.zeros(*position.shape, lines, device=frequency.device)
+    index = lines_near.long()
+    return weight.scatter(2, index, near), weight.scatter(2, index, near * distance)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from anomalib_anoseg.transforms.base import SyntheticAnomaly, check_interval, check_value, constant, per_image
 from anomalib_anoseg.transforms.perlin import LATTICE_LINES, perlin_noise, rotate_noise
 from anomalib_anoseg.transforms.rotation import turn
-from anomalib_anoseg.transforms.saliency import NoSaliency, Saliency
+from anomalib_anoseg.transforms.saliency import NoSaliency, Saliency, enlarged
 from anomalib_anoseg.transforms.saliency_folder import create_saliency
 from anomalib_anoseg.transforms.shares import assign_places, draw_spread, images_at, most
 from anomalib_anoseg.transforms.textures import Textures, create_textures
@@ -90,31 +90,24 @@ class PerlinAnomaly(SyntheticAnomaly):
             "degrees": self.uniform((count,), -TURN, TURN),
             "turned": assign_places(draw_spread(self, count)[:, None] < rotation_p, most(rotation_p, count)),
             "attempt": torch.zeros(count, dtype=torch.int64, device=self.device),
-            "marked": torch.zeros(count, 1, *batch_shape[-2:], dtype=torch.bool, device=self.device),
+            "marked": torch.zeros(count, 1, *batch_shape[-2:], device=self.device),
         }
         drawn = self.textures.generate_parameters(self, batch_shape)
         return params | {f"texture.{name}": value for name, value in drawn.items()}
 
     def complete_parameters(self, params: dict[str, Tensor], image: Tensor, paths: Sequence[str] | None) -> None:
-        """Add the images' saliency, ``(B, 1, H, W)``, if it may be looked up by their files."""
+        """Add the images' saliency, ``(B, 1, h, w)``, if it may be looked up by their files."""
         if paths is not None and not isinstance(self.saliency, NoSaliency):
-            params["saliency"] = self.saliency(image, paths)
+            params["saliency"] = self.saliency.small(image, paths)
 
     def turn(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """Turn images as those that anomalies were planted in; bit-identical wherever an image was not turned."""
-        params = self._params if params is None else params
-        if not self.flags["rotation_p"]:
-            return image
-        places, degrees = (params[name].to(image.device, non_blocking=True) for name in ("turned", "degrees"))
-        images, is_chosen = (at_place[0] for at_place in images_at(places))
-        part = image.index_select(0, images).to(torch.promote_types(image.dtype, torch.float32))
-        turned = turn(part, degrees[images], "zeros")
-        part = torch.lerp(part, turned, per_image(is_chosen.to(part.dtype), part))
-        return image.index_copy(0, images, part.to(image.dtype))
+        turned = self._turn_some(image, self._params if params is None else params)
+        return image if turned is None else image.index_copy(0, turned[0], turned[1].to(image.dtype))
 
     def make_mask(self, image: Tensor) -> Tensor:
         """Mark the anomalies planted last, ``(B, 1, H, W)``."""
-        return self._params["marked"].to(image.device, image.dtype, non_blocking=True)
+        return self._params["marked"].to(image.device, image.dtype, non_blocking=True, copy=True)
 
     def apply_transform(
         self,
@@ -125,17 +118,20 @@ class PerlinAnomaly(SyntheticAnomaly):
     ) -> Tensor:
         """Turn ``(B, C, H, W)`` images and let textures show through where the noise says so."""
         del transform
-        normal = self.turn(input, params)
-        marked = self._draw_mask(self._estimate_saliency(input, params), params, flags, normal)
-        texture = self.textures(
-            normal,
-            {name.removeprefix("texture."): value for name, value in params.items() if name.startswith("texture.")},
-        )
+        exact = input.to(torch.promote_types(input.dtype, torch.float32))
+        marked = self._draw_mask(self._estimate_saliency(input, params), params, flags, input)
         params["marked"].copy_(marked, non_blocking=True)
-        exact = normal.to(torch.promote_types(normal.dtype, torch.float32))
-        # In the memory of the texture. An image's weight of 1 leaves a pixel bit-identical.
+        prefix = "texture."
+        drawn = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+        texture = self.textures(input, drawn).to(exact.dtype)
+        # An image's weight of 1 leaves a pixel bit-identical. All is done in the memory of the mask and of the texture.
         weight = marked.to(exact.dtype).mul_(-per_image(params["opacity"], exact)).add_(1)
-        return texture.to(exact.dtype).lerp_(exact, weight).to(input.dtype)
+        turned = self._turn_some(exact, params)
+        if turned is None:
+            return texture.lerp_(exact, weight).to(input.dtype)
+        images, normal = turned
+        forged = texture.index_select(0, images).lerp_(normal, weight.index_select(0, images))
+        return texture.lerp_(exact, weight).index_copy_(0, images, forged).to(input.dtype)
 
     def apply_transform_mask(
         self,
@@ -146,7 +142,7 @@ class PerlinAnomaly(SyntheticAnomaly):
     ) -> Tensor:
         """Turn ``(B, 1, H, W)`` masks with their images and mark the anomalies in them."""
         del flags, transform
-        marked = params["marked"].to(input.device, non_blocking=True)
+        marked = params["marked"].to(input.device, non_blocking=True).bool()
         mask = self.turn(input, params)
         return (mask if mask is input else mask.round()).masked_fill(marked, 1)
 
@@ -154,17 +150,27 @@ class PerlinAnomaly(SyntheticAnomaly):
         """Change noise ``(B, H, W)``, which may be overwritten, before it is turned; as it is by default."""
         return noise
 
+    def _turn_some(self, image: Tensor, params: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Turn the images that may be turned: their numbers ``(K,)`` and ``(K, C, H, W)``; nothing if none may."""
+        if not self.flags["rotation_p"]:
+            return None
+        places, degrees = (params[name].to(image.device, non_blocking=True) for name in ("turned", "degrees"))
+        images, is_chosen = (at_place[0] for at_place in images_at(places))
+        part = image.index_select(0, images).to(torch.promote_types(image.dtype, torch.float32))
+        turned = turn(part, degrees[images], "zeros")
+        return images, torch.lerp(part, turned, per_image(is_chosen.to(part.dtype), part))
+
     def _estimate_saliency(self, image: Tensor, params: dict[str, Tensor]) -> Tensor | None:
-        """Estimate the saliency of images, or take it from ``params``, and turn it with them: ``(B, 1, H, W)``."""
+        """Estimate the saliency of images, or take it from ``params``, and turn it with them: ``(B, 1, h, w)``."""
         if isinstance(self.saliency, NoSaliency):
             return None
-        saliency = params["saliency"].to(image.device) if "saliency" in params else self.saliency(image)
+        saliency = params["saliency"].to(image.device) if "saliency" in params else self.saliency.small(image)
         return self.turn(saliency, params)
 
     def _draw_mask(
         self, saliency: Tensor | None, params: dict[str, Tensor], flags: dict[str, Any], image: Tensor
     ) -> Tensor:
-        """Choose each image's first noise that exceeds the threshold anywhere; tell where, ``(B, 1, H, W)``."""
+        """Choose each image's first noise that exceeds the threshold anywhere; tell where, ``(B, 1, H, W)`` float."""
         device, (height, width) = image.device, image.shape[-2:]
         names = ("frequency", "gradients", "angle")
         frequency, gradients, angle = (params[name].to(device, non_blocking=True) for name in names)
@@ -183,9 +189,10 @@ class PerlinAnomaly(SyntheticAnomaly):
         noise = self._noise(
             gradients[batch, attempt], frequency[batch, attempt], angle[batch, attempt], (height, width)
         )
-        noise = noise[:, None] if weight is None else noise[:, None] * weight
+        noise = noise[:, None] if weight is None else noise[:, None] * enlarged(weight, (height, width))
         is_forged = per_image(params["batch_prob"] > 0.5, image)  # noqa: PLR2004
-        return noise > torch.where(is_forged, threshold, math.inf)
+        # In place, so that it stays floating point: what follows wants that, and comparing takes half as long.
+        return noise.gt_(torch.where(is_forged, threshold, math.inf))
 
     def _noise(self, gradients: Tensor, frequency: Tensor, angle: Tensor, size: tuple[int, int]) -> Tensor:
         return rotate_noise(self.shape_noise(perlin_noise(gradients, frequency, size)), angle)
@@ -198,7 +205,7 @@ class PerlinAnomaly(SyntheticAnomaly):
 
 
 def _weigh(saliency: Tensor | None, threshold: tuple[float, float]) -> tuple[Tensor | None, Tensor | float]:
-    """Find what the noise is multiplied by, ``(B, 1, H, W)``, and what it must exceed, ``(B, 1, 1, 1)``."""
+    """Find what the noise is multiplied by, ``(B, 1, h, w)``, and what it must exceed, ``(B, 1, 1, 1)``."""
     start, slope = threshold
     if saliency is None:
         return None, start

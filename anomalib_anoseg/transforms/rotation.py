@@ -7,7 +7,7 @@ from kornia.geometry.transform import rotate
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, constant, move_pixels
+from anomalib_anoseg.transforms.base import SeededAugmentation, constant, in_parts, move_pixels
 
 QUARTER_TURN, HALF_TURN = 90, 180
 QUARTER_TURNS = (QUARTER_TURN, HALF_TURN, 270)
@@ -134,7 +134,7 @@ class RandomFreeTurn(SeededAugmentation):
         return torch.round(self.apply_transform(input, params, flags, transform))
 
 
-def turn(image: Tensor, degrees: Tensor, padding: str, shift: Tensor | None = None, mode: str = "bilinear") -> Tensor:
+def turn(image: Tensor, degrees: Tensor, padding: str, mode: str = "bilinear") -> Tensor:
     """Turn images about their centre.
 
     kornia's ``rotate`` does the same but inverts a matrix on the way, for which a GPU makes the host wait.
@@ -143,7 +143,6 @@ def turn(image: Tensor, degrees: Tensor, padding: str, shift: Tensor | None = No
         image: ``(B, C, H, W)``, floating point.
         degrees: ``(B,)``, counter-clockwise, on the device of ``image``.
         padding: What comes in from outside: ``"zeros"``, ``"border"`` or ``"reflection"``.
-        shift: ``(B, 2)``, how far the images are moved before, in sides, x first.
         mode: How values are taken between pixels: ``"bilinear"`` or ``"nearest"``.
 
     Returns:
@@ -157,7 +156,9 @@ def turn(image: Tensor, degrees: Tensor, padding: str, shift: Tensor | None = No
     # several times as fast as `affine_grid`.
     by_column = torch.stack((cos * columns * (2 / width), sin * columns * (2 / height)), 1)
     by_row = torch.stack((-sin * rows[:, None] * (2 / width), cos * rows[:, None] * (2 / height)), 1)
-    if shift is not None:
-        by_row -= 2 * shift[..., None, None]
-    grid = (by_column + by_row).movedim(1, -1).to(image.dtype)
-    return F.grid_sample(image, grid, mode, padding, align_corners=False)
+    grids = (
+        (by_column + row.movedim(0, 2)).movedim(1, -1).to(image.dtype)
+        for (row,) in in_parts((height, width), by_row.movedim(2, 0))
+    )
+    with torch.autocast(image.device.type, enabled=False):
+        return torch.cat([F.grid_sample(image, grid, mode, padding, align_corners=False) for grid in grids], 2)

@@ -44,11 +44,15 @@ class Saliency(nn.Module):
         Returns:
             ``(B, 1, H, W)`` float32 in ``[0, 1]``.
         """
+        return enlarged(self.small(image, paths), image.shape[-2:])
+
+    def small(self, image: Tensor, paths: Sequence[str] | None = None) -> Tensor:
+        """Estimate saliency as :meth:`forward`, but at the size of :meth:`estimate`: ``(B, 1, h, w)``."""
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             return self.estimate(image.float(), paths)
 
     def estimate(self, image: Tensor, paths: Sequence[str] | None) -> Tensor:
-        """Estimate the saliency of float32 images, see :meth:`forward`."""
+        """Estimate the saliency of float32 images, at any size of the same shape, see :meth:`forward`."""
         raise NotImplementedError
 
 
@@ -119,8 +123,8 @@ class BorderContrast(Saliency):
         color = rgb_to_lab(_reduced(image, self.size))
         width = max(1, round(self.border * min(color.shape[-2:])))
         background = _border(color, width)
-        center = _median(background)
-        spread = 1.4826 * _median((background - center).abs())  # of normally distributed values: their deviation
+        center, spread = _median_and_deviation(background)
+        spread *= 1.4826  # of normally distributed values: their deviation
         difference = (color - center[..., None]) / spread.clamp(min=NOTICEABLE)[..., None]
         distance = difference.square().sum(1, keepdim=True).sqrt()
         low, high = self.spreads
@@ -128,7 +132,7 @@ class BorderContrast(Saliency):
         marked = (salient > 0.5).float()  # noqa: PLR2004
         inside, outside = marked[..., width:-width, width:-width].mean((1, 2, 3)), _border(marked, width).mean((1, 2))
         found = (inside > self.ratio * outside) & (marked.mean((1, 2, 3)) >= self.area)
-        return _enlarged(salient * per_image(found, image), image)
+        return salient * per_image(found, image)
 
     def extra_repr(self) -> str:
         """Name what it was made with."""
@@ -175,7 +179,7 @@ class SpectralResidual(Saliency):
         relative = self.residual(_reduced(rgb_to_grayscale(image), self.size))
         salient = ((relative - 1) / (self.threshold - 1)).clamp(0, 1)
         found = relative.amax((1, 2, 3)) > self.threshold
-        return _enlarged(salient * per_image(found, image), image)
+        return salient * per_image(found, image)
 
     def residual(self, gray: Tensor) -> Tensor:
         """Compute the map of ``(B, 1, h, w)`` images of that size, relative to its mean."""
@@ -205,9 +209,9 @@ def _reduced(image: Tensor, size: int) -> Tensor:
     return F.interpolate(image, shape, mode="area")
 
 
-def _enlarged(salient: Tensor, image: Tensor) -> Tensor:
-    """Bring maps back to the size of their images."""
-    return F.interpolate(salient, image.shape[-2:], mode="bilinear")
+def enlarged(salient: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring maps ``(B, 1, h, w)`` to the size of their images."""
+    return salient if salient.shape[-2:] == tuple(size) else F.interpolate(salient, tuple(size), mode="bilinear")
 
 
 def _border(image: Tensor, width: int) -> Tensor:
@@ -217,6 +221,13 @@ def _border(image: Tensor, width: int) -> Tensor:
     return torch.cat([side.flatten(2) for side in sides], -1)
 
 
-def _median(values: Tensor) -> Tensor:
-    """Median over the last dimension, which is kept; on a GPU ``Tensor.median`` is not deterministic."""
-    return values.sort(-1).values[..., values.shape[-1] // 2, None]
+def _median_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Median over the last dimension, which is kept, and the median distance from it.
+
+    On a GPU ``Tensor.median`` is not deterministic. Of sorted values, those nearest to the median lie side by side, so
+    that no second sorting is needed: among all runs of half of the values, the one that reaches least far tells.
+    """
+    values, half = values.sort(-1).values, values.shape[-1] // 2
+    center = values[..., half, None]
+    reach = torch.maximum(values[..., half:] - center, center - values[..., : values.shape[-1] - half])
+    return center, reach.amin(-1, keepdim=True)

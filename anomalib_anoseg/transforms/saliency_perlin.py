@@ -38,8 +38,8 @@ class SaliencyPerlin(PerlinAnomaly):
           ``gradients`` ``(B, R, 33, 33)`` and ``angle`` ``(B, R)``; ``opacity`` and ``degrees`` ``(B,)``;
           ``turned`` ``(B, 1, K)`` (which images are turned, of ``K`` at most); those of the texture under
           ``texture.<name>``. Once an image went through they also tell ``attempt`` ``(B,)`` (which draw was taken) and
-          ``marked`` ``(B, 1, H, W)``; where :meth:`forge` got the images' files, they hold the ``saliency``
-          ``(B, 1, H, W)`` of the images before they are turned.
+          ``marked`` ``(B, 1, H, W)``, 0 or 1; where :meth:`forge` got the images' files, they hold the ``saliency``
+          ``(B, 1, h, w)`` of the images before they are turned, of any size of their shape.
         - The gate ``p`` decides about the anomaly alone: images that it skips may be turned. :meth:`turn` gives the
           normal images as they were when anomalies were planted; outside the mask, forged images equal them bit by bit.
         - Whether a mask is empty is decided on a grid of 48 pixels a side, so that redraws cost little.

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import resize
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, check_value
+from anomalib_anoseg.transforms.base import SeededAugmentation, check_value, in_parts
 from anomalib_anoseg.transforms.distortions import distort, draw_distortions
 
 DTD = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
@@ -59,7 +59,7 @@ class Textures(nn.Module):
 
 
 class BatchTextures(Textures):
-    """Textures for who has no pictures of any: images of the batch, mirrored and their rows shifted around.
+    """Textures for who has no pictures of any: images of the batch, upside down and their rows shifted around.
 
     Parts lie in the same place in all pictures: without that an image would get from another what it has there itself.
     An image may be given to itself.
@@ -78,15 +78,17 @@ class BatchTextures(Textures):
         return params | {"shift": transform.uniform((batch_shape[0],), 0.2, 0.8)}
 
     def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
-        """Take the image at fraction ``index`` of the batch, mirrored left to right, rows shifted around."""
+        """Take the image at fraction ``index`` of the batch, upside down, its rows shifted around."""
         batch, channels, height, width = image.shape
-        # A little more than 255, so that cutting off rounds: k / 255 becomes k again for all 256 levels.
-        pictures = image.float().mul(255.999).clamp_(0, 255).to(torch.uint8).flip(-1)
         source = (params["index"] * batch).long().clamp(max=batch - 1)[:, None, None]
         channel = torch.arange(channels, device=image.device)[:, None]
-        row = (torch.arange(height, device=image.device) + (params["shift"] * height).long()[:, None, None]) % height
-        rows = (source * channels + channel) * height + row
-        return pictures.view(-1, width).index_select(0, rows.flatten()).view_as(image)
+        row = ((params["shift"] * height).long()[:, None, None] - torch.arange(height, device=image.device)) % height
+        rows, values = ((source * channels + channel) * height + row).flatten(), image.float().reshape(-1, width)
+        texture = torch.empty(image.shape, dtype=torch.uint8, device=image.device)
+        for part, levels in in_parts((height, width), rows, texture.view(-1, width)):
+            # A little more than 255, so that cutting off rounds: k / 255 becomes k again for all 256 levels.
+            levels.copy_(values.index_select(0, part).mul_(255.999).clamp_(0, 255))
+        return texture
 
 
 class TextureFolder(Textures):

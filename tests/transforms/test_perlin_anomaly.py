@@ -7,7 +7,7 @@ from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator
 from anomalib.models import Draem
 from kornia.augmentation import AugmentationSequential
 
-from anomalib_anoseg.transforms import DraemPerlin, SaliencyPerlin, Textures
+from anomalib_anoseg.transforms import DraemPerlin, SaliencyPerlin, Textures, base
 from anomalib_anoseg.transforms.perlin import perlin_noise, rotate_noise
 from anomalib_anoseg.transforms.saliency import Saliency
 
@@ -142,6 +142,24 @@ def test_mask_that_stays_empty_leaves_the_image_normal():
     forged, mask = SaliencyPerlin(threshold=(1.0, 1.0), rotation_p=0.0, p=1.0).forge(image)
     assert torch.equal(forged, image)
     assert not mask.any()
+
+
+def test_large_images_in_parts_are_forged_as_at_once(transform, monkeypatch):
+    image, forged = torch.rand(3, 3, 61, 97), []
+    for worth_parts in (1, 10**9):
+        monkeypatch.setattr(base, "WORTH_PARTS", worth_parts)
+        forged += [transform.manual_seed(0).forge(image)]
+    assert torch.equal(forged[0].mask, forged[1].mask)
+    assert torch.equal(forged[0].image, forged[1].image)
+
+
+def test_masks_given_before_stay_when_replayed(transform):
+    image = torch.rand(4, 3, 64, 64)
+    mask = transform.forge(image).mask
+    before = mask.clone()
+    transform.forge(image, params=transform._params | {"batch_prob": torch.zeros(4)})
+    assert torch.equal(mask, before)
+    assert not transform.make_mask(image).any()
 
 
 def test_paths_reach_the_saliency_and_replay_needs_none():

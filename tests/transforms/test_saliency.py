@@ -10,7 +10,14 @@ from scipy import ndimage
 from skimage import data
 from torch import Tensor
 
-from anomalib_anoseg.transforms.saliency import BorderContrast, NoSaliency, Saliency, SpectralResidual
+from anomalib_anoseg.transforms.saliency import (
+    BorderContrast,
+    NoSaliency,
+    Saliency,
+    SpectralResidual,
+    _median_and_deviation,
+    enlarged,
+)
 
 ESTIMATORS = [NoSaliency(), BorderContrast(), SpectralResidual()]
 
@@ -53,6 +60,19 @@ def test_nothing_stands_out_of_a_plain_image(estimator, value):
 @pytest.mark.parametrize("name", ["brick", "grass", "gravel"])
 def test_maps_of_textures_are_empty(estimator, name):
     assert estimator(picture(name)).mean() < 1e-3
+
+
+def test_small_maps_are_what_is_enlarged(estimator):
+    image, _ = object_before_background()
+    assert torch.equal(enlarged(estimator.small(image), image.shape[-2:]), estimator(image))
+
+
+def test_spread_of_the_border_is_the_median_distance_from_its_median():
+    for count in (1, 2, 9, 240):
+        values = torch.randn(2, 3, count).round(decimals=1)  # some are equal
+        center, spread = _median_and_deviation(values)
+        assert torch.equal(center, values.sort(-1).values[..., count // 2, None])
+        assert torch.equal(spread, (values - center).abs().sort(-1).values[..., count // 2, None])
 
 
 def test_border_contrast_finds_the_object():

@@ -141,13 +141,13 @@ def test_grey_images_get_grey_textures(folder):
         DraemPerlin(folder)(torch.rand(2, 4, 32, 32))
 
 
-def test_batch_serves_as_texture_mirrored_and_shifted():
+def test_batch_serves_as_texture_upside_down_and_shifted():
     image = torch.randint(0, 256, (8, 3, 20, 32)) / 255
     before = image.clone()
     params = {"index": torch.tensor([0.99, 0.5, 0.0, 0.2, 0.3, 0.4, 0.6, 0.7]), "shift": torch.full((8,), 0.25)}
     textures = BatchTextures().look_up(image, params)
     source = image[[7, 4, 0, 1, 2, 3, 4, 5]]
-    assert torch.equal(textures, (source * 255).round().byte().flip(-1).roll(-5, -2))
+    assert torch.equal(textures, (source * 255).round().byte().flip(-2).roll(6, -2))
     assert torch.equal(image, before)
 
 
