@@ -83,12 +83,12 @@ class BatchTextures(Textures):
         source = (params["index"] * batch).long().clamp(max=batch - 1)[:, None, None]
         channel = torch.arange(channels, device=image.device)[:, None]
         row = ((params["shift"] * height).long()[:, None, None] - torch.arange(height, device=image.device)) % height
-        rows, values = ((source * channels + channel) * height + row).flatten(), image.float().reshape(-1, width)
-        texture = torch.empty(image.shape, dtype=torch.uint8, device=image.device)
-        for part, levels in in_parts((height, width), rows, texture.view(-1, width)):
+        rows = (source * channels + channel) * height + row
+        pictures = torch.empty(image.shape, dtype=torch.uint8, device=image.device)
+        for part, levels in in_parts((height, width), image.flatten(0, 1), pictures.flatten(0, 1)):
             # A little more than 255, so that cutting off rounds: k / 255 becomes k again for all 256 levels.
-            levels.copy_(values.index_select(0, part).mul_(255.999).clamp_(0, 255))
-        return texture
+            levels.copy_(part.float().mul(255.999).clamp_(0, 255))
+        return pictures.view(-1, width).index_select(0, rows.flatten()).view_as(image)
 
 
 class TextureFolder(Textures):

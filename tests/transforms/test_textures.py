@@ -148,7 +148,10 @@ def test_batch_serves_as_texture_upside_down_and_shifted():
     textures = BatchTextures().look_up(image, params)
     source = image[[7, 4, 0, 1, 2, 3, 4, 5]]
     assert torch.equal(textures, (source * 255).round().byte().flip(-2).roll(6, -2))
+    assert torch.equal(textures, BatchTextures().look_up(image.to(memory_format=torch.channels_last), params))
     assert torch.equal(image, before)
+    wide = 2 * image - 0.5
+    assert torch.equal(BatchTextures().look_up(wide, params), BatchTextures().look_up(wide.clamp(0, 1), params))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
