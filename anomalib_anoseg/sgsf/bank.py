@@ -1,18 +1,14 @@
 """The references that a trained model carries, so that it predicts where its training images do not exist."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.common.network_parts import scale_channels
 from anomalib_anoseg.sgsf.neighbours import closeness, medoid
-from anomalib_anoseg.sgsf.networks import CHANNELS, REDUCTION
 
 Precision = Literal["float32", "float16"]
-BankFeatures = Literal["computed", "stored"]
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -154,49 +150,3 @@ class ReferenceBank(nn.Module):
                 setattr(self, name, own.new_zeros(loaded.shape))
         self.forget()
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def bank_bytes(
-    count: int,
-    image_size: tuple[int, int],
-    width: float = 1.0,
-    features: BankFeatures = "stored",
-    precision: Precision = "float16",
-    passes: Literal["fused", "concatenated"] = "fused",
-    embedding_size: int = 512,
-) -> int:
-    """Compute how much room the references take in a file.
-
-    With ``H`` and ``W`` rounded up to multiples of 16, channels ``C_i`` of 64, 128, 256 and 512 times ``width``, and
-    ``s`` bytes a number, 2 or 4::
-
-        computed: count * (3 H W                                + 4 embedding_size)
-        stored:   count * (s * sum_i C_i (H / 2^i) (W / 2^i)    + 4 embedding_size),  i = 0..3
-
-    Passing concatenated features on stores half as much again. A checkpoint always holds the first, whatever the
-    features; an export holds what it was made with. A single reference needs no embedding, which is left out then.
-
-    Args:
-        count: References.
-        image_size: Height and width in pixels.
-        width: Factor on the channels.
-        features: ``"computed"`` from the images, or ``"stored"``.
-        precision: Of what is stored.
-        passes: See :class:`~anomalib_anoseg.sgsf.networks.GuidedUNet`.
-        embedding_size: Features of the extractor.
-
-    Example:
-        >>> bank_bytes(1, (256, 256)) / 1e6, bank_bytes(16, (256, 256)) / 1e6
-        (15.72864, 251.691008)
-        >>> bank_bytes(16, (256, 256), features="computed") / 1e6
-        3.178496
-    """
-    embeddings = 4 * embedding_size if count > 1 else 0
-    if features == "computed":
-        return count * (3 * image_size[0] * image_size[1] + embeddings)
-    height, width_padded = (math.ceil(side / REDUCTION) * REDUCTION for side in image_size)
-    scales = scale_channels(CHANNELS, width)
-    numbers = sum(channels * (height >> i) * (width_padded >> i) for i, channels in enumerate(scales[:-1]))
-    if passes == "concatenated":
-        numbers += sum(channels * (height >> i) * (width_padded >> i) for i, channels in enumerate(scales) if i)
-    return count * (numbers * DTYPES[precision].itemsize + embeddings)

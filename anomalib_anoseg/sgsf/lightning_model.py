@@ -11,6 +11,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,11 +21,12 @@ from anomalib_anoseg.common.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.input_checks import check_batch, check_pre_processor
 from anomalib_anoseg.reproducibility import seeded_streams, seeded_weights, step_seed
 from anomalib_anoseg.schedules import StepDecay, timed
-from anomalib_anoseg.sgsf.bank import BankFeatures, Precision
+from anomalib_anoseg.sgsf.bank import Precision
 from anomalib_anoseg.sgsf.loss import SGSFLoss, SGSFLosses
 from anomalib_anoseg.sgsf.neighbours import Choice
 from anomalib_anoseg.sgsf.networks import MIN_SIDE, Passes
 from anomalib_anoseg.sgsf.references import ReferenceSet, collect_references
+from anomalib_anoseg.sgsf.room import BankFeatures
 from anomalib_anoseg.sgsf.torch_model import Guidance, SGSFModel, SGSFOutput
 from anomalib_anoseg.transforms import SaliencyPerlin
 from anomalib_anoseg.transforms.base import check_value
@@ -83,6 +85,8 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
             or compute them for each picture from the references' images, which takes time. Defaults to ``"stored"``
             [choice].
         bank_precision (Literal["float32", "float16"]): Of stored features. Defaults to ``"float16"`` [choice].
+        bank_limit (float): Megabytes that the references may take in an exported file; of more a warning tells, before
+            training and at export, and which settings take less. Defaults to ``128`` [choice].
         reference_memory (float): Mebibytes that the references may take in training. If the training images take more,
             evenly spaced ones serve. Defaults to ``1024`` [choice].
         saliency (str): Where the object is: ``"border_contrast"``, ``"spectral_residual"``, ``"none"``, or a folder of
@@ -154,6 +158,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         bank_method: Choice = "k_center",
         bank_features: BankFeatures = "stored",
         bank_precision: Precision = "float16",
+        bank_limit: float = 128.0,
         reference_memory: float = 1024.0,
         saliency: str = "border_contrast",
         threshold: tuple[float, float] = (0.4, 0.2),
@@ -184,6 +189,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         for milestone in lr_milestones:
             check_value("lr_milestones", milestone, 0.0, 1.0)
         check_value("lr_factor", lr_factor, 0.0, 1.0)
+        check_value("bank_limit", bank_limit, 0.0, 1e6)
         check_value("reference_memory", reference_memory, 0.1, 1e6)
         check_value("anomaly_p", anomaly_p, 0.0, 1.0)
         check_value("rotation_p", rotation_p, 0.0, 1.0)
@@ -198,7 +204,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         self.image_size = image_size
         self.contrast_size = contrast_size if use_contrast_set else None
         self.include_itself, self.reference_memory = include_itself, reference_memory
-        self.bank_size, self.bank_method = bank_size, bank_method
+        self.bank_size, self.bank_method, self.bank_limit = bank_size, bank_method, bank_limit
         self.lr, self.lr_milestones, self.lr_factor = lr, tuple(lr_milestones), lr_factor
         self.use_compile = compile
         self.seed, self.max_epochs = seed, max_epochs
@@ -260,6 +266,16 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         # A single one is the medoid of all.
         count = 1 if self.model.guidance == "single" else self.bank_size
         self.model.fill_bank(*self.references.choose_bank(count, self.bank_method, self.seed or 0))
+        self._warn_of_room()
+
+    def _warn_of_room(self) -> None:
+        room = self.model.bank_room
+        if room is not None and (excess := room.explain(self.bank_limit)):
+            rank_zero_warn(excess)
+
+    def _for_inference(self) -> Any:  # noqa: ANN401
+        self._warn_of_room()
+        return super()._for_inference()
 
     def _collect_references(self) -> ReferenceSet:
         """Read all training images as those that will be judged: through the augmentations of test images."""

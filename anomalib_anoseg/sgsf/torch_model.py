@@ -12,9 +12,10 @@ from typing_extensions import Self
 
 from anomalib_anoseg.common.averaging import AveragedModule
 from anomalib_anoseg.common.network_parts import smoothed_maximum
-from anomalib_anoseg.sgsf.bank import BankFeatures, Precision, ReferenceBank
+from anomalib_anoseg.sgsf.bank import Precision, ReferenceBank
 from anomalib_anoseg.sgsf.extractor import FeatureExtractor
 from anomalib_anoseg.sgsf.networks import AutoEncoder, GuidedUNet, Passes
+from anomalib_anoseg.sgsf.room import BankFeatures, BankRoom
 
 Guidance = Literal["nearest", "single", "none"]
 # References whose features are computed at a time.
@@ -87,7 +88,7 @@ class SGSFModel(nn.Module):
         extractor_size: Side in pixels of what it sees; ``None`` for the image's.
         bank_features: Whether evaluation computes what it needs of a reference from its image for each picture, or
             stores that for all references before, which is faster and takes more room: see
-            :func:`~anomalib_anoseg.sgsf.bank.bank_bytes`.
+            :class:`~anomalib_anoseg.sgsf.room.BankRoom`.
         bank_precision: Of what is stored.
         averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. Evaluation
             starts with statistics of their own, see :mod:`anomalib_anoseg.common.averaging`.
@@ -132,6 +133,7 @@ class SGSFModel(nn.Module):
         if denoise and guidance == "none":
             raise ValueError("denoise=True guides by the denoised image; set guidance='nearest' or denoise=False.")
         self.guidance, self.denoise, self.bank_features = guidance, denoise, bank_features
+        self.width, self.passes, self.bank_precision = width, passes, bank_precision
         self.score_window = score_window
         self.network = GuidanceNetwork(width, guidance != "none", passes, detach_guidance)
         self.averaged = AveragedModule(self.network, averaging) if averaging else None
@@ -241,6 +243,22 @@ class SGSFModel(nn.Module):
             parts = [self.inference_network.prepare(bank.pictures(part)) for part in places]
             bank.store([torch.cat(scale) for scale in zip(*parts, strict=True)])
         self._is_outdated = False
+
+    @property
+    def bank_room(self) -> BankRoom | None:
+        """How much room the references take in an exported file; ``None`` where nothing needs them."""
+        if self.bank is None or self.extractor is None:
+            return None
+        height, width = self.bank.images.shape[-2:]
+        return BankRoom(
+            len(self.bank),
+            (height, width),
+            self.width,
+            self.bank_features,
+            self.bank_precision,
+            self.passes,
+            self.extractor.embedding_size,
+        )
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """List what the optimiser trains: auto-encoder and segmentation module."""

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from anomalib_anoseg.sgsf.bank import ReferenceBank, bank_bytes
-from anomalib_anoseg.sgsf.networks import AutoEncoder, GuidedUNet
+from anomalib_anoseg.sgsf.bank import ReferenceBank
 
 
 @pytest.fixture
@@ -112,20 +111,3 @@ def test_refuses_what_is_no_bank(images, embeddings, message):
 def test_refuses_unknown_precision():
     with pytest.raises(ValueError, match="bank_precision must be one of"):
         ReferenceBank("int4")
-
-
-@pytest.mark.parametrize("passes", ["fused", "concatenated"])
-@pytest.mark.parametrize("precision", ["float16", "float32"])
-@pytest.mark.parametrize("size", [(64, 64), (33, 70)])
-def test_room_is_what_the_formula_says(fill, passes, precision, size):
-    bank, width = fill(3, size, precision), 0.25
-    _, features = AutoEncoder(width)(bank.pictures(None))
-    bank.store(GuidedUNet(width, passes=passes).prepare(features))
-    stored = sum(tensor.nbytes for tensor in bank.stored(None)) + bank.embeddings.nbytes
-    assert bank_bytes(3, size, width, "stored", precision, passes, embedding_size=16) == stored
-    computed = bank.images.nbytes + bank.embeddings.nbytes
-    assert bank_bytes(3, size, width, "computed", precision, passes, embedding_size=16) == computed
-
-
-def test_a_single_reference_needs_no_embedding():
-    assert bank_bytes(1, (64, 64), features="computed") == 3 * 64 * 64

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.export import Dim
 
-from anomalib_anoseg.sgsf.bank import bank_bytes
+from anomalib_anoseg.sgsf.room import BankRoom
 
 TOLERANCE = 1e-4
 FIELDS = ("pred_score", "anomaly_map")
@@ -81,7 +81,8 @@ def check_graph(graph, count, bank_features):
     item_size = {onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.UINT8: 1}
     held = sum(math.prod(tensor.dims) * item_size.get(tensor.data_type, 0) for tensor in graph.initializer)
     # A small tensor may have been folded into what is made of it.
-    assert held == pytest.approx(bank_bytes(count, (64, 96), 0.125, bank_features, embedding_size=0), rel=0.1)
+    room = BankRoom(count, (64, 96), 0.125, bank_features, embedding_size=0)
+    assert held == pytest.approx(room.megabytes * 1e6, rel=0.1)
 
 
 def test_graphs_without_references_take_any_size(make_model, batch, tmp_path):
