@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 TINY = {
     "augmentation": ["--quick", "--markdown"],
     "cost": ["--quick", "--markdown"],
+    "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
     "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
     "startup": ["--quick"],
@@ -86,6 +87,15 @@ def test_saliency_judges_every_estimator(run):
     assert set(content["saliency"]) == {"none", "spectral_residual", "border_contrast"}
     assert content["saliency"]["none"]["empty"] == 1 > content["saliency"]["border_contrast"]["empty"] > 0
     assert all(0 <= value <= 1 for figures in content["saliency"].values() for value in figures.values())
+
+
+def test_guidance_measures_every_form_of_the_bank(run):
+    [figures] = run("guidance")["figures"].values()
+    computed, stored, single = (figures[name] for name in list(figures)[:3])
+    assert set(computed) == set(stored) == set(single)
+    assert computed["difference"] == 0 < stored["difference"] < 1e-3
+    assert single["file, MB"] < stored["file, MB"]
+    assert all(0 <= values["pixel AP"] <= 1 for values in figures.values())
 
 
 def figures_of(cost, step: list[float], waits: float = 0.0) -> dict:

@@ -1,0 +1,235 @@
+"""What SGSF's references are worth and cost at inference: how many, how they are chosen, and how they are stored.
+
+All of that can be changed after a training. So each form of the bank is put into the same trained networks, and
+
+- accuracy is what anomalib's own test says; figures that need a threshold are left out;
+- difference is the largest one, over all test images and pixels, between the anomaly map, in `[0, 1]`, and that of the
+  same 16 references with their features computed in float32, which is what storing them rounds;
+- file is the size of the ONNX export, and time is that of ONNX Runtime for an image that needs no resizing: one
+  thread, processor time, medians of rounds in which all forms take turns. `single` has neither extractor nor look-up:
+  what `nearest` takes beyond it is the look-up's.
+
+Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
+one, a model is trained on the demonstration data for as many steps as asked for: sizes and times of any width.
+
+    python benchmarks/guidance.py [JOB ...] [--rounds 10] [--json guidance.json] [--markdown]
+    python benchmarks/guidance.py --size 256 --width 1 --steps 1
+"""
+
+import argparse
+import json
+import statistics
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from anomalib.engine import Engine
+from cost import QUIET, describe, mean_time
+from torch import Tensor
+
+from anomalib_anoseg import SGSF
+from anomalib_anoseg.data import DemoTextures
+from anomalib_anoseg.leaderboard.exports import size_of_file_mb
+from anomalib_anoseg.leaderboard.rebuild import load_job
+from anomalib_anoseg.leaderboard.runs import RunFolder
+from anomalib_anoseg.leaderboard.runtimes import Form, load_runtime
+from anomalib_anoseg.leaderboard.statistics import half_width
+from anomalib_anoseg.sgsf.references import ReferenceSet, collect_references
+
+METRICS = {
+    "image_AUROC": "image AUROC",
+    "pixel_AUROC": "pixel AUROC",
+    "pixel_AUPR": "pixel AP",
+    "pixel_AUPRO": "AUPRO",
+    "pixel_BestIoU": "best IoU",
+}
+DIFFERENCE, FILE, TIME = "difference", "file, MB", "time, ms"
+ALL = 10**6
+Figures = dict[str, dict[str, float]]  # by form and quantity
+
+
+class Bank(NamedTuple):
+    """A form of the bank."""
+
+    size: int = 16
+    method: Any = "k_center"
+    settings: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        """Name what differs from the first form."""
+        size = "all" if self.size == ALL else str(self.size)
+        choice = f"{size} by {self.method}"
+        return ", ".join([choice, *(f"{name}={value}" for name, value in self.settings)])
+
+
+EXACT, SHIPPED, SINGLE = (
+    Bank(settings=(("bank_features", "computed"),)),
+    Bank(),
+    Bank(settings=(("guidance", "single"),)),
+)
+BANKS = [
+    EXACT,
+    SHIPPED,
+    SINGLE,
+    Bank(settings=(("guidance", "single"), ("bank_features", "computed"))),
+    Bank(settings=(("bank_precision", "float32"),)),
+    *(Bank(size) for size in (2, 4, 8, ALL)),
+    Bank(4, "k_means"),
+]
+
+
+class Training(NamedTuple):
+    """A trained model's checkpoint, and the data that it learned from and is tested on."""
+
+    name: str
+    checkpoint: Path
+    data: Any
+
+    def load(self, bank: Bank, references: ReferenceSet | None = None) -> SGSF:
+        """Load the model, with another choice of references if they are given."""
+        settings: dict[str, Any] = {"bank_limit": 1e6, "visualizer": False, **dict(bank.settings)}
+        model: Any = SGSF.load_from_checkpoint(self.checkpoint, map_location="cpu", **settings)
+        if references is not None:
+            model.model.fill_bank(*references.choose_bank(bank.size, bank.method, seed=0))
+        return model.eval()
+
+    def collect(self) -> ReferenceSet:
+        """Read what a training of the model reads when it starts."""
+        model: Any = self.load(SHIPPED)
+        self.data.setup()
+        transforms = [self.data.test_augmentations, model.pre_processor.transform]
+        return collect_references(self.data.train_data, transforms, model.model.embed, None)
+
+
+def find_trainings(options: argparse.Namespace, folder: Path) -> list[Training]:
+    """Find what boards have trained, or train a model."""
+    if not options.jobs:
+        return [train(options, folder)]
+    trainings = []
+    for path in options.jobs:
+        row = RunFolder(path.parent.parent).row(path.name)
+        if row is None:
+            raise SystemExit(f"{path} is no folder of a finished job")
+        trainings.append(Training(path.name, path / "model.ckpt", load_job(path, row)[1]))
+    return trainings
+
+
+def train(options: argparse.Namespace, folder: Path) -> Training:
+    """Train a model on the demonstration data."""
+    shape: dict[str, Any] = {"num_train": 24, "num_test_good": 4, "num_test_per_defect": 1}
+    batches: dict[str, Any] = {"train_batch_size": 4, "eval_batch_size": 4, "val_split_ratio": 0.2}
+    data = DemoTextures(root=folder, image_size=options.size, **shape, **batches)
+    model = SGSF((options.size, options.size), options.width, bank_limit=1e6, visualizer=False)
+    engine = make_engine(folder, max_steps=options.steps, max_epochs=-1)
+    engine.fit(model, datamodule=data)
+    engine.trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
+    return Training("demonstration", folder / "model.ckpt", data)
+
+
+def make_engine(folder: Path, **settings: Any) -> Engine:  # noqa: ANN401
+    """Make an engine that computes in float32 and prints nothing."""
+    quiet = {name: value for name, value in QUIET.items() if name != "enable_checkpointing"}
+    return Engine(accelerator="cpu", devices=1, logger=False, default_root_dir=folder, **quiet, **settings)
+
+
+def judge(model: SGSF, data: Any, folder: Path) -> tuple[dict[str, float], Tensor]:  # noqa: ANN401
+    """Test a model; return its figures and the anomaly maps of all test images, not normalised."""
+    [found] = make_engine(folder).test(model, datamodule=data, verbose=False)
+    accuracy = {name: float(found[metric]) for metric, name in METRICS.items() if metric in found}
+    pre_processor: Any = model.pre_processor
+    with torch.inference_mode():
+        maps = [
+            model.model.eval()(pre_processor.transform(batch.image)).anomaly_map for batch in data.test_dataloader()
+        ]
+    return accuracy, torch.cat(maps)
+
+
+def export(model: SGSF, folder: Path) -> tuple[float, Callable[[], object]]:
+    """Export a model; return the file's size and what predicts an image from it."""
+    path = model.to_onnx(folder)
+    runtime = load_runtime(Form("onnxruntime", "float32"), path, threads=1)
+    image = np.random.default_rng(0).random((1, 3, *model.image_size), np.float32)
+    return size_of_file_mb(path), partial(runtime.predict, image)
+
+
+def measure(training: Training, options: argparse.Namespace, folder: Path) -> Figures:
+    """Measure all forms of one trained model's bank."""
+    references = training.collect()
+    figures: Figures = {}
+    turns: dict[str, Callable[[], object]] = {}
+    exact: Tensor | None = None
+    for number, bank in enumerate(BANKS[:3] if options.quick else BANKS):
+        model = training.load(bank, None if bank.size == SHIPPED.size else references)
+        accuracy, maps = judge(model, training.data, folder)
+        exact = maps if exact is None else exact
+        size, turns[str(bank)] = export(model, folder / str(number))
+        figures[str(bank)] = accuracy | {DIFFERENCE: (maps - exact).abs().max().item(), FILE: size}
+    samples = [{name: mean_time(turn) for name, turn in turns.items()} for _ in range(options.rounds)]
+    for name, values in figures.items():
+        values[TIME] = statistics.median(sample[name] for sample in samples)
+        values[f"added {TIME}"] = statistics.median(sample[name] - sample[str(SINGLE)] for sample in samples)
+    return figures
+
+
+def table(figures: dict[str, Figures], options: argparse.Namespace) -> str:
+    """Format means over trainings, and of accuracies the difference to what is shipped with its 95 % interval."""
+    first = next(iter(figures.values()))
+    titles = list(first[str(SHIPPED)])
+    lines = [["references", *titles], *([["---", *["---:"] * len(titles)]] if options.markdown else [])]
+    lines += [[name, *cells(figures, name, titles)] for name in first]
+    return "\n".join(f"| {' | '.join(line)} |" if options.markdown else "\t".join(line) for line in lines)
+
+
+def cells(figures: dict[str, Figures], name: str, titles: list[str]) -> Iterator[str]:
+    """Format the figures of one form of the bank."""
+    for title in titles:
+        values = pd.Series([of_training[name][title] for of_training in figures.values()])
+        if title == DIFFERENCE:
+            yield f"{values.max():.1e}"
+        elif title not in METRICS.values():
+            yield f"{values.median():.3g}"
+        else:
+            shipped = pd.Series([of_training[str(SHIPPED)][title] for of_training in figures.values()])
+            change = values - shipped
+            interval = (
+                f" ({change.mean():+.3f} ± {half_width(change.sem(), len(change)):.3f})" if len(change) > 1 else ""
+            )
+            yield f"{values.mean():.3f}{interval}"
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Measure what SGSF's references are worth and cost at inference.")
+    parser.add_argument("jobs", type=Path, nargs="*", help="folders of a board's jobs; trains a model if none")
+    parser.add_argument("--rounds", type=int, default=10, help="in which all forms take turns (default: 10)")
+    parser.add_argument("--size", type=int, default=128, help="side of the images, without jobs (default: 128)")
+    parser.add_argument("--width", type=float, default=0.25, help="of the networks, without jobs (default: 0.25)")
+    parser.add_argument("--steps", type=int, default=100, help="of the training, without jobs (default: 100)")
+    parser.add_argument("--quick", action="store_true", help="a trial: the first forms alone")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure all forms of the bank in all trained models."""
+    options = parse_options()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    figures: dict[str, Figures] = {}
+    with TemporaryDirectory() as name:
+        for number, training in enumerate(find_trainings(options, Path(name))):
+            figures[training.name] = measure(training, options, Path(name) / f"training {number}")
+    if options.json:
+        options.json.write_text(json.dumps(describe(options) | {"figures": figures}, indent=1) + "\n", "utf-8")
+    print(table(figures, options))
+
+
+if __name__ == "__main__":
+    main()
