@@ -82,6 +82,17 @@ def test_boards_train_anoseg_as_the_laptop_does(path):
             assert settings == laptop
 
 
+def test_ablations_change_one_thing_each_in_what_the_laptop_trains():
+    path = CONFIGS.parent / "benchmarks" / "board" / "sgsf.yaml"
+    settings = {task.job.label: task.job.settings for task in read_tasks(yaml.safe_load(path.read_text()))}
+    whole = settings.pop("SGSF")
+    laptop = yaml.safe_load((CONFIGS / "sgsf" / "laptop.yaml").read_text())["model"]["init_args"]
+    assert whole == laptop | {"textures": whole["textures"]}
+    for label, changed in settings.items():
+        names = {name for name in changed if changed[name] != whole.get(name, "not set")} - {"extractor_weights"}
+        assert len(names) == 1, label
+
+
 def test_demo_and_laptop_share_their_settings():
     demo, laptop = (yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"] for name in ("demo", "laptop"))
     assert demo == laptop
