@@ -68,4 +68,6 @@ def explain_misfit(
 
 
 def _as_yaml(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return f"'{list(value)}'"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -6,7 +6,7 @@ from typing import Protocol
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 
-__all__ = ["LinearDecay", "StepDecay", "timed"]
+__all__ = ["LinearDecay", "StepDecay", "time_progress", "timed"]
 
 
 class Decay(Protocol):
@@ -87,27 +87,40 @@ class StepDecay:
         return self.factor ** sum(progress >= milestone for milestone in self.milestones)
 
 
-def timed(decay: Decay, trainer: Trainer) -> Decay | Callable[[int], float]:
+def timed(decay: Decay, trainer: Trainer, window: tuple[float, float] = (0.0, 1.0)) -> Decay | Callable[[int], float]:
     """Let a decay follow the trainer's timer as well, if it has one: whichever is farther counts.
 
     Args:
         decay: The decay by steps.
         trainer: The trainer; ``max_time`` gives it a timer.
+        window: From which to which fraction of the time the decay lasts, for a part of a training.
 
     Returns:
         Decay | Callable[[int], float]: What :class:`torch.optim.lr_scheduler.LambdaLR` takes; without a timer the
         decay itself.
     """
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-    bounding = [timer for timer in timers if timer.time_remaining() is not None]
-    if not bounding:
+    if time_progress(trainer) is None:
         return decay
+    start, end = window
 
     # A function, because of an object the scheduler would write its attributes, and so the timer, into checkpoints.
     def follow(step: int) -> float:
-        return decay.at(max(step / decay.total, *map(_progress, bounding)))
+        return decay.at(max(step / decay.total, ((time_progress(trainer) or 0.0) - start) / (end - start)))
 
     return follow
+
+
+def time_progress(trainer: Trainer) -> float | None:
+    """Tell which fraction of its time a training has used up; ``None`` if no timer bounds it.
+
+    Example:
+        >>> time_progress(Trainer(accelerator="cpu", logger=False)) is None
+        True
+        >>> time_progress(Trainer(accelerator="cpu", logger=False, max_time="00:00:01:00"))
+        0.0
+    """
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    return max((_progress(timer) for timer in timers if timer.time_remaining() is not None), default=None)
 
 
 def _progress(timer: Timer) -> float:

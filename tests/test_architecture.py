@@ -47,7 +47,16 @@ MAY_IMPORT = {
         "reproducibility",
         "transforms",
     },
-    "anoseg": {"anoseg", "common", "input_checks", "reproducibility", "schedules", "transforms"},
+    "anoseg": {
+        "anoseg",
+        "checkpoints",
+        "common",
+        "input_checks",
+        "post_processing",
+        "reproducibility",
+        "schedules",
+        "transforms",
+    },
     "sgsf": {"sgsf", "common", "input_checks", "reproducibility", "schedules", "transforms"},
 }
 

@@ -1,6 +1,7 @@
 """AnoSeg: anomaly segmentation by self-supervised learning (arXiv 2110.03396), as an anomalib model."""
 
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 from anomalib.data import ImageBatch
@@ -9,19 +10,22 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor
-from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from lightning.pytorch import Callback
+from torch import Tensor, nn
 
+from anomalib_anoseg.anoseg.detector import DetectorModel
+from anomalib_anoseg.anoseg.detector_loss import DetectorDiscriminatorLoss, DetectorGeneratorLoss, DetectorLoss
+from anomalib_anoseg.anoseg.first_stage import load_segmentation
 from anomalib_anoseg.anoseg.loss import AnoSegLoss, GeneratorLoss, SegmentationLoss, discriminator_loss
-from anomalib_anoseg.anoseg.networks import MIN_TRAINING_SIDE
-from anomalib_anoseg.anoseg.torch_model import AnoSegModel, AnoSegOutput
+from anomalib_anoseg.anoseg.networks import DISCRIMINATOR_CHANNELS, MIN_TRAINING_SIDE, count_spare_layers
+from anomalib_anoseg.anoseg.other_score import OtherScore, swap_calibrations
+from anomalib_anoseg.anoseg.stages import Stage, StagedOptimization
+from anomalib_anoseg.anoseg.torch_model import AnoSegModel, AnoSegOutput, ImageScore
 from anomalib_anoseg.common.argument_checks import check_shared_arguments
 from anomalib_anoseg.common.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.input_checks import check_batch, check_pre_processor
+from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 from anomalib_anoseg.reproducibility import seeded_weights
-from anomalib_anoseg.schedules import LinearDecay, timed
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
 from anomalib_anoseg.transforms.base import check_value
 from anomalib_anoseg.transforms.cut_paste import check_patches
@@ -29,12 +33,13 @@ from anomalib_anoseg.transforms.cut_paste import check_patches
 __all__ = ["AnoSeg"]
 
 
-class AnoSeg(SelfSupervisedModel, AnomalibModule):
-    """AnoSeg's anomaly segmentation network (Song et al., arXiv 2110.03396).
+class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
+    """AnoSeg's anomaly segmentation network and its detector (Song et al., arXiv 2110.03396).
 
     Trains on normal images alone: half of each step's images carry a synthetic anomaly, and the network learns to mark
-    it, to reconstruct what is normal, and to deceive a discriminator of (image, map) pairs. Images must stay in
-    ``[0, 1]``. What the paper leaves open is marked [choice] and explained in the model card.
+    it, to reconstruct what is normal, and to deceive a discriminator of (image, map) pairs. With ``detector=True`` a
+    second GAN learns to score images in the rest of the training. Images must stay in ``[0, 1]``. What the paper leaves
+    open is marked [choice] and explained in the model card.
 
     Args:
         image_size (tuple[int, int]): Height and width in pixels to which the default pre-processor resizes images, 64
@@ -73,10 +78,25 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         segmentation_weight (float): Weight of the pixel-wise loss. Defaults to ``50`` [choice].
         reconstruction_weight (float): Weight of the masked reconstruction loss. Defaults to ``50`` [choice].
         adversarial_weight (float): Weight of the adversarial loss. Defaults to ``1`` [choice].
+        detector (bool): Whether the last part of the training teaches a second GAN, the paper's detector, to score
+            images; segmentation then stays as it is. Defaults to ``False``.
+        detector_share (float): That part, as a fraction of the training. Defaults to ``0.3`` [choice].
+        segmentation_checkpoint (str | None): Checkpoint of a trained AnoSeg, for a training of its detector alone;
+            the arguments that shape the networks must be the same. Defaults to ``None``.
+        image_score (Literal["map", "detector"]): What the image score is: the maximum of the smoothed map, or the
+            detector's score. May be changed after training. Defaults to ``"map"``.
+        detector_adversarial_weight (float): Weight of the detector's adversarial loss. Defaults to ``1`` [choice].
+        detector_reconstruction_weight (float): Weight of its reconstruction loss. Defaults to ``50`` [choice].
+        detector_feature_weight (float): Weight of its feature matching. Defaults to ``1`` [choice].
+        detector_classification_weight (float): Weight of its loss that takes synthetic anomalies for fakes. Defaults
+            to ``1`` [choice].
+        detector_beta (float): Weight of the reconstruction's error in its score, beside that of features. Defaults to
+            ``0.1``, the paper's.
         lr (float): Adam's learning rate, for all networks. Defaults to ``2e-4`` [choice].
         betas (tuple[float, float]): Adam's betas. Defaults to ``(0.5, 0.999)`` [choice].
-        lr_decay_start (float): Fraction of the training after which the learning rate falls linearly to zero; ``1``
-            keeps it constant. Follows epochs, steps or ``max_time``. Defaults to ``0.5`` [choice].
+        lr_decay_start (float): Fraction of the training, or of each of its stages, after which the learning rate falls
+            linearly to zero; ``1`` keeps it constant. Follows epochs, steps or ``max_time``. Defaults to ``0.5``
+            [choice].
         averaging (float): Decay of the exponentially averaged weights and normalisation statistics with which the
             model predicts, in ``[0, 1)``; ``0`` predicts with the latest. Defaults to ``0.99`` [choice].
         score_window (int): Odd side in pixels of the square over which the map is averaged before its maximum becomes
@@ -111,8 +131,19 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
     loss: AnoSegLoss
     augmenter: CutPaste
     min_side = MIN_TRAINING_SIDE
-    shaping_arguments = {"backbone": str, "width": float} | dict.fromkeys(
-        ("pre_trained", "coordinates", "skip_connections", "masked_reconstruction", "adversarial", "averaging"), bool
+    other_score: OtherScore | None
+    unexported = ("other_score",)
+    shaping_arguments: Mapping[str, Callable[[Any], object]] = {"backbone": str, "width": float} | dict.fromkeys(
+        (
+            "pre_trained",
+            "coordinates",
+            "skip_connections",
+            "masked_reconstruction",
+            "adversarial",
+            "averaging",
+            "detector",
+        ),
+        bool,
     )
 
     def __init__(
@@ -140,6 +171,15 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         segmentation_weight: float = 50.0,
         reconstruction_weight: float = 50.0,
         adversarial_weight: float = 1.0,
+        detector: bool = False,
+        detector_share: float = 0.3,
+        segmentation_checkpoint: str | None = None,
+        image_score: ImageScore = "map",
+        detector_adversarial_weight: float = 1.0,
+        detector_reconstruction_weight: float = 50.0,
+        detector_feature_weight: float = 1.0,
+        detector_classification_weight: float = 1.0,
+        detector_beta: float = 0.1,
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.5, 0.999),
         lr_decay_start: float = 0.5,
@@ -160,6 +200,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         check_value("lr_decay_start", lr_decay_start, 0.0, 1.0)
         if accumulate_grad_batches < 1:
             raise ValueError(f"accumulate_grad_batches must be 1 or more, got {accumulate_grad_batches}.")
+        _check_detector(detector, detector_share, segmentation_checkpoint, image_score, detector_beta)
         image_size = (image_size[0], image_size[1])
         check_pre_processor(pre_processor)
         super().__init__(
@@ -171,6 +212,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         self.automatic_optimization = False
         self.image_size = image_size
         self.pre_trained, self._has_weights = pre_trained, False
+        self.detector_share, self.segmentation_checkpoint = detector_share, segmentation_checkpoint
         self.masked_reconstruction = masked_reconstruction
         self.lr, self.betas, self.lr_decay_start = lr, betas, lr_decay_start
         self.accumulate_grad_batches, self.gradient_clip_val = accumulate_grad_batches, gradient_clip_val
@@ -190,6 +232,13 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         check_patches(*patch, prefix="patch_")
         self.augmenter = HardCutPaste(*patch, hard_p, jitter) if hard_augmentation else CutPaste(*patch)
         self.loss = AnoSegLoss(segmentation_loss, segmentation_weight, reconstruction_weight, adversarial_weight)
+        self.detector_loss = DetectorLoss(
+            detector_adversarial_weight,
+            detector_reconstruction_weight,
+            detector_feature_weight,
+            detector_classification_weight,
+        )
+        self.other_score = None
         with seeded_weights(seed):
             self.model = AnoSegModel(
                 backbone,
@@ -202,39 +251,128 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
                 skip_connections,
                 bool(pre_trained),
             )
+            if detector:
+                self._add_detector(DetectorModel(backbone, width, min(image_size), detector_beta), image_score)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
+
+    def _add_detector(self, detector: DetectorModel, image_score: ImageScore) -> None:
+        self.model.detector, self.model.image_score = detector, image_score
+        self.min_side = detector.min_side
+        # The discriminator's number of layers follows from the size.
+        self.shaping_arguments = {**self.shaping_arguments, "image_size": _count_detector_layers}
+        if isinstance(self.post_processor, SelfCalibratingPostProcessor):
+            self.other_score = OtherScore(self.post_processor.calibration_seed)
+
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Let the calibration of the image score that is not in use run, too, if there are two."""
+        return [*super().configure_callbacks(), *([] if self.other_score is None else [self.other_score])]
 
     def setup(self, stage: str) -> None:
         """Compile, if asked to, before training."""
         if stage == "fit" and self.use_compile:
             self.model.compile()
+            if self.model.detector is not None:
+                self.model.detector.compile()
 
     def on_fit_start(self) -> None:
-        """Load the encoder's first weights, if asked to; by now a checkpoint to resume from has brought its own."""
-        if self.pre_trained and not self._has_weights and self.saved_arguments is None:
-            self.model.load_pretrained(None if self.pre_trained is True else self.pre_trained)
+        """Load first weights, if asked to; by now a checkpoint to resume from has brought its own."""
+        if not self._has_weights and self.saved_arguments is None:
+            if self.segmentation_checkpoint is not None:
+                load_segmentation(self.model, self.segmentation_checkpoint, self.hparams, self.shaping_arguments)
+            elif self.pre_trained:
+                self.model.load_pretrained(None if self.pre_trained is True else self.pre_trained)
         self._has_weights = True
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note which image score the thresholds belong to, if there are two."""
+        super().on_save_checkpoint(checkpoint)
+        if self.model.detector is not None:
+            checkpoint["image_score"] = self.model.image_score
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the calibration of the image score that this model uses."""
+        super().on_load_checkpoint(checkpoint)
+        saved, own = checkpoint.get("image_score"), self.model.image_score
+        if self.other_score is not None and saved not in {None, own}:
+            post_processor: Any = self.post_processor
+            swap_calibrations(checkpoint, post_processor.state_key, self.other_score.state_key)
+            checkpoint["image_score"] = own
+
+    def stage_shares(self) -> dict[Stage, float]:
+        """Tell which fraction of the training each stage takes."""
+        if self.model.detector is None:
+            return {"segmentation": 1.0}
+        if self.segmentation_checkpoint is not None:
+            return {"detector": 1.0}
+        return {"segmentation": 1 - self.detector_share, "detector": self.detector_share}
+
+    def stage_parameters(self, stage: Stage) -> list[list[nn.Parameter]]:
+        """List what the optimisers train: a generator and, if there is one, a discriminator."""
+        detector: Any = self.model.detector
+        networks: AnoSegModel | DetectorModel = detector if stage == "detector" else self.model
+        groups = [networks.generator_parameters()]
+        return groups if networks.discriminator is None else [*groups, list(networks.discriminator.parameters())]
+
+    def enter_stage(self, stage: Stage) -> None:
+        """Freeze segmentation while the detector learns."""
+        self.model.freeze(stage == "detector")
+
     def training_step(self, batch: ImageBatch, batch_idx: int) -> None:
-        """Forge, predict, and let the discriminator and then the generator learn.
+        """Forge, predict, and let a discriminator and then its generator learn: those of the stage that runs.
 
         The number of images through the networks is twice the batch: each as it is and with an anomaly.
         """
         normal: Any = batch.image
-        check_batch(normal, MIN_TRAINING_SIDE)
+        check_batch(normal, self.min_side)
         is_step = (batch_idx + 1) % self.accumulate_grad_batches == 0 or self.trainer.is_last_batch
         image, mask = self._forge_views(normal)
+        losses = (self._train_detector if self.stage == "detector" else self._train_segmentation)(image, mask, is_step)
+        if is_step:
+            self.step_schedules()
+            if self.stage == "segmentation":
+                self.model.update_average(image, self.global_step // len(self.stage_optimizers))
+        total = "train_detector_loss" if self.stage == "detector" else "train_loss"
+        self.log(total, losses.pop(total), on_epoch=True, prog_bar=True, batch_size=len(image))
+        self.log_dict(losses, batch_size=len(image))
+        if len(self.stage_shares()) > 1:
+            # In the progress bar, to tell which stage runs and how far it is.
+            self.log(self.stage, self.stage_progress(), prog_bar=True, logger=False, batch_size=len(image))
+
+    def _train_segmentation(self, image: Tensor, mask: Tensor, is_step: bool) -> dict[str, Tensor]:
+        """Let the first stage's networks learn from both views of the images."""
         output: AnoSegOutput = self.model(image)
         losses = {}
         if self.model.discriminator is not None:
-            losses["train_discriminator_loss"] = self._train_discriminator(output, image, mask, is_step)
+            losses["train_discriminator_loss"] = self._train_discriminator(output, image, mask, is_step).detach()
         terms = self._train_generator(output, image, mask, is_step)
-        if is_step:
-            self._finish_step(image)
-        losses |= {f"train_{name}_loss": term for name, term in terms._asdict().items() if name != "total"}
-        self.log_dict({name: loss.detach() for name, loss in losses.items()}, batch_size=len(image))
-        self.log("train_loss", terms.total.detach(), on_epoch=True, prog_bar=True, batch_size=len(image))
+        losses |= {f"train_{name}_loss".replace("_total", ""): loss.detach() for name, loss in terms._asdict().items()}
+        return losses
+
+    def _train_detector(self, image: Tensor, mask: Tensor, is_step: bool) -> dict[str, Tensor]:
+        """Let the second stage's networks learn: the normal views are to be reconstructed, the others fakes."""
+        detector: Any = self.model.detector
+        (normal, forged), (no_anomaly, mask) = image.chunk(2), mask.chunk(2)
+        with torch.no_grad():
+            anomaly_map = self.model.predict_map(normal)
+        reconstruction = detector(normal, anomaly_map)
+        generator, discriminator = self.stage_optimizers
+        with discriminator.toggle_model(sync_grad=is_step):
+            real = detector.judge(normal, no_anomaly).logits
+            fake = detector.judge(reconstruction.detach(), anomaly_map).logits
+            judged: DetectorDiscriminatorLoss = self.detector_loss.discriminator(
+                real, fake, detector.judge(forged, mask).logits
+            )
+            self.learn(judged.total, discriminator, is_step)
+        with generator.toggle_model(sync_grad=is_step):
+            with torch.no_grad():
+                features = detector.features(normal, no_anomaly)
+            terms: DetectorGeneratorLoss = self.detector_loss.generator(
+                normal, reconstruction, features, detector.judge(reconstruction, anomaly_map)
+            )
+            self.learn(terms.total, generator, is_step)
+        losses = {**judged._asdict(), **terms._asdict()}
+        return {f"train_detector_{name}_loss".replace("_total", ""): loss.detach() for name, loss in losses.items()}
 
     def _forge_views(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Make the normal and the anomalous view of ``(B, 3, H, W)`` images: ``2 B`` images and their masks."""
@@ -244,60 +382,37 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
 
     def _train_discriminator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> Tensor:
         """Let the discriminator tell (image, mask) from (reconstruction, map), each in a pass of its own."""
-        optimizer = self._optimizers[1]
+        optimizer = self.stage_optimizers[1]
         with optimizer.toggle_model(sync_grad=is_step):
             judged_real = self.model.discriminate(image, mask)
             judged_fake = self.model.discriminate(*output.detached_pair())
             loss = discriminator_loss(judged_real, judged_fake)
-            self._learn(loss, optimizer, is_step)
+            self.learn(loss, optimizer, is_step)
         return loss
 
     def _train_generator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> GeneratorLoss:
         """Let encoder and decoders learn from all losses; the discriminator's weights take no gradient here."""
-        optimizer = self._optimizers[0]
+        optimizer = self.stage_optimizers[0]
         with optimizer.toggle_model(sync_grad=is_step):
             judged = None if self.model.discriminator is None else self.model.discriminate(*output.pair())
             reconstruction = output.reconstruction if self.masked_reconstruction else None
             terms: GeneratorLoss = self.loss(output.logits, reconstruction, image, mask, judged)
-            self._learn(terms.total, optimizer, is_step)
+            self.learn(terms.total, optimizer, is_step)
         return terms
 
-    @property
-    def _optimizers(self) -> list[LightningOptimizer]:
-        optimizers: Any = self.optimizers()
-        return optimizers if isinstance(optimizers, list) else [optimizers]
 
-    def _learn(self, loss: Tensor, optimizer: LightningOptimizer, is_step: bool) -> None:
-        self.manual_backward(loss / self.accumulate_grad_batches)
-        if is_step:
-            optimizer.step()
-            optimizer.zero_grad()
+def _check_detector(
+    detector: bool, share: float, segmentation_checkpoint: str | None, image_score: str, beta: float
+) -> None:
+    check_value("detector_share", share, 0.01, 0.99)
+    check_value("detector_beta", beta, 0.0, 1e6)
+    if image_score not in get_args(ImageScore):
+        raise ValueError(f"image_score must be one of {get_args(ImageScore)}, got {image_score!r}.")
+    if image_score == "detector" and not detector:
+        raise ValueError("image_score='detector' needs detector=True, and a training with it.")
+    if segmentation_checkpoint is not None and not detector:
+        raise ValueError("segmentation_checkpoint is for a training of the detector alone, which needs detector=True.")
 
-    def _finish_step(self, image: Tensor) -> None:
-        schedulers: Any = self.lr_schedulers()
-        schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
-        for scheduler in schedulers:
-            scheduler.step()
-        self.model.update_average(image, self.global_step // len(schedulers))
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradient here, where mixed precision has already unscaled it."""
-        if self.gradient_clip_val is not None:
-            self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
-
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
-        """Configure Adam for the generator and, if there is one, for the discriminator."""
-        groups = [self.model.generator_parameters()]
-        if self.model.discriminator is not None:
-            groups.append(list(self.model.discriminator.parameters()))
-        optimizers: list[Optimizer] = [Adam(group, self.lr, self.betas) for group in groups]
-        decay = timed(LinearDecay(self.lr_decay_start, self._count_steps(len(optimizers))), self.trainer)
-        return optimizers, [LambdaLR(optimizer, decay) for optimizer in optimizers]
-
-    def _count_steps(self, optimizers: int) -> float:
-        """Count the steps of each optimiser in this training; infinite if neither epochs nor steps bound it.
-
-        Lightning's ``max_steps`` counts the steps of all optimisers together.
-        """
-        steps = self.trainer.estimated_stepping_batches / self.accumulate_grad_batches
-        return min(steps, self.trainer.max_steps / optimizers) if self.trainer.max_steps > 0 else steps
+def _count_detector_layers(image_size: Sequence[int]) -> int:
+    return len(DISCRIMINATOR_CHANNELS) - count_spare_layers(min(image_size))

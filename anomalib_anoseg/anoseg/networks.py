@@ -32,6 +32,7 @@ class CoordinateEncoder(nn.Module):
         coordinates: Whether row and column, linear in ``[-1, 1]``, are two more input channels.
         normalize: Whether colours are shifted and scaled as timm's weights of this backbone expect; images stay in
             ``[0, 1]`` everywhere else.
+        extra_channels: Further channels of the planes to encode, which the caller appends.
 
     Attributes:
         channels: Numbers of channels of the feature maps, finest first.
@@ -44,10 +45,16 @@ class CoordinateEncoder(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: str = "resnet18", width: float = 1.0, coordinates: bool = True, normalize: bool = False
+        self,
+        backbone: str = "resnet18",
+        width: float = 1.0,
+        coordinates: bool = True,
+        normalize: bool = False,
+        extra_channels: int = 0,
     ) -> None:
         super().__init__()
         self.backbone, self.coordinates, self.normalize = backbone, coordinates, normalize
+        self.in_channels = (5 if coordinates else 3) + extra_channels
         self.is_scaled = (width < 1 or width > 1) and backbone.startswith("resnet")
         scaled: dict[str, Any] = {"channels": scale_channels(ENCODER_CHANNELS, width)} if self.is_scaled else {}
         try:
@@ -69,7 +76,7 @@ class CoordinateEncoder(nn.Module):
 
     @property
     def _timm_arguments(self) -> dict[str, Any]:
-        return {"features_only": True, "in_chans": 5 if self.coordinates else 3}
+        return {"features_only": True, "in_chans": self.in_channels}
 
     def load_pretrained(self, weights: str | None = None) -> None:
         """Load the backbone's ImageNet weights, from a file if given and by timm's download otherwise.
@@ -183,13 +190,18 @@ class Discriminator(nn.Module):
     Args:
         width: Factor on the channels.
         slope: Of the leaky ReLU for negative values.
+        side: Shorter side of the images in pixels, for which layers are left out once and for all, so that features
+            mean the same at every size and none is untrained. ``None`` leaves them out by the size of each batch.
     """
 
-    def __init__(self, width: float = 1.0, slope: float = 0.2) -> None:
+    def __init__(self, width: float = 1.0, slope: float = 0.2, side: int | None = None) -> None:
         super().__init__()
         in_channels = 4
+        self.is_fixed = side is not None
+        *first, last = scale_channels(DISCRIMINATOR_CHANNELS, width)
+        used = len(first) - (0 if side is None else count_spare_layers(side))
         self.layers = nn.ModuleList()
-        for index, channels in enumerate(scale_channels(DISCRIMINATOR_CHANNELS, width)):
+        for index, channels in enumerate([*first[:used], last]):
             norm = [nn.BatchNorm2d(channels)] if index else []
             convolution = nn.Conv2d(in_channels, channels, 4, 2, 1, bias=not index)
             self.layers.append(nn.Sequential(convolution, *norm, nn.LeakyReLU(slope, inplace=True)))
@@ -198,11 +210,31 @@ class Discriminator(nn.Module):
 
     def features(self, pair: Tensor) -> Tensor:
         """Compute the penultimate features ``(B, C, 2, 2)`` of ``(B, 4, H, W)`` pairs, sides of 64 or more."""
-        spare = max(0, 8 - (min(pair.shape[-2:]).bit_length() - 1))
-        for layer in (*self.layers[: 6 - spare], self.layers[6]):
+        *first, last = self.layers
+        spare = 0 if self.is_fixed else count_spare_layers(min(pair.shape[-2:]))
+        for layer in (*first[: len(first) - spare], last):
             pair = layer(pair)
-        return F.adaptive_avg_pool2d(pair, 2)
+        return _average_quarters(pair) if self.is_fixed else F.adaptive_avg_pool2d(pair, 2)
+
+    def judge(self, features: Tensor) -> Tensor:
+        """Judge by features ``(B, C, 2, 2)``: logits ``(B,)``, positive for real."""
+        return self.head(features).flatten()
 
     def forward(self, pair: Tensor) -> Tensor:
         """Judge ``(B, 4, H, W)`` pairs: logits ``(B,)``, positive for real."""
-        return self.head(self.features(pair)).flatten()
+        return self.judge(self.features(pair))
+
+
+def count_spare_layers(side: int) -> int:
+    """Count the discriminator's layers that images of this shorter side cannot fill: 0, 1 or 2."""
+    return max(0, 8 - (side.bit_length() - 1))
+
+
+def _average_quarters(maps: Tensor) -> Tensor:
+    """Average ``(B, C, H, W)`` to ``(B, C, 2, 2)`` as adaptive pooling does, in operations that export at any size."""
+    for dim in (-2, -1):
+        size = maps.shape[dim]
+        # Where the size is odd, both halves share the middle.
+        halves = (maps.narrow(dim, 0, (size + 1) // 2), maps.narrow(dim, size // 2, (size + 1) // 2))
+        maps = torch.stack([half.mean(dim) for half in halves], dim)
+    return maps

@@ -1,10 +1,10 @@
-"""AnoSeg's segmentation stage: what its networks predict in training and in evaluation.
+"""AnoSeg's networks: what they predict in training and in evaluation.
 
 Everything here speaks anomalib's polarity: maps and masks are 1 where an image is anomalous (the paper's ``A`` is one
 minus that).
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -17,6 +17,10 @@ from anomalib_anoseg.common.network_parts import crop, smoothed_maximum
 
 if TYPE_CHECKING:
     from anomalib.data.utils.tiler import Tiler
+
+    from anomalib_anoseg.anoseg.detector import DetectorModel
+
+ImageScore = Literal["map", "detector"]
 
 
 class AnoSegOutput(NamedTuple):
@@ -47,7 +51,7 @@ class AnoSegOutput(NamedTuple):
 
 
 class AnoSegModel(nn.Module):
-    """AnoSeg's segmentation stage.
+    """AnoSeg's segmentation networks, and its detector if it was given one.
 
     Args:
         backbone: timm encoder.
@@ -63,6 +67,10 @@ class AnoSegModel(nn.Module):
         normalize: Whether the encoder normalises colours as its pre-trained weights expect.
 
     Attributes:
+        detector: Set by who wants one; it always sees whole images.
+        image_score: What becomes the image score in evaluation mode: the smoothed maximum of the ``"map"``, or the
+            score of the ``"detector"``.
+        is_frozen: Whether all but the detector is in evaluation mode, whatever mode the model is in.
         tiler: Set by anomalib's ``TilerConfigurationCallback``: the networks then see tiles of large images.
 
     Example:
@@ -91,23 +99,37 @@ class AnoSegModel(nn.Module):
         self.reconstruction_decoder = Decoder(channels, 3, width) if reconstruction or adversarial else None
         self.discriminator = Discriminator(width) if adversarial else None
         self.averaged = AveragedModule(self.segmenter, averaging) if averaging else None
+        self.detector: DetectorModel | None = None
+        self.image_score: ImageScore = "map"
         self.score_window = score_window
+        self.is_frozen = False
         self.tiler: Tiler | None = None
 
     def forward(self, image: Tensor) -> AnoSegOutput | InferenceBatch:
         """Predict from ``(B, 3, H, W)`` images in ``[0, 1]``.
 
         Returns:
-            In training mode :class:`AnoSegOutput`; in evaluation mode the anomaly map ``(B, 1, H, W)`` and its score
-            ``(B,)``, both in ``[0, 1]``, from the averaged weights if there are any.
+            In training mode :class:`AnoSegOutput`; in evaluation mode the anomaly map ``(B, 1, H, W)`` in ``[0, 1]``,
+            from the averaged weights if there are any, and the image score ``(B,)``: in ``[0, 1]`` if it is the map's,
+            ``>= 0`` if it is the detector's.
         """
-        planes = self._planes(image)
         if self.training:
-            return self._predict_for_loss(planes)
+            return self._predict_for_loss(self._planes(image))
+        anomaly_map = self.predict_map(image)
+        if self.image_score == "detector" and self.detector is not None:
+            score = self.detector.score(image, anomaly_map)
+        else:
+            score = smoothed_maximum(anomaly_map, self.score_window)
+        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+
+    def predict_map(self, image: Tensor) -> Tensor:
+        """Predict anomaly maps ``(B, 1, H, W)`` as evaluation does, in ``[0, 1]``, from ``(B, 3, H, W)`` images.
+
+        Normalisation follows the mode in which the networks are, see :attr:`is_frozen`.
+        """
         segmenter = self.averaged.module if self.averaged is not None else self.segmenter
         # In float32 even under autocast: bfloat16 has few values near 1, and the best of all pixels would tie.
-        anomaly_map = self._untile(segmenter(planes)).float().sigmoid()
-        return InferenceBatch(pred_score=smoothed_maximum(anomaly_map, self.score_window), anomaly_map=anomaly_map)
+        return self._untile(segmenter(self._planes(image))).float().sigmoid()
 
     def _planes(self, image: Tensor) -> Tensor:
         planes = self.segmenter.encoder.with_coordinates(image)
@@ -150,6 +172,10 @@ class AnoSegModel(nn.Module):
         if self.averaged is not None:
             self.segmenter = self.averaged.module
         self.reconstruction_decoder = self.discriminator = self.averaged = None
+        if self.image_score == "map":
+            self.detector = None
+        elif self.detector is not None:
+            self.detector.drop_training_parts()
 
     def update_average(self, image: Tensor, step: int) -> None:
         """Take the current weights into the average.
@@ -161,8 +187,20 @@ class AnoSegModel(nn.Module):
         if self.averaged is not None:
             self.averaged.follow(self.segmenter, image, step)
 
+    def freeze(self, is_frozen: bool) -> None:
+        """Keep all but the detector in evaluation mode from now on, with the weights that it predicts with, or not."""
+        if is_frozen != self.is_frozen:
+            self.is_frozen = is_frozen
+            if is_frozen and self.averaged is not None:
+                self.averaged.refresh_statistics(self._planes)
+            self.train(self.training)
+
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation, which starts with fresh statistics of the averaged weights."""
         if not mode and self.averaged is not None:
             self.averaged.refresh_statistics(self._planes)
-        return super().train(mode)
+        super().train(mode)
+        if self.is_frozen:
+            for part in self.children():
+                part.train(mode and part is self.detector)
+        return self

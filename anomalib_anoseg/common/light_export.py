@@ -61,6 +61,8 @@ class LightExport(LightningModule):
             # anomalib traces with 2x2 pixels, where the exporter takes the sizes of feature maps for constants.
             sides = {axis: Dim(name, min=self.min_side) for axis, name in ((2, "height"), (3, "width"))}
             kwargs.setdefault("dynamic_shapes", ({0: Dim("batch_size"), **sides},))
+            # Of the one forward pass that finds the names of the outputs; the shapes above decide what is exported.
+            input_size = (self.min_side, self.min_side)
         path = AnomalibModule.to_onnx(self._for_inference(), export_root, model_file_name, input_size, **kwargs)
         write_onnx_metadata(path, describe_thresholds(self.post_processor))
         return path

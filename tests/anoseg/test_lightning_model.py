@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import SGD
 
 from anomalib_anoseg import AnoSeg
-from anomalib_anoseg.anoseg import lightning_model
+from anomalib_anoseg.anoseg import stages
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
 
@@ -209,7 +209,7 @@ def test_mixed_precision(precision, tiny_data, tmp_path):
 
 def test_training_step_makes_no_host_synchronisation(tiny_data, tmp_path, count_operations, monkeypatch):
     # Adam counts its steps in tensors on the host, wherever the weights are: reading those waits for no device.
-    monkeypatch.setattr(lightning_model, "Adam", lambda parameters, lr, betas: SGD(parameters, lr, betas[0]))
+    monkeypatch.setattr(stages, "Adam", lambda parameters, lr, betas: SGD(parameters, lr, betas[0]))
     model, counts = tiny(), []
     step = model.training_step
 
