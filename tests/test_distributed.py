@@ -27,7 +27,8 @@ class Recorder(Callback):
         report = {"weights": weights, "masks": pl_module.masks, "seen": pl_module.seen, "steps": trainer.global_step}
         if isinstance(pl_module, SGSF):
             report["bank"] = pl_module.model.bank.images.double().mean((1, 2, 3)).tolist()
-        with open(f"{out}/{type(pl_module).__name__}-{trainer.global_rank}.json", "w") as file:
+        name = type(pl_module).__name__ + ("Detector" if len(trainer.optimizers) == 4 else "")
+        with open(f"{out}/{name}-{trainer.global_rank}.json", "w") as file:
             json.dump(report, file)
 
 
@@ -59,6 +60,9 @@ def train(model, strategy, **options):
 
 small = {"image_size": (64, 64), "width": 0.125, "visualizer": False, "evaluator": False}
 train(RecordedAnoSeg(accumulate_grad_batches=2, **small), "ddp_fork_find_unused_parameters_true")
+detector = RecordedAnoSeg(detector=True, detector_share=0.5, **small)
+detector.seen, detector.masks = [], []
+train(detector, "ddp_fork_find_unused_parameters_true")
 train(RecordedSGSF(extractor="test_resnet", averaging=0.9, **small), "ddp_fork")
 """
 
@@ -73,17 +77,18 @@ def reports(tiny_root, tmp_path_factory):
     assert run.returncode == 0, run.stderr[-3000:]
     return {
         model: [json.loads((folder / f"Recorded{model}-{rank}.json").read_text()) for rank in (0, 1)]
-        for model in ("AnoSeg", "SGSF")
+        for model in ("AnoSeg", "AnoSegDetector", "SGSF")
     }
 
 
-@pytest.mark.parametrize("model", ["AnoSeg", "SGSF"])
-def test_two_processes_learn_alike_from_different_images(reports, model):
+@pytest.mark.parametrize(("model", "steps"), [("AnoSeg", 4), ("AnoSegDetector", 8), ("SGSF", 4)])
+def test_two_processes_learn_alike_from_different_images(reports, model, steps):
     first, second = reports[model]
     assert first["weights"] == second["weights"]
     assert first["masks"] != second["masks"]
-    # Two epochs of two batches a rank: of AnoSeg's two optimisers each takes one step for two batches.
-    assert first["steps"] == second["steps"] == 4
+    # Two epochs of two batches a rank. Of AnoSeg's two optimisers each takes one step for two batches; with a detector
+    # two of four, those of the stage that runs, take one for each.
+    assert first["steps"] == second["steps"] == steps
     for epoch in (0, 1):
         images = [path for report in (first, second) for batch in report["seen"][2 * epoch :][:2] for path in batch]
         assert len(set(images)) == 6, "each image goes to one rank"
