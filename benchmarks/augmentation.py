@@ -7,7 +7,8 @@ Three things are timed in one run on one thread, in turns (A B C A B C ...), eac
   random numbers and frequencies within the time measured, too;
 - turned noise: the same and DRAEM's rotation by up to 90 degrees;
 - image and mask: `PerlinAnomalyGenerator`, and the transforms `DraemPerlin`, which draws from the same distribution,
-  and `SaliencyPerlin`, which estimates saliency on top, without a folder of textures and with one: pictures that
+  and `SaliencyPerlin`, which estimates saliency and turns three of ten images on top, and without both. All without a
+  folder of textures, where anomalib's shows the noise itself and ours other images, and with one: pictures that
   scikit-image ships, or `--textures`. Anomalib's reads a picture an anomaly, ours keeps them in memory.
 
 Operations dispatched and those that hand a value to the host are counted, not timed; the latter are what makes a GPU
@@ -40,6 +41,7 @@ from anomalib_anoseg.transforms import DraemPerlin, SaliencyPerlin
 from anomalib_anoseg.transforms.perlin import FREQUENCIES, LATTICE_LINES, perlin_noise, rotate_noise
 
 REFERENCE, SIZE, BATCHES = "anomalib", 256, (8, 32)
+PLAIN = "SaliencyPerlin, no saliency, no turn"
 # How many times as fast --check wants ours to be, by what the quantity begins with.
 REQUIRED = {"noise": 10.0, "turned noise": 0.0, "image and mask": 6.0}
 PICTURES = ("astronaut", "brick", "cat", "coffee", "coins", "grass", "gravel", "moon", "page", "text")
@@ -78,6 +80,7 @@ def subjects(batch: int, size: int, textures: Path) -> dict[str, dict[str, Calla
             REFERENCE: partial(PerlinAnomalyGenerator(folder, probability=1.0).forward, image),
             "DraemPerlin": partial(DraemPerlin(folder, p=1.0).forge, image),
             "SaliencyPerlin": partial(SaliencyPerlin(textures=folder, p=1.0).forge, image),
+            PLAIN: partial(SaliencyPerlin("none", textures=folder, rotation_p=0.0, p=1.0).forge, image),
         }
     return {f"{title}, batch {batch}": by_name for title, by_name in calls.items()}
 
