@@ -68,6 +68,7 @@ class TestRecorder(Visualizer):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lines: list[dict[str, Any]] = []
+        self._mask_paths: dict[str, Any] = {}
         pixels, mask = ("anomaly_map", "gt_mask"), ("pred_mask", "gt_mask")
         self._curve: Any = IoUCurve(fields=pixels, strict=False)
         self._per_defect = [
@@ -78,9 +79,14 @@ class TestRecorder(Visualizer):
         ]
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the folder of maps."""
-        del trainer, pl_module
+        """Make the folder of maps, and look up where masks are."""
+        del pl_module
         (self.folder / "maps").mkdir(parents=True, exist_ok=True)
+        # Batches do not tell: anomalib leaves out of them what their first image lacks, and good ones have no mask.
+        loaders: Any = trainer.test_dataloaders
+        samples = loaders.dataset.samples
+        if "mask_path" in samples:
+            self._mask_paths = dict(zip(map(str, samples["image_path"]), samples["mask_path"], strict=True))
 
     def on_test_batch_end(
         self,
@@ -128,7 +134,7 @@ class TestRecorder(Visualizer):
             iou = _intersection_over_union(batch.pred_mask[index], mask)
         return {
             "image_path": str(image_path),
-            "mask_path": (batch.mask_path[index] or "") if is_anomalous and batch.mask_path else "",
+            "mask_path": (self._mask_paths.get(str(image_path)) or "") if is_anomalous else "",
             "defect": image_path.parent.name if is_anomalous else "good",
             "gt_label": int(is_anomalous),
             "pred_score": float(batch.pred_score[index]),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ ANOMALIB = Path(sys.executable).with_name("anomalib")
 
 
 def configuration(*models, root="nowhere", seed=0, **more):
-    data = {"root": str(root), "category": "stripes", "num_workers": 0, "train_batch_size": 3, "eval_batch_size": 3}
+    data = {"root": str(root), "category": "stripes", "num_workers": 0, "train_batch_size": 3, "eval_batch_size": 4}
     data |= {"val_split_mode": "from_train", "val_split_ratio": 0.25, "seed": 0}
     benchmark = {"seed": seed, "model": {"grid": list(models)}, "data": {"class_path": "MVTecAD", "init_args": data}}
     return {"accelerator": "cpu", "benchmark": benchmark, **more}
@@ -394,10 +395,13 @@ def test_all_models_are_judged_in_float32(job, monkeypatch):
 
 def test_images_without_masks_have_image_figures_alone(tmp_path):
     recorder = TestRecorder(tmp_path)
-    recorder.on_test_start(None, None)
+    paths = {"image_path": ["test/good/0.png", "test/bad/0.png"]}
+    recorder.on_test_start(
+        SimpleNamespace(test_dataloaders=SimpleNamespace(dataset=SimpleNamespace(samples=paths))), None
+    )
     batch = ImageBatch(
         image=torch.rand(2, 3, 8, 8),
-        image_path=["test/good/0.png", "test/bad/0.png"],
+        image_path=paths["image_path"],
         gt_label=torch.tensor([False, True]),
         pred_score=torch.tensor([0.1, 0.9]),
         pred_label=torch.tensor([False, True]),
