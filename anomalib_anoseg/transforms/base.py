@@ -154,6 +154,7 @@ class SyntheticAnomaly(SeededAugmentation):
             changes.
         """
         self._gives_masks = True
+        self.disable_features = True  # kornia 0.8 would make a list of the two, and copy them to the host
         return self
 
     def forward(
