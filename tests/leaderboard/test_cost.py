@@ -91,7 +91,8 @@ def test_everything_is_measured(found):
         assert 0 < entry["median_ms"] <= entry["p95_ms"]
         assert entry["rounds"] == len(entry["round_medians_ms"]) == 2
         assert entry["calls"] >= 6
-        assert entry["noisy"] == (entry["spread"] > 0.25)
+        if abs(entry["spread"] - 0.25) > 1e-6:  # rounded from either side
+            assert entry["noisy"] == (entry["spread"] > 0.25)
         assert entry["in_use"]
     assert (found["image_size"], found["calibration_images"], found["threads"]) == ([64, 64], 4, 1)
     assert len(found["load_average"]) == 2
