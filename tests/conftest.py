@@ -94,11 +94,9 @@ def demo_checkpoint(demo_settings, tmp_path_factory) -> Path:
     return root / "model.ckpt"
 
 
-@pytest.fixture
-def tiny_data(tiny_root) -> MVTecAD:
-    """The tiny set with two of its normal training images held out for validation."""
+def make_tiny_data(root: str) -> MVTecAD:
     return MVTecAD(
-        tiny_root,
+        root,
         "stripes",
         train_batch_size=3,
         eval_batch_size=3,
@@ -107,3 +105,15 @@ def tiny_data(tiny_root) -> MVTecAD:
         val_split_ratio=0.25,
         seed=0,
     )
+
+
+@pytest.fixture
+def tiny_data(tiny_root) -> MVTecAD:
+    """The tiny set with two of its normal training images held out for validation."""
+    return make_tiny_data(tiny_root)
+
+
+@pytest.fixture(scope="module")
+def module_data(tiny_root) -> MVTecAD:
+    """The same for fixtures that a whole module shares."""
+    return make_tiny_data(tiny_root)

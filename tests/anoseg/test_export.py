@@ -14,7 +14,6 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from anomalib.data import MVTecAD
 from anomalib.data.utils import read_image
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
@@ -45,18 +44,12 @@ def engine(root, epochs=1):
 
 
 @pytest.fixture(scope="module")
-def data(tiny_root):
-    split = {"val_split_mode": "from_train", "val_split_ratio": 0.25, "seed": 0}
-    return MVTecAD(tiny_root, "stripes", train_batch_size=3, eval_batch_size=3, num_workers=0, **split)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(data, tmp_path_factory):
+def checkpoint(module_data, tmp_path_factory):
     """A trained model and its checkpoint."""
     root = tmp_path_factory.mktemp("results")
     trainer = engine(root, epochs=20)
     model = AnoSeg((64, 64), width=0.125, **QUICK, **COARSE)
-    trainer.fit(model, datamodule=data)
+    trainer.fit(model, datamodule=module_data)
     for level in ("image", "pixel"):
         # So early, scores may differ by so little that normalising them would make much of rounding errors.
         low, high = getattr(model.post_processor, f"{level}_min"), getattr(model.post_processor, f"{level}_max")
@@ -250,7 +243,7 @@ def test_thresholds_are_those_of_the_checkpoint(checkpoint, export):
 # ---------------------------------------------------------------------------------------------------- what is left
 
 
-def test_exporting_changes_nothing_and_training_goes_on(checkpoint, export, data, tmp_path):
+def test_exporting_changes_nothing_and_training_goes_on(checkpoint, export, module_data, tmp_path):
     trained, path = checkpoint
     for kind, size in EXPORTS:
         export(kind, size)
@@ -260,13 +253,13 @@ def test_exporting_changes_nothing_and_training_goes_on(checkpoint, export, data
     assert all(torch.equal(trained.state_dict()[key], value) for key, value in state.items())
 
     again = copy.deepcopy(trained)
-    engine(tmp_path).fit(again, datamodule=data)
+    engine(tmp_path).fit(again, datamodule=module_data)
     for part in ("segmenter", "reconstruction_decoder", "discriminator", "averaged"):
         before, after = (list(getattr(model.model, part).parameters()) for model in (trained, again))
         assert not all(starmap(torch.equal, zip(before, after, strict=True))), part
 
 
-def test_checkpoint_predicts_what_the_trained_model_predicts(checkpoint, data, images, tmp_path):
+def test_checkpoint_predicts_what_the_trained_model_predicts(checkpoint, module_data, images, tmp_path):
     trained, path = checkpoint
     reloaded = AnoSeg.load_from_checkpoint(path, weights_only=True, map_location="cpu")
     for name in ("calibrated_on", "calibration_seed", "image_threshold", "pixel_threshold"):
@@ -275,7 +268,7 @@ def test_checkpoint_predicts_what_the_trained_model_predicts(checkpoint, data, i
     assert all(torch.equal(getattr(actual, name), getattr(expected, name)) for name in FIELDS)
 
     fresh = AnoSeg((64, 64), width=0.125, **QUICK, visualizer=False)
-    batches = engine(tmp_path).predict(fresh, datamodule=data, ckpt_path=path)
+    batches = engine(tmp_path).predict(fresh, datamodule=module_data, ckpt_path=path)
     assert fresh.post_processor.calibrated_on == "forged on held-out images"
     order = [index for batch in batches for index in batch.image_path]
     assert order == sorted(order)

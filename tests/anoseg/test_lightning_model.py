@@ -252,30 +252,9 @@ def test_schedule_knows_the_length(arguments, trainer, steps, tiny_data, tmp_pat
     assert set(stop.totals) == {steps}
 
 
-def test_overfits_four_images(tiny_data):
+def test_overfits_four_images(train_on_four):
     model = tiny(lr=2e-3, averaging=0.9, skip_connections=True, post_processor=False)
-    tiny_data.setup()
-    image = torch.stack([tiny_data.train_data[index].image for index in range(4)])
-    forged, mask = model.augmenter.forge(image, generator=torch.Generator().manual_seed(0))
-    model.augmenter.forge = lambda image, **_: (forged[: len(image)], mask[: len(image)])
-
-    class FourImages(torch.utils.data.Dataset):
-        def __len__(self):
-            return 4
-
-        def __getitem__(self, index):
-            return tiny_data.train_data[index]
-
-    loader = torch.utils.data.DataLoader(FourImages(), 4, collate_fn=tiny_data.train_data.collate_fn)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_steps=150,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, loader)
+    _, forged, mask = train_on_four(model, max_steps=150)
     with torch.no_grad():
         anomaly_map = model.eval().model(forged).anomaly_map
     found = anomaly_map > 0.5

@@ -8,9 +8,8 @@ import re
 
 import pytest
 import torch
-from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch.optim import SGD
 
 from anomalib_anoseg import AnoSeg, schedules
@@ -82,26 +81,20 @@ class Keeper(Callback):
 
 
 @pytest.fixture(scope="module")
-def data(tiny_root):
-    split = {"val_split_mode": "from_train", "val_split_ratio": 0.25, "seed": 0}
-    return MVTecAD(tiny_root, "stripes", train_batch_size=3, eval_batch_size=3, num_workers=0, **split)
-
-
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
+def whole(module_data, tmp_path_factory):
     """A training of both stages, two epochs each: model, what was recorded, trainer, folder of checkpoints."""
     root, recorder = tmp_path_factory.mktemp("whole"), Recorder()
     model = tiny()
-    engine = fit(model, data, root, callbacks=[recorder, Keeper(root / "kept")], max_epochs=EPOCHS)
+    engine = fit(model, module_data, root, callbacks=[recorder, Keeper(root / "kept")], max_epochs=EPOCHS)
     return model, recorder, engine.trainer, root / "kept"
 
 
 @pytest.fixture(scope="module")
-def plain(data, tmp_path_factory):
+def plain(module_data, tmp_path_factory):
     """An AnoSeg without a detector, trained as long as the first stage, and its checkpoint."""
     root = tmp_path_factory.mktemp("plain")
     model = tiny(detector=False)
-    engine = fit(model, data, root, max_epochs=EPOCHS // 2)
+    engine = fit(model, module_data, root, max_epochs=EPOCHS // 2)
     engine.trainer.save_checkpoint(root / "model.ckpt")
     return model, root / "model.ckpt"
 
@@ -146,11 +139,11 @@ def test_without_a_detector_there_is_no_trace_of_it(plain):
 
 
 @pytest.mark.parametrize("epoch", range(EPOCHS - 1))
-def test_resumed_run_ends_where_an_uninterrupted_one_does(epoch, whole, data, tmp_path):
+def test_resumed_run_ends_where_an_uninterrupted_one_does(epoch, whole, module_data, tmp_path):
     """From the midst of the first stage, from between the two, and from the midst of the second."""
     model, recorder, _, kept = whole
     resumed, again = tiny(), Recorder()
-    engine = fit(resumed, data, tmp_path, kept / f"{epoch}.ckpt", [again], max_epochs=EPOCHS)
+    engine = fit(resumed, module_data, tmp_path, kept / f"{epoch}.ckpt", [again], max_epochs=EPOCHS)
     assert again.stages == recorder.stages[2 * (epoch + 1) :]
     assert engine.trainer.global_step == 16
     assert equal(weights(resumed), weights(model))
@@ -167,29 +160,29 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(epoch, whole, data, tm
     ],
     ids=str,
 )
-def test_stages_follow_max_steps(arguments, steps, batches, data, tmp_path):
+def test_stages_follow_max_steps(arguments, steps, batches, module_data, tmp_path):
     recorder = Recorder()
-    engine = fit(tiny(**arguments), data, tmp_path, None, [recorder], max_epochs=-1, max_steps=steps)
+    engine = fit(tiny(**arguments), module_data, tmp_path, None, [recorder], max_epochs=-1, max_steps=steps)
     assert engine.trainer.global_step == steps
     assert recorder.stages == ["segmentation"] * batches[0] + ["detector"] * batches[1]
     assert recorder.rates[-1] == pytest.approx([0] * len(recorder.rates[-1]))
 
 
-def test_stages_follow_time(data, tmp_path, monkeypatch):
+def test_stages_follow_time(module_data, tmp_path, monkeypatch):
     recorder = Recorder()
     # A fifth of the time for each batch, in a training of ten: time comes first, as it does for learning rates.
     for module in (stages, schedules):
         monkeypatch.setattr(module, "time_progress", lambda _: min(1.0, len(recorder.stages) / 5))
-    fit(tiny(detector_share=0.4), data, tmp_path, None, [recorder], max_epochs=5, limit_train_batches=1)
+    fit(tiny(detector_share=0.4), module_data, tmp_path, None, [recorder], max_epochs=5, limit_train_batches=1)
     assert recorder.stages == ["segmentation"] * 3 + ["detector"] * 2
 
 
-def test_accumulation_clipping_low_precision_and_compilation(data, tmp_path, monkeypatch):
+def test_accumulation_clipping_low_precision_and_compilation(module_data, tmp_path, monkeypatch):
     compiled = []
     for network in (AnoSegModel, DetectorModel):
         monkeypatch.setattr(network, "compile", lambda network: compiled.append(type(network)))
     model, recorder = tiny(accumulate_grad_batches=2, gradient_clip_val=0.5, compile=True), Recorder()
-    engine = fit(model, data, tmp_path, None, [recorder], max_epochs=2, precision="bf16-mixed")
+    engine = fit(model, module_data, tmp_path, None, [recorder], max_epochs=2, precision="bf16-mixed")
     assert compiled == [AnoSegModel, DetectorModel]
     assert recorder.stages == ["segmentation"] * 2 + ["detector"] * 2
     assert engine.trainer.global_step == 4
@@ -203,7 +196,7 @@ def test_progress_bar_tells_the_stage(whole):
     assert {f"train_detector_{name}_loss" for name in ("discriminator", "classification", "feature")} < set(logged)
 
 
-def test_no_host_synchronisation(plain, data, tmp_path, count_operations, monkeypatch):
+def test_no_host_synchronisation(plain, module_data, tmp_path, count_operations, monkeypatch):
     # Adam counts its steps in tensors on the host, wherever the weights are: reading those waits for no device.
     monkeypatch.setattr(stages, "Adam", lambda parameters, lr, betas: SGD(parameters, lr, betas[0]))
     model, counts = tiny(segmentation_checkpoint=str(plain[1])), []
@@ -215,7 +208,7 @@ def test_no_host_synchronisation(plain, data, tmp_path, count_operations, monkey
         counts.append((counter.operations > 100, counter.synchronisations))
 
     monkeypatch.setattr(model, "training_step", counted)
-    fit(model, data, tmp_path, limit_val_batches=0)
+    fit(model, module_data, tmp_path, limit_val_batches=0)
     assert counts == [(True, 0), (True, 0)]
 
 
@@ -228,9 +221,9 @@ def test_steps_are_split():
 # ------------------------------------------------------------------------------------------------ the detector alone
 
 
-def test_detector_of_a_trained_anoseg(plain, whole, data, tmp_path):
+def test_detector_of_a_trained_anoseg(plain, whole, module_data, tmp_path):
     model, recorder = tiny(segmentation_checkpoint=str(plain[1])), Recorder()
-    engine = fit(model, data, tmp_path, None, [recorder])
+    engine = fit(model, module_data, tmp_path, None, [recorder])
     assert recorder.stages == ["detector"] * 2
     assert len(engine.trainer.optimizers) == 2
     assert recorder.rates[-1] == pytest.approx([0, 0])
@@ -238,7 +231,7 @@ def test_detector_of_a_trained_anoseg(plain, whole, data, tmp_path):
     # Its checkpoint needs the first one no more.
     engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
     again = tiny(segmentation_checkpoint="gone.ckpt")
-    fit(again, data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
+    fit(again, module_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
     assert equal(weights(again, detector=False), weights(plain[0]))
     # One with a detector serves, too; the detector starts anew.
     other = tiny(segmentation_checkpoint=str(whole[3] / "3.ckpt"))
@@ -263,12 +256,12 @@ def test_refuses_checkpoints_that_are_no_first_stage(plain, tmp_path):
 # ------------------------------------------------------------------------------------------------------- image score
 
 
-def test_image_score_may_be_chosen_after_training(whole, data, tmp_path):
+def test_image_score_may_be_chosen_after_training(whole, module_data, tmp_path):
     model, _, _, kept = whole
     chosen = tiny(image_score="detector")
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     engine = Engine(accelerator="cpu", devices=1, default_root_dir=tmp_path, **quiet)
-    engine.test(chosen, datamodule=copy.deepcopy(data), ckpt_path=kept / "3.ckpt")
+    engine.test(chosen, datamodule=copy.deepcopy(module_data), ckpt_path=kept / "3.ckpt")
     loaded = AnoSeg.load_from_checkpoint(kept / "3.ckpt", image_score="detector", weights_only=True)
     other, image = model.other_score.calibration, torch.rand(2, 3, 64, 64)
     for changed in (chosen, loaded):
@@ -285,9 +278,9 @@ def test_image_score_may_be_chosen_after_training(whole, data, tmp_path):
     assert model.post_processor.image_threshold.isfinite() and other.image_threshold.isfinite()
 
 
-def test_calibration_is_that_of_a_training_with_this_score(whole, data, tmp_path):
+def test_calibration_is_that_of_a_training_with_this_score(whole, module_data, tmp_path):
     model = tiny(image_score="detector")
-    fit(model, data, tmp_path, whole[3] / "2.ckpt", max_epochs=EPOCHS)
+    fit(model, module_data, tmp_path, whole[3] / "2.ckpt", max_epochs=EPOCHS)
     assert equal(weights(model), weights(whole[0]))
     pairs = [(model.post_processor, whole[0].other_score.calibration)]
     pairs += [(model.other_score.calibration, whole[0].post_processor)]
@@ -296,10 +289,10 @@ def test_calibration_is_that_of_a_training_with_this_score(whole, data, tmp_path
             assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-def test_checkpoint_of_another_kind(plain, whole, data, tmp_path):
+def test_checkpoint_of_another_kind(plain, whole, module_data, tmp_path):
     def load(path, **arguments):
         engine = Engine(accelerator="cpu", default_root_dir=tmp_path, logger=False)
-        engine.test(tiny(**arguments), datamodule=copy.deepcopy(data), ckpt_path=path)
+        engine.test(tiny(**arguments), datamodule=copy.deepcopy(module_data), ckpt_path=path)
 
     with pytest.raises(ValueError, match=r"Add --model.detector true to the command"):
         load(whole[3] / "3.ckpt", detector=False)
@@ -327,31 +320,17 @@ def test_refuses_arguments(arguments, message):
         tiny(**arguments)
 
 
-def test_refuses_to_divide_a_training_without_end(data, tmp_path):
+def test_refuses_to_divide_a_training_without_end(module_data, tmp_path):
     with pytest.raises(ValueError, match=r"has no end\. Set the trainer's max_epochs, max_steps or max_time"):
-        fit(tiny(), data, tmp_path, max_epochs=-1)
+        fit(tiny(), module_data, tmp_path, max_epochs=-1)
 
 
 # ---------------------------------------------------------------------------------------------------------- learning
 
 
-def test_forged_images_score_higher_than_normal_ones(data):
+def test_forged_images_score_higher_than_normal_ones(train_on_four):
     model = tiny(lr=2e-3, averaging=0.9, skip_connections=True, post_processor=False, detector_share=0.5)
-    data.setup()
-    image = torch.stack([data.train_data[index].image for index in range(4)])
-    forged, mask = model.augmenter.forge(image, generator=torch.Generator().manual_seed(0))
-    model.augmenter.forge = lambda image, **_: (forged[: len(image)], mask[: len(image)])
-
-    class FourImages(torch.utils.data.Dataset):
-        def __len__(self):
-            return 4
-
-        def __getitem__(self, index):
-            return data.train_data[index]
-
-    loader = torch.utils.data.DataLoader(FourImages(), 4, collate_fn=data.train_data.collate_fn)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    Trainer(accelerator="cpu", max_steps=160, **quiet).fit(model, loader)
+    image, forged, _ = train_on_four(model, max_steps=160)
     with torch.no_grad():
         model.eval().model.image_score = "detector"
         normal, anomalous = model.model(image).pred_score, model.model(forged).pred_score
