@@ -67,6 +67,18 @@ class LightExport(LightningModule):
         write_onnx_metadata(path, describe_thresholds(self.post_processor))
         return path
 
+    def _post_training_quantization_ov(self, model: Any, datamodule: Any = None) -> Any:  # noqa: ANN401
+        """Quantize the networks alone; anomalib's hook for ``INT8_PTQ``, where it quantizes scores and maps, too.
+
+        Raises:
+            ValueError: If there is no data module.
+        """
+        if datamodule is None:
+            raise ValueError("INT8_PTQ is calibrated on normal images: give datamodule, on the command line --data.")
+        from anomalib_anoseg.common.quantization import quantize  # noqa: PLC0415 - nncf is installed with an extra
+
+        return quantize(model, datamodule)
+
     def _for_inference(self) -> Any:  # noqa: ANN401
         # What the memo holds already is not copied.
         left_out = {id(getattr(self, name)): None for name in self.unexported}

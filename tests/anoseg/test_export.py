@@ -15,14 +15,16 @@ import openvino
 import pytest
 import torch
 from anomalib.data.utils import read_image
-from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib.deploy import CompressionType, OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
+from torchmetrics.functional import spearman_corrcoef
 from torchvision.transforms.v2 import Resize
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.common.quantization import behind_layers
 from anomalib_anoseg.export_metadata import own_entries
 
 FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
@@ -191,6 +193,31 @@ def test_weights_can_be_compressed(export, load, trained, images, compression, s
     ratio = path.with_suffix(".bin").stat().st_size / whole.with_suffix(".bin").stat().st_size
     assert size[0] < ratio < size[1]
     assert_equal_predictions(load(path)(images), eager(trained, images), tolerance)
+
+
+def test_quantization_spares_scores_and_maps(trained, module_data, images, tmp_path, load):
+    images = F.interpolate(images, (96, 80))
+    path = trained.to_openvino(tmp_path, "int8", (96, 80), CompressionType.INT8_PTQ, module_data)  # images are 64x64
+    model = openvino.Core().read_model(path)
+    quantized = {
+        port.get_node().get_type_name()
+        for node in model.get_ops()
+        if node.get_type_name() == "FakeQuantize"
+        for port in node.output(0).get_target_inputs()
+    }
+    assert "Convolution" in quantized
+    behind = [node for node in model.get_ops() if node.get_friendly_name() in set(behind_layers(model))]
+    assert {"Sigmoid", "ReduceMax"} <= {node.get_type_name() for node in behind}
+    assert not any(node.get_type_name() == "FakeQuantize" for node in behind)
+    predicted, expected = load(path)(images), eager(trained, images)
+    anomaly_map = torch.as_tensor(predicted["anomaly_map"]).view_as(expected.anomaly_map)
+    assert (anomaly_map - expected.anomaly_map).abs().mean() < 0.1  # hardly trained, it tells much by small differences
+    assert spearman_corrcoef(torch.as_tensor(predicted["pred_score"]).flatten(), expected.pred_score.flatten()) > 0.8
+
+
+def test_quantization_needs_images(trained, tmp_path):
+    with pytest.raises(ValueError, match="calibrated on normal images: give datamodule"):
+        trained.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ)
 
 
 # ---------------------------------------------------------------------------------------------------- what is inside
