@@ -12,7 +12,7 @@ from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
 from anomalib_anoseg.transforms.perlin_anomaly import PerlinAnomaly
 from anomalib_anoseg.transforms.rotation import RandomFreeTurn, RandomQuarterTurn
 from anomalib_anoseg.transforms.saliency_perlin import SaliencyPerlin
-from anomalib_anoseg.transforms.textures import BatchTextures, TextureFolder, Textures
+from anomalib_anoseg.transforms.textures import BatchTextures, NoiseTextures, TextureFolder, Textures
 
 __all__ = [
     "BatchTextures",
@@ -20,6 +20,7 @@ __all__ = [
     "DraemPerlin",
     "ForgedBatch",
     "HardCutPaste",
+    "NoiseTextures",
     "PerlinAnomaly",
     "RandomColorJitter",
     "RandomFreeTurn",

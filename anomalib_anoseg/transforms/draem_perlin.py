@@ -9,7 +9,7 @@ from torch import Tensor
 from anomalib_anoseg.transforms.base import check_value
 from anomalib_anoseg.transforms.perlin import FREQUENCIES
 from anomalib_anoseg.transforms.perlin_anomaly import PerlinAnomaly
-from anomalib_anoseg.transforms.textures import Textures
+from anomalib_anoseg.transforms.textures import NoiseTextures, Textures
 
 
 class DraemPerlin(PerlinAnomaly):
@@ -24,7 +24,8 @@ class DraemPerlin(PerlinAnomaly):
     As there, noise that stays below the threshold is stretched to ``[-1, 1]`` before it is turned.
 
     Args:
-        textures: What shows through, see :class:`SaliencyPerlin`.
+        textures: What shows through: a folder of pictures, a module such as :class:`BatchTextures`, or ``None`` for the
+            noise itself, as in anomalib's generator.
         threshold: The noise must exceed this, within ``[0, 1]``.
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
         frequencies: See :class:`SaliencyPerlin`.
@@ -56,6 +57,7 @@ class DraemPerlin(PerlinAnomaly):
         keepdim: bool = False,
     ) -> None:
         check_value("threshold", threshold, 0.0, 1.0)
+        textures = NoiseTextures() if textures is None else textures
         super().__init__("none", (threshold, 0.0), textures, opacity, 0.0, frequencies, redraws, p, keepdim)
 
     def shape_noise(self, noise: Tensor) -> Tensor:

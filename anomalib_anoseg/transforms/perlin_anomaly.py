@@ -119,19 +119,21 @@ class PerlinAnomaly(SyntheticAnomaly):
         """Turn ``(B, C, H, W)`` images and let textures show through where the noise says so."""
         del transform
         exact = input.to(torch.promote_types(input.dtype, torch.float32))
-        marked = self._draw_mask(self._estimate_saliency(input, params), params, flags, input)
-        params["marked"].copy_(marked, non_blocking=True)
+        noise, threshold = self._draw_noise(self._estimate_saliency(input, params), params, flags, input)
         prefix = "texture."
         drawn = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
-        texture = self.textures(input, drawn).to(exact.dtype)
+        texture = self.textures(input, drawn | {"noise": noise}).to(exact.dtype)
+        # In place, so that it stays floating point: what follows wants that, and comparing takes half as long.
+        marked = noise.gt_(threshold)
+        params["marked"].copy_(marked, non_blocking=True)
         # An image's weight of 1 leaves a pixel bit-identical. All is done in the memory of the mask and of the texture.
         weight = marked.to(exact.dtype).mul_(-per_image(params["opacity"], exact)).add_(1)
         turned = self._turn_some(exact, params)
         if turned is None:
-            return texture.lerp_(exact, weight).to(input.dtype)
+            return _blend(texture, exact, weight).to(input.dtype)
         images, normal = turned
-        forged = texture.index_select(0, images).lerp_(normal, weight.index_select(0, images))
-        return texture.lerp_(exact, weight).index_copy_(0, images, forged).to(input.dtype)
+        forged = _blend(texture.index_select(0, images), normal, weight.index_select(0, images))
+        return _blend(texture, exact, weight).index_copy_(0, images, forged).to(input.dtype)
 
     def apply_transform_mask(
         self,
@@ -167,10 +169,14 @@ class PerlinAnomaly(SyntheticAnomaly):
         saliency = params["saliency"].to(image.device) if "saliency" in params else self.saliency.small(image)
         return self.turn(saliency, params)
 
-    def _draw_mask(
+    def _draw_noise(
         self, saliency: Tensor | None, params: dict[str, Tensor], flags: dict[str, Any], image: Tensor
-    ) -> Tensor:
-        """Choose each image's first noise that exceeds the threshold anywhere; tell where, ``(B, 1, H, W)`` float."""
+    ) -> tuple[Tensor, Tensor]:
+        """Choose each image's first noise that exceeds the threshold anywhere.
+
+        Returns:
+            The noise, ``(B, 1, H, W)``, and what it must exceed to be an anomaly, ``(B, 1, 1, 1)``.
+        """
         device, (height, width) = image.device, image.shape[-2:]
         names = ("frequency", "gradients", "angle")
         frequency, gradients, angle = (params[name].to(device, non_blocking=True) for name in names)
@@ -191,8 +197,7 @@ class PerlinAnomaly(SyntheticAnomaly):
         )
         noise = noise[:, None] if weight is None else noise[:, None] * enlarged(weight, (height, width))
         is_forged = per_image(params["batch_prob"] > 0.5, image)  # noqa: PLR2004
-        # In place, so that it stays floating point: what follows wants that, and comparing takes half as long.
-        return noise.gt_(torch.where(is_forged, threshold, math.inf))
+        return noise, torch.where(is_forged, threshold, math.inf)
 
     def _noise(self, gradients: Tensor, frequency: Tensor, angle: Tensor, size: tuple[int, int]) -> Tensor:
         return rotate_noise(self.shape_noise(perlin_noise(gradients, frequency, size)), angle)
@@ -202,6 +207,11 @@ class PerlinAnomaly(SyntheticAnomaly):
         """Keep what is turned: the gate decides about the anomaly alone, and is part of its mask."""
         del params, untouched
         return transformed
+
+
+def _blend(texture: Tensor, image: Tensor, weight: Tensor) -> Tensor:
+    """Mix images into their textures, in the memory of these if they have as many channels."""
+    return texture.lerp_(image, weight) if texture.shape == image.shape else texture.lerp(image, weight)
 
 
 def _weigh(saliency: Tensor | None, threshold: tuple[float, float]) -> tuple[Tensor | None, Tensor | float]:

@@ -1,4 +1,4 @@
-"""Auxiliary textures, which become the anomalies: from a folder of pictures, or from the batch itself."""
+"""Auxiliary textures, which become the anomalies: from a folder, from the batch itself, or from noise."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,8 @@ class Textures(nn.Module):
     """Where textures come from; each is distorted anew for each image, as DRAEM does.
 
     Subclasses say in :meth:`look_up` which picture an index means. Like the transforms, they draw everything random in
-    :meth:`generate_parameters` and read nothing else afterwards.
+    :meth:`generate_parameters` and read nothing else afterwards, but the ``noise`` that a transform may add: that which
+    it thresholds, ``(B, 1, H, W)``.
     """
 
     # What comes in from outside when a texture is rotated: black in DRAEM.
@@ -38,7 +39,7 @@ class Textures(nn.Module):
         return params | {"index": transform.uniform((batch_shape[0],), 0.0, 1.0)}
 
     def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
-        """Get the undistorted texture for each of ``(B, C, H, W)`` images: the same shape, uint8.
+        """Get the undistorted texture for each of ``(B, C, H, W)`` images: that shape or ``(B, 1, H, W)``, uint8.
 
         The memory is the caller's, who overwrites it.
         """
@@ -49,10 +50,10 @@ class Textures(nn.Module):
 
         Args:
             image: ``(B, C, H, W)``, floating point, in ``[0, 1]``.
-            params: What :meth:`generate_parameters` drew.
+            params: What :meth:`generate_parameters` drew, and ``noise``.
 
         Returns:
-            ``(B, C, H, W)``, float32, in ``[0, 1]``, without gradient.
+            ``(B, C, H, W)`` or, if it is grey, ``(B, 1, H, W)``; float32, in ``[0, 1]``, without gradient.
         """
         params = {name: value.to(image.device, non_blocking=True) for name, value in params.items()}
         return distort(self.look_up(image.detach(), params), params, self.padding)
@@ -89,6 +90,25 @@ class BatchTextures(Textures):
             # A little more than 255, so that cutting off rounds: k / 255 becomes k again for all 256 levels.
             levels.copy_(part.float().mul(255.999).clamp_(0, 255))
         return pictures.view(-1, width).index_select(0, rows.flatten()).view_as(image)
+
+
+class NoiseTextures(Textures):
+    """The noise itself as a texture, grey, as in anomalib's generator without a folder.
+
+    Example:
+        >>> import torch
+        >>> from anomalib_anoseg.transforms import SaliencyPerlin
+        >>> forged, mask = SaliencyPerlin(textures=NoiseTextures()).forge(torch.rand(2, 3, 64, 64))
+    """
+
+    def generate_parameters(self, transform: SeededAugmentation, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw how the noise is distorted; its one channel has no colours to change."""
+        return draw_distortions(transform, batch_shape[0], channels=1)
+
+    def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Bring the noise from ``[-0.5, 1]`` to ``[0, 0.75]``; what lies below becomes 0."""
+        del image
+        return params["noise"].add(0.5).mul_(255 / 2).add_(0.5).clamp_(min=0).to(torch.uint8)
 
 
 class TextureFolder(Textures):

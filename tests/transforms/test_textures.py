@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
-from anomalib_anoseg.transforms import BatchTextures, DraemPerlin, SeededAugmentation, TextureFolder
+from anomalib_anoseg.transforms import BatchTextures, DraemPerlin, NoiseTextures, SeededAugmentation, TextureFolder
 from anomalib_anoseg.transforms import textures as module
 from anomalib_anoseg.transforms.distortions import COSTLY, DISTORTIONS, distort, draw_distortions
 
@@ -152,6 +152,22 @@ def test_batch_serves_as_texture_upside_down_and_shifted():
     assert torch.equal(image, before)
     wide = 2 * image - 0.5
     assert torch.equal(BatchTextures().look_up(wide, params), BatchTextures().look_up(wide.clamp(0, 1), params))
+
+
+def test_noise_becomes_the_texture_that_anomalibs_generator_shows():
+    noise = torch.linspace(-1, 1, 64 * 64).view(1, 1, 64, 64)
+    texture = NoiseTextures().look_up(torch.rand(1, 3, 64, 64), {"noise": noise})
+    expected = (noise * 0.5 + 0.25).clamp(min=0)  # as in its generate_perturbation
+    assert torch.equal(texture, (expected * 255).add(0.5).byte())
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_without_a_folder_draem_shows_its_noise(channels):
+    image = torch.rand(16, channels, 48, 32)
+    forged, mask = DraemPerlin(opacity=(1.0, 1.0), p=1.0).manual_seed(0).forge(image)
+    anomalies = forged.movedim(1, -1)[mask[:, 0] == 1]
+    assert anomalies.std() > 0.05
+    assert torch.equal(anomalies, anomalies[:, :1].expand(-1, channels))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
