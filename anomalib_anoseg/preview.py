@@ -156,7 +156,7 @@ def preview(
     made = Preview(out or create_versioned_dir(DEFAULT_FOLDER), forged, name, available, seed)
     sheet = compose_sheet(*pictures, [_caption(image) for image in forged], _describe(model, made))
     _write(made, pictures, sheet, progress)
-    _print(made, console)
+    _print(made, augmenter.p, console)
     return made
 
 
@@ -282,7 +282,7 @@ def _plain(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _print(made: Preview, console: Console) -> None:
+def _print(made: Preview, forged_p: float, console: Console) -> None:
     """Print how large and how visible the anomalies are, and where to look at them."""
     visible = [image for image in made.images if image.share]
     table = Table("", "min", "median", "max")
@@ -294,5 +294,6 @@ def _print(made: Preview, console: Console) -> None:
         table.add_row(name, *(form.format(number) for number in numbers))
     console.print(f"Forged on {len(made.images)} of {made.available} training images, seed {made.seed}:")
     console.print(table)
-    console.print(f"Without a visible anomaly (empty mask): {made.empty}")
+    on_purpose = f"; {1 - forged_p:.0%} stay normal on purpose" if forged_p < 1 else ""
+    console.print(f"Without a visible anomaly (empty mask): {made.empty}{on_purpose}")
     console.print(f"Look at {made.sheet}", soft_wrap=True, highlight=False)

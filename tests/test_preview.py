@@ -13,7 +13,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from PIL import Image
 from torchvision.transforms.v2 import Compose, Normalize, RandomHorizontalFlip, RandomVerticalFlip, Resize
 
-from anomalib_anoseg import AnoSeg
+from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.preview import preview
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -183,7 +183,13 @@ def test_counts_images_without_a_visible_anomaly(tmp_path, capsys):
     Image.new("RGB", (64, 64), "grey").save(tmp_path / "grey" / "0.png")
     made = preview(tiny(hard_augmentation=False), images=tmp_path / "grey", out=tmp_path / "out")
     assert (made.empty, made.images[0].share, made.images[0].change) == (1, 0, 0)
-    assert "empty mask): 1" in capsys.readouterr().out
+    assert "empty mask): 1\n" in capsys.readouterr().out
+
+
+def test_tells_how_many_images_stay_normal_on_purpose(pictures, tmp_path, capsys):
+    model = SGSF((64, 64), width=0.125, visualizer=False)
+    preview(model, images=pictures, out=tmp_path / "out", number=2)
+    assert "; 25% stay normal on purpose" in capsys.readouterr().out
 
 
 def test_by_default_every_call_gets_a_new_folder(pictures, monkeypatch):
