@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomalib_anoseg.common.network_parts import crop, scale_channels
+from anomalib_anoseg.common.pretrained import load_pretrained
 
 # Table 6 of the paper, for 256x256 images.
 ENCODER_CHANNELS = (64, 128, 256, 512)
@@ -84,15 +85,11 @@ class CoordinateEncoder(nn.Module):
         timm spreads the colour filters of the first layer over the coordinate channels.
 
         Raises:
-            ValueError: If ``width`` scaled the encoder: no such weights exist.
+            ValueError: If ``width`` scaled the encoder: no such weights exist. Or if they cannot be had.
         """
         if self.is_scaled:
             raise ValueError("pre_trained weights fit width=1 alone; set width=1 or pre_trained=False.")
-        overlay = {"file": weights} if weights else None
-        source = timm.create_model(
-            self.backbone, pretrained=True, pretrained_cfg_overlay=overlay, **self._timm_arguments
-        )
-        self.network.load_state_dict(source.state_dict())
+        load_pretrained(self.network, self.backbone, weights, "pre_trained", **self._timm_arguments)
 
     def with_coordinates(self, image: Tensor) -> Tensor:
         """Normalise ``(B, 3, H, W)`` images and append the coordinate channels, each if asked to."""

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_anoseg.common.pretrained import load_pretrained
+
 
 class FeatureExtractor(nn.Module):
     """A frozen timm network that describes an image by its globally pooled features.
@@ -54,11 +56,9 @@ class FeatureExtractor(nn.Module):
 
     def load_pretrained(self) -> None:
         """Read the weights, if there are any to read."""
-        if not self.weights:
-            return
-        overlay = {"file": self.weights} if isinstance(self.weights, str) else None
-        source = timm.create_model(self.backbone, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
-        self.network.load_state_dict(source.state_dict())
+        if self.weights:
+            file = self.weights if isinstance(self.weights, str) else None
+            load_pretrained(self.network, self.backbone, file, "extractor_weights", num_classes=0)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:

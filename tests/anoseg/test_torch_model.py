@@ -186,6 +186,34 @@ def test_pretrained_weights_need_the_full_width():
         AnoSegModel(width=0.25).load_pretrained("weights.pth")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"pre_trained: there is no file '.*weights\.pth'"),
+        (b"no weights", r"pre_trained: '.*weights\.pth' does not hold timm's weights of 'resnet18': "),
+        ({"other": torch.zeros(1)}, "of 'resnet18': conv1.weight and 19 others are not in it"),
+    ],
+)
+def test_refuses_files_that_hold_no_weights(content, message, tmp_path):
+    path = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=message):
+        AnoSegModel().load_pretrained(str(path))
+
+
+def test_tells_what_to_do_without_a_network(monkeypatch):
+    def fail(*_, **__):
+        raise FileNotFoundError("There is no connection.\nSee more.")
+
+    encoder = CoordinateEncoder()
+    monkeypatch.setattr("anomalib_anoseg.common.pretrained.timm.create_model", fail)
+    with pytest.raises(ValueError, match=r"of 'resnet18': There is no connection\. Without a network give a file"):
+        encoder.load_pretrained()
+
+
 @pytest.mark.parametrize("coordinates", [True, False])
 @pytest.mark.parametrize(("backbone", "mean", "std"), [("resnet18", 0.485, 0.229), ("tf_efficientnet_lite0", 0.5, 0.5)])
 def test_pretrained_weights_see_what_they_were_trained_on(backbone, mean, std, coordinates):
