@@ -17,6 +17,7 @@ TINY = {
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
     "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
     "startup": ["--quick"],
+    "study": ["--only", "half Perlin", "detector", "--seconds", "1", "--batch", "2", "--markdown"],
 }
 
 
@@ -87,6 +88,15 @@ def test_saliency_judges_every_estimator(run):
     assert set(content["saliency"]) == {"none", "spectral_residual", "border_contrast"}
     assert content["saliency"]["none"]["empty"] == 1 > content["saliency"]["border_contrast"]["empty"] > 0
     assert all(0 <= value <= 1 for figures in content["saliency"].values() for value in figures.values())
+
+
+def test_study_judges_every_trial_by_all_that_it_predicts(run):
+    rows = run("study")["rows"]
+    assert [row["trial"] for row in rows] == ["half Perlin", "detector"]
+    kinds = {f"{kind} {figure}" for kind in ("drawn", "forged") for figure in ("AUROC", "AP", "best IoU")}
+    assert all(0 < row[figure] <= 1 for row in rows for figure in kinds)
+    scores = [{name.split()[-1] for name in row if "image AUROC by" in name} for row in rows]
+    assert scores == [{"map"}, {"map", "detector"}]
 
 
 def test_guidance_measures_every_form_of_the_bank(run):

@@ -47,12 +47,13 @@ def test_demo(tmp_path):
     assert list(tmp_path.rglob("images/**/*.png"))
 
 
-MODELS = ["laptop", "published", "sgsf/laptop", "sgsf/published"]
+MODELS = ["laptop", "laptop_pretrained", "published", "sgsf/laptop", "sgsf/published"]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name, tiny_root, tmp_path):
-    run(tmp_path, "fit", f"--config={CONFIGS / name}.yaml", *MVTEC, f"--data.root={tiny_root}")
+    no_download = ["--model.pre_trained=false"] if name == "laptop_pretrained" else []
+    run(tmp_path, "fit", f"--config={CONFIGS / name}.yaml", *MVTEC, f"--data.root={tiny_root}", *no_download)
     assert list(tmp_path.rglob("model.ckpt"))
 
 
@@ -69,7 +70,7 @@ def test_normal_images_alone(tiny_root, tmp_path):
     assert cli.model.post_processor.calibrated_on == "forged on held-out images"
 
 
-BOARDS = [CONFIGS / "benchmark" / "mvtec.yaml", *sorted((CONFIGS.parent / "benchmarks" / "board").glob("[mt]*.yaml"))]
+BOARDS = [CONFIGS / "benchmark" / "mvtec.yaml", *sorted((CONFIGS.parent / "benchmarks" / "board").glob("[!s]*.yaml"))]
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
@@ -80,6 +81,28 @@ def test_boards_train_anoseg_as_the_laptop_does(path):
         if task.job.label == "AnoSeg":
             settings = {name: value for name, value in task.job.settings.items() if name != "max_epochs"}
             assert settings == laptop
+        elif task.job.label == "AnoSeg (Lite0)":
+            assert task.job.settings.pop("pre_trained").endswith("tf_efficientnet_lite0.pth")
+            assert task.job.settings == laptop | {"backbone": "tf_efficientnet_lite0"}
+
+
+def test_laptops_differ_by_their_encoder_alone():
+    plain, pretrained = (
+        yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("laptop", "laptop_pretrained")
+    )
+    plain["model"]["init_args"] |= {"backbone": "tf_efficientnet_lite0", "pre_trained": True}
+    assert pretrained == plain
+
+
+def test_anosegs_ablation_leaves_out_one_part_after_the_other():
+    path = CONFIGS.parent / "benchmarks" / "board" / "ablation.yaml"
+    settings = {task.job.label: task.job.settings for task in read_tasks(yaml.safe_load(path.read_text()))}
+    whole, network = settings.pop("AnoSeg"), {"masked_reconstruction": False, "adversarial": False}
+    assert settings == {
+        "plain CutPaste": whole | network | {"hard_augmentation": False},
+        "with hard augmentation": whole | network,
+        "AnoSeg with coordinates": whole | {"coordinates": True},
+    }
 
 
 def test_ablations_change_one_thing_each_in_what_the_laptop_trains():

@@ -1,0 +1,222 @@
+"""What AnoSeg learns best from: one change at a time, in equal processor time, judged on synthetic anomalies alone.
+
+Trains AnoSeg as `configs/laptop.yaml` says and with each of the changes in a file of trials, on the normal training
+images of one or several sets, a fifth of which is held out. Every trial gets the same processor time. It is judged by
+anomalies on the held-out images, the same for all trials: `drawn` by the demonstration data's code, one of each kind on
+each image, from which no trial learns, and `forged` by the shipped augmentation. No test image is touched.
+
+A trial may also replace the `augmenter`, which is no argument of AnoSeg, by several that take turns. One with a
+detector is judged by both image scores.
+
+    python benchmarks/study.py --set datasets/mvtec/screw datasets/mvtec/toothbrush --seconds 120 --json study.json
+    python benchmarks/study.py --only --json study.json --markdown
+
+The file is written after each training; those that are in it already are not repeated.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from anomalib.data import MVTecAD
+from anomalib.data.datamodules.base import AnomalibDataModule
+from lightning.pytorch import Callback, LightningModule, Trainer
+from pixel_loss import LAPTOP, scores
+from torch import Tensor, nn
+from torchmetrics.functional.classification import binary_auroc
+
+from anomalib_anoseg import AnoSeg, __version__, transforms
+from anomalib_anoseg.data import DemoTextures, defects
+from anomalib_anoseg.leaderboard.metering import BudgetTimer, Stopwatch, load_average
+from anomalib_anoseg.transforms import SyntheticAnomaly
+
+TRIALS = Path(__file__).with_suffix(".yaml")
+HELD_OUT = 24  # images of a set to judge on, at most
+JUDGING_SEED = 10_000
+NAMES = {"auroc": "AUROC", "ap": "AP", "best_iou": "best IoU"}
+KINDS = ("drawn", "forged")
+# Parts of anomalib that a judgement does without.
+BARE: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Train and judge what is missing, then report."""
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    trials = yaml.safe_load(options.trials.read_text(encoding="utf-8"))
+    chosen = trials if options.only is None else {name: trials[name] for name in options.only}
+    rows: list[Row] = json.loads(options.json.read_text(encoding="utf-8"))["rows"] if options.json.exists() else []
+    for seed in range(options.seeds):
+        for name, changes in chosen.items():
+            for folder in options.set or [None]:
+                key = {"trial": name, "set": folder.name if folder else "demo", "seed": seed}
+                key |= {"seconds": options.seconds, "batch": options.batch}
+                if not any(row.items() >= key.items() for row in rows):
+                    rows.append(key | {"changes": changes} | run(changes, folder, seed, options))
+                    save(rows, options.json)
+                    print(*key.values(), {figure: rows[-1][figure] for figure in ("drawn AP", "forged AP")}, flush=True)
+    if options.markdown:
+        print(report(rows))
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else None)
+    parser.add_argument("--trials", type=Path, default=TRIALS, help="YAML: name -> changes of configs/laptop.yaml")
+    parser.add_argument("--only", nargs="*", help="names of trials; none, to report what there is")
+    parser.add_argument(
+        "--set", type=Path, nargs="*", default=[], help="folders in MVTec AD's layout; the demonstration if omitted"
+    )
+    parser.add_argument("--seconds", type=float, default=120, help="processor time of every training")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--markdown", action="store_true", help="print a table of all that is in the file")
+    return parser.parse_args()
+
+
+def save(rows: list[Row], path: Path) -> None:
+    """Write all rows."""
+    machine = platform.processor() or platform.machine()
+    versions = {"torch": torch.__version__, "anomalib_anoseg": __version__}
+    path.write_text(json.dumps({"machine": machine, **versions, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argparse.Namespace) -> Row:
+    """Train one trial on one set and judge it."""
+    settings = yaml.safe_load(LAPTOP.read_text(encoding="utf-8"))["model"]["init_args"]
+    shipped = AnoSeg(**settings).augmenter
+    changes = dict(changes)
+    augmenters = changes.pop("augmenter", None)
+    model = AnoSeg(**(settings | changes | {"seed": seed}), **BARE)
+    if augmenters is not None:
+        replaced: Any = InTurns([create(entry, shipped) for entry in augmenters])
+        model.augmenter = replaced
+    data = datamodule(folder, options.batch)
+    clock, load = Clock(), load_average()
+    trainer = Trainer(
+        accelerator="cpu",
+        precision="bf16-mixed",
+        max_epochs=-1,
+        limit_val_batches=0,
+        callbacks=[clock, BudgetTimer(options.seconds, "cpu", clock.stopwatch)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, datamodule=data)
+    row: Row = {"load": load, "steps": trainer.fit_loop.total_batch_idx + 1}
+    for kind, (images, masks) in held_out(data, model, shipped).items():
+        row |= {f"{kind} {name}": value for name, value in judge(model, images, masks).items()}
+    return row
+
+
+def create(entry: dict[str, Any] | str, shipped: SyntheticAnomaly) -> SyntheticAnomaly:
+    """Make an augmentation from its class and arguments; ``"shipped"`` stands for the configuration's."""
+    if isinstance(entry, str):
+        return shipped
+    arguments = dict(entry)
+    made: SyntheticAnomaly = getattr(transforms, arguments.pop("kind"))(**arguments)
+    return made
+
+
+class InTurns(nn.Module):
+    """Forges the images of a batch by several augmentations in turns."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, parts: list[SyntheticAnomaly]) -> None:
+        super().__init__()
+        self.parts = parts
+
+    def forge(self, image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Forge a batch."""
+        places = [torch.arange(number, len(image), len(self.parts)) for number in range(len(self.parts))]
+        forged, mask = torch.empty_like(image), torch.empty_like(image[:, :1])
+        for part, place in zip(self.parts, places, strict=True):
+            forged[place], mask[place] = part.forge(image[place], generator=generator)
+        return forged, mask
+
+
+class Clock(Callback):
+    """Starts a stopwatch with the training."""
+
+    def __init__(self) -> None:
+        self.stopwatch = Stopwatch()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start."""
+        del trainer, pl_module
+        self.stopwatch.start()
+
+
+def datamodule(folder: Path | None, batch: int) -> AnomalibDataModule:
+    """Make the data module of a set, a fifth of whose normal training images is held out."""
+    split: Any = {"val_split_mode": "from_train", "val_split_ratio": 0.2, "seed": 0, "num_workers": 0}
+    if folder is None:
+        return DemoTextures(train_batch_size=batch, eval_batch_size=batch)
+    return MVTecAD(folder.parent, folder.name, train_batch_size=batch, eval_batch_size=batch, **split)
+
+
+def held_out(data: Any, model: AnoSeg, shipped: SyntheticAnomaly) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ANN401
+    """Make images and masks of each kind, the normal images first."""
+    resize: Any = model.pre_processor
+    normal = torch.stack([resize(data.val_data[index].image) for index in range(min(HELD_OUT, len(data.val_data)))])
+    forged, forged_mask = shipped.forge(normal, generator=torch.Generator().manual_seed(JUDGING_SEED))
+    drawn, drawn_mask = draw(normal)
+    no_mask = torch.zeros_like(forged_mask)
+    return {
+        "drawn": (torch.cat((normal, drawn)), torch.cat((no_mask, drawn_mask))),
+        "forged": (torch.cat((normal, forged)), torch.cat((no_mask, forged_mask))),
+    }
+
+
+def draw(normal: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw a defect of each kind on each image: images and masks."""
+    rng = np.random.default_rng(JUDGING_SEED)
+    surfaces = [image.permute(1, 2, 0).double().numpy() for image in normal]
+    kinds = defects.DEFECTS.values()
+    pairs = [defects.mark_changes(surface, kind(surface, rng, 1.0)) for surface in surfaces for kind in kinds]
+    images = torch.stack([torch.from_numpy(picture).permute(2, 0, 1).float() for picture, _ in pairs])
+    return images, torch.stack([torch.from_numpy(mask)[None].float() for _, mask in pairs])
+
+
+@torch.no_grad()
+def judge(model: AnoSeg, images: Tensor, masks: Tensor) -> dict[str, float]:
+    """Measure the map over all pixels, and every image score that the model has."""
+    model.eval()
+    is_anomalous, figures = masks.flatten(1).amax(1).int(), {}
+    for score in ("detector", "map") if model.model.detector is not None else ("map",):
+        model.model.image_score = score
+        predictions: list[Any] = [model.model(chunk) for chunk in images.split(16)]
+        image_score = torch.cat([prediction.pred_score for prediction in predictions])
+        figures[f"image AUROC by {score}"] = round(binary_auroc(image_score, is_anomalous).item(), 4)
+    of_map = scores(torch.cat([prediction.anomaly_map for prediction in predictions]), masks)
+    return figures | {NAMES[name]: value for name, value in of_map.items() if name in NAMES}
+
+
+def report(rows: list[Row]) -> str:
+    """Tabulate means over sets and seeds, in the order of the trials, and the AP of drawn defects on each set."""
+    table = pd.DataFrame(rows)
+    order = table["trial"].drop_duplicates()
+    figures = [f"{kind} {name}" for kind in KINDS for name in NAMES.values()]
+    figures += [name for name in table.columns if "image AUROC" in name]
+    by_trial = table.groupby("trial")
+    means = by_trial[["steps", *figures]].mean().loc[order]
+    means.insert(0, "trainings", by_trial.size())
+    each = table.pivot_table(index="trial", columns="set", values="drawn AP").add_prefix("drawn AP, ")
+    return means.join(each).round(3).to_markdown()
+
+
+if __name__ == "__main__":
+    main()
