@@ -1,4 +1,4 @@
-"""What AnoSeg learns best from: one change at a time, in equal processor time, judged on synthetic anomalies alone.
+"""What AnoSeg learns best from: few changes at a time, in equal processor time, judged on synthetic anomalies alone.
 
 Trains AnoSeg as `configs/laptop.yaml` says and with each of the changes in a file of trials, on the normal training
 images of one or several sets, a fifth of which is held out. Every trial gets the same processor time. It is judged by
@@ -44,6 +44,8 @@ KINDS = ("drawn", "forged")
 # Parts of anomalib that a judgement does without.
 BARE: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
 
+VERSIONS = {"anomalib_anoseg": __version__, "torch": torch.__version__, "machine": platform.machine()}
+
 Row = dict[str, Any]
 
 
@@ -57,14 +59,14 @@ def main() -> None:
     for seed in range(options.seeds):
         for name, changes in chosen.items():
             for folder in options.set or [None]:
-                key = {"trial": name, "set": folder.name if folder else "demo", "seed": seed}
-                key |= {"seconds": options.seconds, "batch": options.batch}
+                key = {"trial": name, "changes": changes, "set": str(folder or "demonstration"), "seed": seed}
+                key |= {"seconds": options.seconds, "batch": options.batch, "threads": options.threads}
                 if not any(row.items() >= key.items() for row in rows):
-                    rows.append(key | {"changes": changes} | run(changes, folder, seed, options))
-                    save(rows, options.json)
+                    rows.append(key | VERSIONS | run(changes, folder, seed, options))
+                    options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
                     print(*key.values(), {figure: rows[-1][figure] for figure in ("drawn AP", "forged AP")}, flush=True)
     if options.markdown:
-        print(report(rows))
+        print(report([row for row in rows if (row["seconds"], row["batch"]) == (options.seconds, options.batch)]))
 
 
 def parse_options() -> argparse.Namespace:
@@ -80,15 +82,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--markdown", action="store_true", help="print a table of all that is in the file")
+    parser.add_argument("--markdown", action="store_true", help="print a table of the trainings of this length")
     return parser.parse_args()
-
-
-def save(rows: list[Row], path: Path) -> None:
-    """Write all rows."""
-    machine = platform.processor() or platform.machine()
-    versions = {"torch": torch.__version__, "anomalib_anoseg": __version__}
-    path.write_text(json.dumps({"machine": machine, **versions, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argparse.Namespace) -> Row:
@@ -123,9 +118,9 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argpar
 
 def create(entry: dict[str, Any] | str, shipped: SyntheticAnomaly) -> SyntheticAnomaly:
     """Make an augmentation from its class and arguments; ``"shipped"`` stands for the configuration's."""
-    if isinstance(entry, str):
+    if entry == "shipped":
         return shipped
-    arguments = dict(entry)
+    arguments: dict[str, Any] = dict(entry)  # type: ignore[arg-type]
     made: SyntheticAnomaly = getattr(transforms, arguments.pop("kind"))(**arguments)
     return made
 

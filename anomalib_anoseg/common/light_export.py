@@ -74,7 +74,7 @@ class LightExport(LightningModule):
             ValueError: If there is no data module.
         """
         if datamodule is None:
-            raise ValueError("INT8_PTQ is calibrated on normal images: give datamodule, on the command line --data.")
+            raise ValueError("INT8_PTQ is calibrated on validation images: give datamodule (--data).")
         from anomalib_anoseg.common.quantization import quantize  # noqa: PLC0415 - nncf is installed with an extra
 
         return quantize(model, datamodule)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import math
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import nncf
 import torch
@@ -13,24 +15,28 @@ from torch.nn import functional as F
 from anomalib_anoseg.transforms import HardCutPaste
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anomalib.data import AnomalibDataModule
     from openvino import Model, Node
     from torch import Tensor
+    from torch.utils.data import DataLoader
 
 logger = logging.getLogger(__name__)
 
+NO_IMAGES = "INT8 is calibrated on validation images, and there are none. Hold some out (val_split_mode: from_train)."
 # OpenVINO's names of what has weights, where nearly all of the time goes.
 LAYERS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"}
 # As many as anomalib and NNCF recommend; more are not looked at.
-CALIBRATION_IMAGES = 300
+RECOMMENDED_IMAGES = 300
 
 
 def quantize(model: Model, datamodule: AnomalibDataModule) -> Model:
-    """Quantize an OpenVINO model, calibrated on the validation images of a data module, with and without anomalies.
+    """Quantize an OpenVINO model, calibrated on the validation images of a data module and on anomalies forged on them.
 
     NNCF takes the ranges of values from what it sees. Normal images have scores near 0, and the scores of defects would
-    be cut off. So anomalies are forged on the images for the networks, and what follows the last layers, from logits to
-    map, score and labels, stays in floating point.
+    be cut off. So anomalies are forged for the networks, and what follows the last layers, from logits to map, score
+    and labels, stays in floating point.
 
     Args:
         model: Its input is ``(B, 3, H, W)``; any of these may be dynamic.
@@ -41,7 +47,8 @@ def quantize(model: Model, datamodule: AnomalibDataModule) -> Model:
     """
     batch, _, *sides = model.input(0).partial_shape
     size = tuple(side.get_length() for side in sides) if all(side.is_static for side in sides) else None
-    images = calibration_images(datamodule, size, batch.get_length() if batch.is_static else None)
+    batch_size = batch.get_length() if batch.is_static else None
+    images = CalibrationImages(validation_loader(datamodule, batch_size), size, batch_size)
     rest = nncf.IgnoredScope(names=behind_layers(model), validate=False)
     # The widest range seen, not the mean of each batch's: anomalies are rare, and must not be cut off either.
     widest = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX)
@@ -50,35 +57,70 @@ def quantize(model: Model, datamodule: AnomalibDataModule) -> Model:
     )
 
 
-def calibration_images(
-    datamodule: AnomalibDataModule, size: tuple[int, ...] | None = None, batch_size: int | None = None
-) -> list[Tensor]:
-    """Take the first validation images, batch by batch, each batch as it is and then with forged anomalies.
+class CalibrationImages:
+    """The first 300 images of a loader, batch by batch, each batch as it is and then with anomalies forged on it.
+
+    Can be gone through again, with the same anomalies; nothing is kept in memory.
 
     Args:
-        datamodule: The data module; it is set up here.
-        size: Height and width to resize to; ``None`` leaves images as they are.
-        batch_size: Images in a batch; ``None`` leaves that to the data module.
+        loader: Its batches hold images ``(B, 3, H, W)``, in ``[0, 1]``, under ``"image"``.
+        size: Height and width to resize them to; ``None`` leaves them as they are.
+        batch_size: Images in every batch: of a smaller one, images are repeated. ``None`` leaves batches as they are.
 
-    Returns:
-        Batches ``(B, 3, H, W)``, in ``[0, 1]``, of 300 images or a few more, if there are as many.
+    Example:
+        >>> loader = torch.utils.data.DataLoader([{"image": torch.rand(3, 32, 32)}] * 3, batch_size=2)
+        >>> [tuple(image.shape) for image in CalibrationImages(loader, size=(64, 64))]
+        [(2, 3, 64, 64), (2, 3, 64, 64), (1, 3, 64, 64), (1, 3, 64, 64)]
+    """
+
+    def __init__(
+        self, loader: DataLoader[Any], size: tuple[int, ...] | None = None, batch_size: int | None = None
+    ) -> None:
+        self.loader, self.size, self.batch_size = loader, size, batch_size
+        self.batches = min(len(loader), math.ceil(RECOMMENDED_IMAGES / (loader.batch_size or 1)))
+
+    def __len__(self) -> int:
+        """Count the batches, those with anomalies, too."""
+        return 2 * self.batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Give the batches.
+
+        Yields:
+            ``(B, 3, H, W)`` in ``[0, 1]``, normal and forged in turns.
+        """
+        forger = HardCutPaste(hard_p=1.0, jitter=(1.0, 1.0, 1.0, 0.5))  # of colours that normal images do not have
+        generator = torch.Generator().manual_seed(0)
+        for batch in islice(self.loader, self.batches):
+            image = batch["image"]
+            if self.batch_size is not None:
+                image = image[torch.arange(self.batch_size) % len(image)]
+            if self.size is not None:
+                image = F.interpolate(image, self.size, mode="bilinear", antialias=True)
+            yield image
+            yield forger.forge(image, generator=generator).image
+
+
+def validation_loader(datamodule: AnomalibDataModule, batch_size: int | None) -> DataLoader[Any]:
+    """Make the loader of a data module's validation images, with batches of its own or another size.
+
+    Raises:
+        ValueError: If there are no validation images.
     """
     datamodule.setup("fit")
-    if batch_size is not None:
-        datamodule.eval_batch_size = batch_size
-    forger = HardCutPaste(hard_p=1.0, jitter=(1.0, 1.0, 1.0, 0.5))  # of colours that normal images do not have
-    generator = torch.Generator().manual_seed(0)
-    batches: list[Tensor] = []
-    count = 0
-    for batch in datamodule.val_dataloader():
-        image = batch["image"]
-        image = image if size is None else F.interpolate(image, size, mode="bilinear", antialias=True)
-        batches += [image, forger.forge(image, generator=generator).image]
-        count += len(image)
-        if count >= CALIBRATION_IMAGES:
-            return batches
-    logger.warning("INT8 is calibrated on %d images; %d are better.", count, CALIBRATION_IMAGES)
-    return batches
+    before: Any = getattr(datamodule, "eval_batch_size", None)
+    try:
+        datamodule.eval_batch_size = batch_size or before
+        loader: Any = datamodule.val_dataloader()
+    except AttributeError as error:  # anomalib has no validation set then
+        raise ValueError(NO_IMAGES) from error
+    finally:
+        datamodule.eval_batch_size = before
+    if len(loader.dataset) == 0:
+        raise ValueError(NO_IMAGES)
+    if len(loader.dataset) < RECOMMENDED_IMAGES:
+        logger.warning("INT8 is calibrated on %d images; %d are better.", len(loader.dataset), RECOMMENDED_IMAGES)
+    return loader
 
 
 def behind_layers(model: Model) -> list[str]:

@@ -216,7 +216,7 @@ def test_quantization_spares_scores_and_maps(trained, module_data, images, tmp_p
 
 
 def test_quantization_needs_images(trained, tmp_path):
-    with pytest.raises(ValueError, match="calibrated on normal images: give datamodule"):
+    with pytest.raises(ValueError, match="calibrated on validation images: give datamodule"):
         trained.to_openvino(tmp_path, compression_type=CompressionType.INT8_PTQ)
 
 

@@ -35,7 +35,7 @@ class LocalDraem(OwnLength, Draem):  # type: ignore[misc]
             :class:`~anomalib_anoseg.transforms.DraemPerlin`, several times as fast; ``"hard_cut_paste"`` pastes patches
             of the image itself with :class:`~anomalib_anoseg.transforms.HardCutPaste`. Defaults to ``"textures"``.
         dtd_dir (str | None): Folder with pictures of textures; needed for ``"textures"``. Without, ``"draem_perlin"``
-            takes the other images of the batch. Defaults to ``None``.
+            shows its noise, as anomalib's generator does. Defaults to ``None``.
         image_size (tuple[int, int]): Height and width in pixels, multiples of 32. Defaults to ``(256, 256)``.
         max_epochs (int | None): Length of the training, if it shall override the trainer's. Defaults to ``None``.
         pre_processor (PreProcessor | bool): Defaults to ``True``, a resize.
