@@ -36,7 +36,7 @@ def load_pretrained(
     try:
         with seeded_weights(0):
             source = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **timm_arguments)
-    except (OSError, RuntimeError, UnpicklingError) as error:
+    except (LookupError, OSError, RuntimeError, UnpicklingError) as error:
         told = next(iter(str(error).splitlines()), type(error).__name__)
         reason = (
             f"{weights!r} does not hold timm's weights of {backbone!r}: {told}"
