@@ -98,7 +98,7 @@ def train(name: str, arguments: dict[str, Any], options: argparse.Namespace) -> 
         "seed": options.seed,
     }
     model = AnoSeg(**(settings | arguments), post_processor=False, evaluator=False, visualizer=False)
-    data = datamodule(options)
+    data = datamodule(options.root, options.category, options.batch)
     data.prepare_data()
     data.setup()
     judge = Judge(name, validation_sets(data, model), options.every)
@@ -118,13 +118,13 @@ def train(name: str, arguments: dict[str, Any], options: argparse.Namespace) -> 
     return judge.judgements
 
 
-def datamodule(options: argparse.Namespace) -> AnomalibDataModule:
+def datamodule(root: Path | None, category: Any, batch: int) -> AnomalibDataModule:  # noqa: ANN401
     """Make the data module, a fifth of whose normal images are held out."""
     split: dict[str, Any] = {"val_split_mode": "from_train", "val_split_ratio": 0.2, "seed": 0, "num_workers": 0}
-    sizes: dict[str, Any] = {"train_batch_size": options.batch, "eval_batch_size": options.batch}
-    if options.root is None:
-        return DemoTextures(category=options.category, **sizes)
-    return MVTecAD(options.root, options.category, **sizes, **split)
+    sizes: dict[str, Any] = {"train_batch_size": batch, "eval_batch_size": batch}
+    if root is None:
+        return DemoTextures(category=category, **sizes)
+    return MVTecAD(root, category, **sizes, **split)
 
 
 def validation_sets(data: Any, model: AnoSeg) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ANN401
@@ -138,13 +138,18 @@ def validation_sets(data: Any, model: AnoSeg) -> dict[str, tuple[Tensor, Tensor]
     for index, image in enumerate(normal):
         surface = image.permute(1, 2, 0).double().numpy()
         pairs.append(defects.mark_changes(surface, draw[index % len(draw)](surface, rng, 1.0)))
-    drawn = torch.stack([torch.from_numpy(picture).permute(2, 0, 1).float() for picture, _ in pairs])
-    drawn_mask = torch.stack([torch.from_numpy(mask)[None].float() for _, mask in pairs])
+    drawn, drawn_mask = as_tensors(pairs)
     clean = torch.zeros_like(forged_mask)
     return {
         "forged": (torch.cat((normal, forged)), torch.cat((clean, forged_mask))),
         "drawn": (torch.cat((normal, drawn)), torch.cat((clean, drawn_mask))),
     }
+
+
+def as_tensors(pairs: list[tuple[Any, Any]]) -> tuple[Tensor, Tensor]:
+    """Stack pictures ``(H, W, 3)`` and their masks ``(H, W)``: ``(N, 3, H, W)`` and ``(N, 1, H, W)``, float32."""
+    images = torch.stack([torch.from_numpy(picture).permute(2, 0, 1).float() for picture, _ in pairs])
+    return images, torch.stack([torch.from_numpy(mask)[None].float() for _, mask in pairs])
 
 
 class Judge(Callback):

@@ -24,19 +24,18 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from anomalib.data import MVTecAD
-from anomalib.data.datamodules.base import AnomalibDataModule
 from lightning.pytorch import Callback, LightningModule, Trainer
-from pixel_loss import LAPTOP, scores
+from pixel_loss import LAPTOP, as_tensors, datamodule, scores
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_anoseg import AnoSeg, __version__, transforms
-from anomalib_anoseg.data import DemoTextures, defects
+from anomalib_anoseg.data import defects
 from anomalib_anoseg.leaderboard.metering import BudgetTimer, Stopwatch, load_average
 from anomalib_anoseg.transforms import SyntheticAnomaly
 
 TRIALS = Path(__file__).with_suffix(".yaml")
+DEMO = "brick"
 HELD_OUT = 24  # images of a set to judge on, at most
 JUDGING_SEED = 10_000
 NAMES = {"auroc": "AUROC", "ap": "AP", "best_iou": "best IoU"}
@@ -96,7 +95,7 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argpar
     if augmenters is not None:
         replaced: Any = InTurns([create(entry, shipped) for entry in augmenters])
         model.augmenter = replaced
-    data = datamodule(folder, options.batch)
+    data = datamodule(folder.parent if folder else None, folder.name if folder else DEMO, options.batch)
     clock, load = Clock(), load_average()
     trainer = Trainer(
         accelerator="cpu",
@@ -155,14 +154,6 @@ class Clock(Callback):
         self.stopwatch.start()
 
 
-def datamodule(folder: Path | None, batch: int) -> AnomalibDataModule:
-    """Make the data module of a set, a fifth of whose normal training images is held out."""
-    split: Any = {"val_split_mode": "from_train", "val_split_ratio": 0.2, "seed": 0, "num_workers": 0}
-    if folder is None:
-        return DemoTextures(train_batch_size=batch, eval_batch_size=batch)
-    return MVTecAD(folder.parent, folder.name, train_batch_size=batch, eval_batch_size=batch, **split)
-
-
 def held_out(data: Any, model: AnoSeg, shipped: SyntheticAnomaly) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ANN401
     """Make images and masks of each kind, the normal images first."""
     resize: Any = model.pre_processor
@@ -182,8 +173,7 @@ def draw(normal: Tensor) -> tuple[Tensor, Tensor]:
     surfaces = [image.permute(1, 2, 0).double().numpy() for image in normal]
     kinds = defects.DEFECTS.values()
     pairs = [defects.mark_changes(surface, kind(surface, rng, 1.0)) for surface in surfaces for kind in kinds]
-    images = torch.stack([torch.from_numpy(picture).permute(2, 0, 1).float() for picture, _ in pairs])
-    return images, torch.stack([torch.from_numpy(mask)[None].float() for _, mask in pairs])
+    return as_tensors(pairs)
 
 
 @torch.no_grad()
