@@ -1,6 +1,7 @@
 """AnoSeg: anomaly segmentation by self-supervised learning (arXiv 2110.03396), as an anomalib model."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -72,6 +73,9 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
             which that weight rises from 0. Defaults to ``(0, 0)``, the paper's hard rims.
         patch_mark (Literal["patch", "changed"]): Whether the mask marks the whole patch or those of its pixels that
             changed. Defaults to ``"patch"``, the paper's.
+        patch_saliency (str): Where patches are pasted: ``"none"`` for anywhere, or, as defects lie on the object, where
+            it is found by ``"border_contrast"``, ``"spectral_residual"``, or a folder of maps made by any tool.
+            Defaults to ``"none"``, the paper's.
         segmentation_loss (Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]): Form of the
             pixel-wise loss; the paper prints ``l1``, which tends to end in the constant map. Defaults to
             ``"balanced_cross_entropy"`` [choice].
@@ -167,6 +171,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         patch_opacity: tuple[float, float] = (1.0, 1.0),
         patch_softness: tuple[float, float] = (0.0, 0.0),
         patch_mark: Literal["patch", "changed"] = "patch",
+        patch_saliency: str = "none",
         segmentation_loss: SegmentationLoss = "balanced_cross_entropy",
         segmentation_weight: float = 50.0,
         reconstruction_weight: float = 50.0,
@@ -219,18 +224,19 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         self.use_compile = compile
         self.seed, self.max_epochs = seed, max_epochs
 
-        patch = (
-            patch_area,
-            patch_aspect,
-            patch_rotation,
-            patch_rotation_p,
-            patch_count,
-            patch_opacity,
-            patch_softness,
-            patch_mark,
-        )
-        check_patches(*patch, prefix="patch_")
-        self.augmenter = HardCutPaste(*patch, hard_p, jitter) if hard_augmentation else CutPaste(*patch)
+        patches: dict[str, Any] = {
+            "area": patch_area,
+            "aspect": patch_aspect,
+            "rotation": patch_rotation,
+            "rotation_p": patch_rotation_p,
+            "count": patch_count,
+            "opacity": patch_opacity,
+            "softness": patch_softness,
+            "mark": patch_mark,
+        }
+        check_patches(**patches, prefix="patch_")
+        paste = partial(HardCutPaste, hard_p=hard_p, jitter=jitter) if hard_augmentation else CutPaste
+        self.augmenter = paste(**patches, saliency=patch_saliency)
         self.loss = AnoSegLoss(segmentation_loss, segmentation_weight, reconstruction_weight, adversarial_weight)
         self.detector_loss = DetectorLoss(
             detector_adversarial_weight,
@@ -326,7 +332,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         normal: Any = batch.image
         check_batch(normal, self.min_side)
         is_step = (batch_idx + 1) % self.accumulate_grad_batches == 0 or self.trainer.is_last_batch
-        image, mask = self._forge_views(normal)
+        image, mask = self._forge_views(normal, batch.image_path)
         losses = (self._train_detector if self.stage == "detector" else self._train_segmentation)(image, mask, is_step)
         if is_step:
             self.step_schedules()
@@ -374,10 +380,10 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         losses = {**judged._asdict(), **terms._asdict()}
         return {f"train_detector_{name}_loss".replace("_total", ""): loss.detach() for name, loss in losses.items()}
 
-    def _forge_views(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _forge_views(self, image: Tensor, paths: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         """Make the normal and the anomalous view of ``(B, 3, H, W)`` images: ``2 B`` images and their masks."""
         with torch.no_grad():
-            forged, mask = self.augmenter.forge(image, generator=self.step_generator())
+            forged, mask = self.augmenter.forge(image, generator=self.step_generator(), paths=paths)
         return torch.cat((image, forged)), torch.cat((torch.zeros_like(mask), mask))
 
     def _train_discriminator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> Tensor:

@@ -7,11 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, SyntheticAnomaly, check_interval, check_value
+from anomalib_anoseg.transforms.base import SeededAugmentation, check_interval, check_value
 from anomalib_anoseg.transforms.color_jitter import MOST_JITTER, RandomColorJitter
 from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
 from anomalib_anoseg.transforms.patches import Patches
 from anomalib_anoseg.transforms.rotation import RandomQuarterTurn
+from anomalib_anoseg.transforms.saliency import Saliency
+from anomalib_anoseg.transforms.salient_anomaly import SalientAnomaly, move_to_salient
 
 # Grey levels are 1/255 apart: a patch that differs by less on average cannot be seen, and would be a false label.
 MIN_DIFFERENCE = 1 / 255
@@ -24,7 +26,7 @@ ATTEMPTS = 4
 PROBE_SIDE = 64
 
 
-class CutPaste(SyntheticAnomaly):
+class CutPaste(SalientAnomaly):
     """Cut rectangles out of each image and paste them elsewhere in that image, upright or rotated.
 
     After CutPaste (Li et al., arXiv 2104.04015) in the form of AnoSeg (arXiv 2110.03396, Sec. 3.1): pasted patches
@@ -44,6 +46,9 @@ class CutPaste(SyntheticAnomaly):
             ``[0, 1]``; 0 is a hard rim.
         mark: What the mask marks: the whole ``"patch"``, or those of its pixels that are ``"changed"`` by more
             than 3/255 in some channel, which a person can just about see.
+        saliency: Where patches are pasted: their centres are as dense as the image is salient, by an estimator
+            (``"border_contrast"``, ``"spectral_residual"``), a folder of maps made by any tool, or a module; anywhere
+            for ``"none"``, and in images without an object.
         source: Transforms that the image goes through before the patches are cut out of it.
         p: Probability of pasting into an image.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
@@ -57,7 +62,10 @@ class CutPaste(SyntheticAnomaly):
           every patch, under ``source.<patch>.<index>.<name>``. Once an image went through they also tell ``attempt``
           ``(B, count)`` (which draw was taken: the first that differs by 1/255 on average), ``visible`` ``(B, count)``
           (0 if none did: the patch is left out) and ``marked`` ``(B, 1, H, W)``.
-        - The centre is uniform over the image, so that clipping leaves a quarter of a small patch at least.
+        - The centre is uniform over the image, so that clipping leaves a quarter of a small patch at least. With
+          ``saliency`` it is moved before it is used, and ``center`` tells where it came from. :meth:`forge` puts the
+          images' ``saliency`` ``(B, 1, h, w)``, of any size of their shape, among ``_params`` if it gets their files,
+          which a folder of maps needs.
         - A mask ``(B, 1, H, W)`` gets 1 where it is marked and keeps its values elsewhere. In a container give the
           keys as ``["input", "mask"]``, in this order: what is marked depends on the image.
         - Pixels outside the patches are bit-identical. Upright patches are cut at whole pixels, rotated ones are
@@ -81,12 +89,13 @@ class CutPaste(SyntheticAnomaly):
         opacity: tuple[float, float] = (1.0, 1.0),
         softness: tuple[float, float] = (0.0, 0.0),
         mark: Literal["patch", "changed"] = "patch",
+        saliency: Saliency | str = "none",
         source: Sequence[SeededAugmentation] = (),
         p: float = 1.0,
         keepdim: bool = False,
     ) -> None:
         check_patches(area, aspect, rotation, rotation_p, count, opacity, softness, mark)
-        super().__init__(p=p, keepdim=keepdim)
+        super().__init__(saliency, p, keepdim)
         self.flags = {
             "area": tuple(area),
             "aspect": tuple(aspect),
@@ -133,10 +142,11 @@ class CutPaste(SyntheticAnomaly):
         """Paste into ``(B, C, H, W)`` images."""
         del transform
         image = input.float()
+        placed = params | {"center": self._place(image, params)}
         original, marked = image, torch.zeros_like(image[:, :1], dtype=torch.bool)
         for number in range(flags["count"]):
             source = self._apply_source(original, params, number)
-            image, inside = _paste(image, source, params, number)
+            image, inside = _paste(image, source, placed, number)
             marked |= inside
         output = torch.where(marked, image.to(input.dtype), input)
         if flags["mark"] == "changed":
@@ -155,6 +165,11 @@ class CutPaste(SyntheticAnomaly):
         del flags, transform
         marked = params["marked"].to(input.device, torch.bool, non_blocking=True)
         return torch.where(marked, torch.ones_like(input), input)
+
+    def _place(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Find the patches' centres: as they were drawn, or moved to what is salient."""
+        center, saliency = params["center"].to(image.device, non_blocking=True), self.estimate_saliency(image, params)
+        return center if saliency is None else move_to_salient(center, saliency)
 
     def _source(self) -> Iterator[SeededAugmentation]:
         return (transform for transform in self.source if isinstance(transform, SeededAugmentation))
@@ -225,6 +240,7 @@ class HardCutPaste(CutPaste):
         opacity: See :class:`CutPaste`.
         softness: See :class:`CutPaste`.
         mark: See :class:`CutPaste`.
+        saliency: See :class:`CutPaste`.
         hard_p: Probability of each of the three steps (the paper: 0.5).
         jitter: Amounts of brightness, contrast, saturation and hue, see :class:`RandomColorJitter`.
         p: See :class:`CutPaste`.
@@ -256,6 +272,7 @@ class HardCutPaste(CutPaste):
         opacity: tuple[float, float] = (1.0, 1.0),
         softness: tuple[float, float] = (0.0, 0.0),
         mark: Literal["patch", "changed"] = "patch",
+        saliency: Saliency | str = "none",
         hard_p: float = 0.5,
         jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.2),
         p: float = 1.0,
@@ -272,5 +289,5 @@ class HardCutPaste(CutPaste):
             RandomColorJitter(*jitter, p=hard_p),
         )
         super().__init__(
-            area, aspect, rotation, rotation_p, count, opacity, softness, mark, hard_augmentation, p, keepdim
+            area, aspect, rotation, rotation_p, count, opacity, softness, mark, saliency, hard_augmentation, p, keepdim
         )

@@ -9,24 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomalib_anoseg.transforms.base import SyntheticAnomaly, check_interval, check_value, constant, per_image
+from anomalib_anoseg.transforms.base import check_interval, check_value, constant, per_image
 from anomalib_anoseg.transforms.perlin import LATTICE_LINES, perlin_noise, rotate_noise
 from anomalib_anoseg.transforms.rotation import turn
-from anomalib_anoseg.transforms.saliency import NoSaliency, Saliency, enlarged
-from anomalib_anoseg.transforms.saliency_folder import create_saliency
+from anomalib_anoseg.transforms.saliency import Saliency, enlarged
+from anomalib_anoseg.transforms.salient_anomaly import EMPTY, SalientAnomaly
 from anomalib_anoseg.transforms.shares import assign_places, draw_spread, images_at, most
 from anomalib_anoseg.transforms.textures import Textures, create_textures
 
 # Whether a mask is empty is looked up on a grid of at most this many pixels a side; the noise's finest cells, of which
 # there are 32, must not have all these on their edges, where there is none.
 PROBE_SIDE = 48
-# A map of a smaller mean is taken for empty.
-EMPTY = 1e-3
 # Both the noise and, if at all, the images are turned by up to this many degrees, as in DRAEM.
 TURN = 90.0
 
 
-class PerlinAnomaly(SyntheticAnomaly):
+class PerlinAnomaly(SalientAnomaly):
     """What SGSF's and DRAEM's anomalies share: a texture shows through wherever noise exceeds a threshold.
 
     Args:
@@ -66,7 +64,7 @@ class PerlinAnomaly(SyntheticAnomaly):
         check_value("redraws", redraws, 0, 20)
         if not frequencies or not set(frequencies) <= set(range(1, LATTICE_LINES)):
             raise ValueError(f"frequencies must be whole numbers from 1 to 32, got {tuple(frequencies)}.")
-        super().__init__(p=p, keepdim=keepdim)
+        super().__init__(saliency, p, keepdim)
         self.flags = {
             "threshold": tuple(threshold),
             "opacity": tuple(opacity),
@@ -74,7 +72,6 @@ class PerlinAnomaly(SyntheticAnomaly):
             "frequencies": tuple(frequencies),
             "redraws": int(redraws),
         }
-        self.saliency = create_saliency(saliency) if isinstance(saliency, str) else saliency
         self.textures = create_textures(textures)
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
@@ -95,11 +92,6 @@ class PerlinAnomaly(SyntheticAnomaly):
         drawn = self.textures.generate_parameters(self, batch_shape)
         return params | {f"texture.{name}": value for name, value in drawn.items()}
 
-    def complete_parameters(self, params: dict[str, Tensor], image: Tensor, paths: Sequence[str] | None) -> None:
-        """Add the images' saliency, ``(B, 1, h, w)``, if it may be looked up by their files."""
-        if paths is not None and not isinstance(self.saliency, NoSaliency):
-            params["saliency"] = self.saliency.small(image, paths)
-
     def turn(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """Turn images as those that anomalies were planted in; bit-identical wherever an image was not turned."""
         turned = self._turn_some(image, self._params if params is None else params)
@@ -119,7 +111,7 @@ class PerlinAnomaly(SyntheticAnomaly):
         """Turn ``(B, C, H, W)`` images and let textures show through where the noise says so."""
         del transform
         exact = input.to(torch.promote_types(input.dtype, torch.float32))
-        noise, threshold = self._draw_noise(self._estimate_saliency(input, params), params, flags, input)
+        noise, threshold = self._draw_noise(self.estimate_saliency(input, params), params, flags, input)
         prefix = "texture."
         drawn = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
         texture = self.textures(input, drawn | {"noise": noise}).to(exact.dtype)
@@ -162,12 +154,10 @@ class PerlinAnomaly(SyntheticAnomaly):
         turned = turn(part, degrees[images], "zeros")
         return images, torch.lerp(part, turned, per_image(is_chosen.to(part.dtype), part))
 
-    def _estimate_saliency(self, image: Tensor, params: dict[str, Tensor]) -> Tensor | None:
+    def estimate_saliency(self, image: Tensor, params: dict[str, Tensor]) -> Tensor | None:
         """Estimate the saliency of images, or take it from ``params``, and turn it with them: ``(B, 1, h, w)``."""
-        if isinstance(self.saliency, NoSaliency):
-            return None
-        saliency = params["saliency"].to(image.device) if "saliency" in params else self.saliency.small(image)
-        return self.turn(saliency, params)
+        saliency = super().estimate_saliency(image, params)
+        return None if saliency is None else self.turn(saliency, params)
 
     def _draw_noise(
         self, saliency: Tensor | None, params: dict[str, Tensor], flags: dict[str, Any], image: Tensor

@@ -20,6 +20,12 @@ from anomalib_anoseg.transforms import (
     Textures,
 )
 
+
+class CutPasteOnObject(CutPaste):
+    def __init__(self, **arguments):
+        super().__init__(saliency="border_contrast", **arguments)
+
+
 TRANSFORMS = [
     RandomQuarterTurn,
     RandomFreeTurn,
@@ -27,6 +33,7 @@ TRANSFORMS = [
     RandomColorJitter,
     CutPaste,
     HardCutPaste,
+    CutPasteOnObject,
     SaliencyPerlin,
     DraemPerlin,
 ]

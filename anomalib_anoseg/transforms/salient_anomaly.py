@@ -1,0 +1,85 @@
+"""Anomalies that lie where something stands out, as real defects lie on the object and not on what is behind it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from anomalib_anoseg.transforms.base import SyntheticAnomaly
+from anomalib_anoseg.transforms.saliency import NoSaliency, Saliency
+from anomalib_anoseg.transforms.saliency_folder import create_saliency
+
+# A map of a smaller mean is taken for empty.
+EMPTY = 1e-3
+# Saliency is counted in this many steps: sums of whole numbers are the same on every device and in any order.
+STEPS = 255
+
+
+class SalientAnomaly(SyntheticAnomaly):
+    """What anomalies that follow saliency share.
+
+    Args:
+        saliency: A kind of :func:`~.saliency_folder.create_saliency`, or a module.
+        p: Probability of an anomaly.
+        keepdim: Whether a ``(C, H, W)`` image keeps its shape.
+    """
+
+    def __init__(self, saliency: Saliency | str, p: float, keepdim: bool) -> None:
+        super().__init__(p=p, keepdim=keepdim)
+        self.saliency = create_saliency(saliency) if isinstance(saliency, str) else saliency
+
+    def complete_parameters(self, params: dict[str, Tensor], image: Tensor, paths: Sequence[str] | None) -> None:
+        """Add the images' saliency, ``(B, 1, h, w)``, if it may be looked up by their files."""
+        if paths is not None and not isinstance(self.saliency, NoSaliency):
+            params["saliency"] = self.saliency.small(image, paths)
+
+    def estimate_saliency(self, image: Tensor, params: dict[str, Tensor]) -> Tensor | None:
+        """Estimate the saliency of images, or take it from ``params``: ``(B, 1, h, w)``; nothing for ``"none"``."""
+        if isinstance(self.saliency, NoSaliency):
+            return None
+        return params["saliency"].to(image.device) if "saliency" in params else self.saliency.small(image)
+
+
+def move_to_salient(points: Tensor, saliency: Tensor) -> Tensor:
+    """Move points that lie anywhere with equal chance so that they are as dense as their image is salient.
+
+    The inverse of the cumulative saliency, of the rows first and then along the row: neighbours stay neighbours, points
+    stay where they are if all is equally salient, and also if nothing is.
+
+    Args:
+        points: ``(B, ..., 2)``, x first, as fractions of the side, in ``[0, 1]``.
+        saliency: ``(B, 1, h, w)``, in ``[0, 1]``.
+
+    Returns:
+        ``(B, ..., 2)``, in ``[0, 1]``.
+
+    Example:
+        >>> saliency = torch.tensor([[[[0.0, 1.0]]]])
+        >>> move_to_salient(torch.tensor([[0.5, 0.25]]), saliency)
+        tensor([[0.7500, 0.2500]])
+    """
+    is_empty = saliency.mean((1, 2, 3), keepdim=True) < EMPTY
+    density = torch.where(is_empty, 1.0, saliency).mul(STEPS).round().long().squeeze(1)
+    flat = points.flatten(1, -2)
+    row, y = _invert(density.sum(-1)[:, None].expand(-1, flat.shape[1], -1), flat[..., 1])
+    images = torch.arange(len(density), device=density.device)[:, None]
+    _, x = _invert(density[images, row], flat[..., 0])
+    return torch.where(is_empty.squeeze(-1), flat, torch.stack((x, y), -1)).view_as(points)
+
+
+def _invert(density: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Find where the cumulative ``density`` ``(B, N, n)``, whole numbers, reaches a ``share`` ``(B, N)`` of its total.
+
+    Returns:
+        The cell and the fraction of the whole way, each ``(B, N)``.
+    """
+    cumulative = density.cumsum(-1)
+    total = cumulative[..., -1]
+    target = share * total
+    # Below the total, so that the cell has a density, even if the share is 1 or rounded to it.
+    reached = torch.minimum(target.long(), total - 1)[..., None]
+    cell = torch.searchsorted(cumulative, reached, right=True)
+    before, own = (values.gather(-1, cell).squeeze(-1) for values in (cumulative - density, density))
+    within = ((target - before) / own.clamp(min=1)).clamp(0, 1)
+    cell = cell.squeeze(-1)
+    return cell, (cell + within) / density.shape[-1]
