@@ -39,7 +39,10 @@ class SelfCalibratingPostProcessor(PostProcessor):
     ``[0, 1]``; a normalisation at the end of the model's pre-processor is undone for that and done again.
 
     - Validation images with anomalies among them: used as anomalib does.
-    - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it.
+    - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it. Where a
+      model has a ``map_calibration_forger``, the pixel threshold is found on what that forges instead: a network marks
+      the bold anomalies that it learned from with more confidence than real defects, and a threshold that is best for
+      the former lies too high for the latter.
     - No validation images: the same with training images, with a warning, because a model knows those too well.
 
     Scores and maps are brought into ``[0, 1]`` with the threshold at 0.5, as by anomalib, but not cut off at the ends:
@@ -150,22 +153,32 @@ class SelfCalibratingPostProcessor(PostProcessor):
         image: Tensor,
         paths: Sequence[str] = (),
     ) -> None:
-        forger: Any = self._find_forger(pl_module)
+        forger, map_forger = self._find_forger(pl_module), self._find_map_forger(pl_module)
+        batch = self._judge_forged(forger, pl_module, image, paths)
+        if map_forger is not None:
+            maps = self._judge_forged(map_forger, pl_module, image, paths)
+            batch = batch.update(in_place=False, anomaly_map=maps.anomaly_map, gt_mask=maps.gt_mask)
+        self._forged += len(image)
+        super().on_validation_batch_end(trainer, pl_module, batch)
+
+    def _judge_forged(self, forger: Any, pl_module: Any, image: Tensor, paths: Sequence[str]) -> ImageBatch:  # noqa: ANN401
+        """Predict for images, first as they are and then with anomalies forged on them."""
         generator = torch.Generator(image.device).manual_seed(self.calibration_seed + self._forged)
         mean, std = _normalisation(pl_module, image)
         normal = (image * std + mean).clamp(0, 1)
         forged, mask = forger.to(image.device).forge(normal, generator=generator, paths=paths or None)
-        forged = (forged - mean) / std
-        self._forged += len(image)
-        both, masks = torch.cat((image, forged)), torch.cat((torch.zeros_like(mask), mask)).squeeze(1).bool()
+        both = torch.cat((image, (forged - mean) / std))
+        masks = torch.cat((torch.zeros_like(mask), mask)).squeeze(1).bool()
         predictions = pl_module.model(both)
-        batch = ImageBatch(image=both, gt_mask=masks, gt_label=masks.any(-1).any(-1), **predictions._asdict())
-        super().on_validation_batch_end(trainer, pl_module, batch)
+        return ImageBatch(image=both, gt_mask=masks, gt_label=masks.any(-1).any(-1), **predictions._asdict())
 
     def _find_forger(self, pl_module: LightningModule) -> SyntheticAnomaly | None:
         own = getattr(pl_module, "calibration_forger", None) or getattr(pl_module, "augmenter", None)
         forger = self.forger or own
         return forger if isinstance(forger, SyntheticAnomaly) else None
+
+    def _find_map_forger(self, pl_module: LightningModule) -> SyntheticAnomaly | None:
+        return None if self.forger else getattr(pl_module, "map_calibration_forger", None)
 
 
 def _image_of(batch: Any) -> Tensor:  # noqa: ANN401

@@ -103,6 +103,31 @@ def test_threshold_separates_what_the_map_separates(tiny_data):
     assert (post_processor.pixel_min.item(), post_processor.pixel_max.item()) == pytest.approx((0.2, 0.8))
 
 
+def test_pixel_threshold_can_be_found_on_fainter_anomalies_than_the_image_threshold(tiny_data):
+    """A network that tells how much an image was changed."""
+
+    class Meter(torch.nn.Module):
+        def forward(self, image):
+            half = len(image) // 2
+            anomaly_map = (image - torch.cat((image[:half], image[:half]))).abs().amax(1, keepdim=True)
+            return InferenceBatch(anomaly_map=anomaly_map, pred_score=anomaly_map.amax((1, 2, 3)))
+
+    def calibrate(**arguments):
+        model = AnoSeg(image_size=(64, 64), width=0.125, **arguments)
+        model.model, post_processor = Meter(), model.post_processor
+        post_processor.calibrated_on = "forged on held-out images"
+        post_processor._update_with_forged(None, model, images)
+        post_processor.on_validation_epoch_end(None, model)
+        return post_processor
+
+    tiny_data.setup()
+    images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
+    bold, faint = calibrate(patch_opacity=(0.9, 1.0)), calibrate(patch_opacity=(0.2, 0.3))
+    both = calibrate(patch_opacity=(0.9, 1.0), calibration_opacity=(0.2, 0.3))
+    assert both.pixel_threshold == faint.pixel_threshold < bold.pixel_threshold
+    assert both.image_threshold == bold.image_threshold > faint.image_threshold
+
+
 def test_settings_survive_a_checkpoint():
     first, second = (
         SelfCalibratingPostProcessor(calibration_seed=3, pixel_sensitivity=0.7),

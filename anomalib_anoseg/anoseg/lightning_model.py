@@ -76,6 +76,11 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         patch_saliency (str): Where patches are pasted: ``"none"`` for anywhere, or, as defects lie on the object, where
             it is found by ``"border_contrast"``, ``"spectral_residual"``, or a folder of maps made by any tool.
             Defaults to ``"none"``, the paper's.
+        calibration_area (tuple[float, float] | None): Range of the area of those patches, cut from normal validation
+            images, on which the pixel threshold is found; training does not see them. Small and faint ones give a
+            threshold that fits defects better than what was learned from. Defaults to ``None``, that of training.
+        calibration_opacity (tuple[float, float] | None): Range of their opacity. Defaults to ``None``, that of
+            training.
         segmentation_loss (Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]): Form of the
             pixel-wise loss; the paper prints ``l1``, which tends to end in the constant map. Defaults to
             ``"balanced_cross_entropy"`` [choice].
@@ -134,6 +139,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
     model: AnoSegModel
     loss: AnoSegLoss
     augmenter: CutPaste
+    map_calibration_forger: CutPaste | None
     min_side = MIN_TRAINING_SIDE
     other_score: OtherScore | None
     unexported = ("other_score",)
@@ -172,6 +178,8 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         patch_softness: tuple[float, float] = (0.0, 0.0),
         patch_mark: Literal["patch", "changed"] = "patch",
         patch_saliency: str = "none",
+        calibration_area: tuple[float, float] | None = None,
+        calibration_opacity: tuple[float, float] | None = None,
         segmentation_loss: SegmentationLoss = "balanced_cross_entropy",
         segmentation_weight: float = 50.0,
         reconstruction_weight: float = 50.0,
@@ -234,9 +242,13 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
             "softness": patch_softness,
             "mark": patch_mark,
         }
+        given = {"area": calibration_area, "opacity": calibration_opacity}
+        calibration = {name: value for name, value in given.items() if value is not None}
         check_patches(**patches, prefix="patch_")
+        check_patches(**patches | calibration, prefix="calibration_")
         paste = partial(HardCutPaste, hard_p=hard_p, jitter=jitter) if hard_augmentation else CutPaste
         self.augmenter = paste(**patches, saliency=patch_saliency)
+        self.map_calibration_forger = paste(**patches | calibration, saliency=patch_saliency) if calibration else None
         self.loss = AnoSegLoss(segmentation_loss, segmentation_weight, reconstruction_weight, adversarial_weight)
         self.detector_loss = DetectorLoss(
             detector_adversarial_weight,

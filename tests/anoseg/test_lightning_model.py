@@ -283,6 +283,8 @@ def test_overfits_four_images(train_on_four):
         ({"patch_rotation_p": 2.0}, "patch_rotation_p must lie within"),
         ({"patch_count": 0}, "patch_count must lie within"),
         ({"patch_opacity": (0.0, 1.0)}, "patch_opacity must lie within"),
+        ({"calibration_area": (0.3, 0.2)}, "calibration_area must lie within"),
+        ({"calibration_opacity": (0.0, 1.0)}, "calibration_opacity must lie within"),
         ({"patch_mark": "edge"}, "patch_mark must be 'patch' or 'changed', got 'edge'"),
         ({"segmentation_loss": "dice"}, "segmentation_loss must be one of"),
         ({"segmentation_weight": -1.0}, "segmentation_weight must not be negative"),
