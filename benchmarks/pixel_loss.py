@@ -201,14 +201,15 @@ def predict(model: Any, images: Tensor, network: str) -> Tensor:  # noqa: ANN401
 
 
 def scores(maps: Tensor, masks: Tensor) -> dict[str, float]:
-    """Pixel-wise AUROC, average precision, and IoU at the best of 200 thresholds."""
+    """Pixel-wise AUROC, average precision, and IoU at the best threshold."""
     prediction, target = maps.flatten(), masks.flatten().int()
-    precision, recall, _ = binary_precision_recall_curve(prediction, target)
+    precision, recall, thresholds = binary_precision_recall_curve(prediction, target)
     iou = 1 / (1 / precision.clamp(min=1e-9) + 1 / recall.clamp(min=1e-9) - 1)
     return {
         "auroc": round(binary_auroc(prediction, target).item(), 4),
         "ap": round(binary_average_precision(prediction, target).item(), 4),
         "best_iou": round(iou.max().item(), 4),
+        "best_threshold": thresholds[iou[:-1].argmax()].item(),
         "mean_map": round(prediction.mean().item(), 4),
     }
 

@@ -2,11 +2,15 @@
 
 Trains AnoSeg as `configs/laptop.yaml` says and with each of the changes in a file of trials, on the normal training
 images of one or several sets, a fifth of which is held out. Every trial gets the same processor time. It is judged by
-anomalies on the held-out images, the same for all trials: `drawn` by the demonstration data's code, one of each kind on
-each image, from which no trial learns, and `forged` by the shipped augmentation. No test image is touched.
+anomalies on the held-out images, the same for all trials; no test image is touched:
 
-A trial may also replace the `augmenter`, which is no argument of AnoSeg, by several that take turns. One with a
-detector is judged by both image scores.
+- `drawn`: by the demonstration data's code, one of each kind on each image, from which no trial learns;
+- `on object`: likewise, but drawn again until half of each lies on what stands out from the image's border, if anything
+  does;
+- `forged`: by the shipped augmentation, whose best threshold is that of the others' `calibrated IoU`.
+
+A trial may also replace what is no argument of AnoSeg: the `augmenter`, by several that take turns, and the
+`normalisation` layers of all networks, by `group` normalisation. One with a detector is judged by both image scores.
 
     python benchmarks/study.py --set datasets/mvtec/screw datasets/mvtec/toothbrush --seconds 120 --json study.json
     python benchmarks/study.py --only --json study.json --markdown
@@ -17,6 +21,7 @@ The file is written after each training; those that are in it already are not re
 import argparse
 import json
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +32,22 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from pixel_loss import LAPTOP, as_tensors, datamodule, scores
 from torch import Tensor, nn
-from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.functional.classification import binary_auroc, binary_jaccard_index
 
 from anomalib_anoseg import AnoSeg, __version__, transforms
 from anomalib_anoseg.data import defects
 from anomalib_anoseg.leaderboard.metering import BudgetTimer, Stopwatch, load_average
 from anomalib_anoseg.transforms import SyntheticAnomaly
+from anomalib_anoseg.transforms.saliency import BorderContrast
 
 TRIALS = Path(__file__).with_suffix(".yaml")
 DEMO = "brick"
 HELD_OUT = 24  # images of a set to judge on, at most
 JUDGING_SEED = 10_000
+ATTEMPTS = 50  # draws of a defect until it lies on the object
+GROUP = 8  # channels, where layers normalise groups of them
 NAMES = {"auroc": "AUROC", "ap": "AP", "best_iou": "best IoU"}
-KINDS = ("drawn", "forged")
+KINDS = ("drawn", "on object", "forged")
 # Parts of anomalib that a judgement does without.
 BARE: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
 
@@ -63,7 +71,11 @@ def main() -> None:
                 if not any(row.items() >= key.items() for row in rows):
                     rows.append(key | VERSIONS | run(changes, folder, seed, options))
                     options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-                    print(*key.values(), {figure: rows[-1][figure] for figure in ("drawn AP", "forged AP")}, flush=True)
+                    print(
+                        *key.values(),
+                        {figure: rows[-1][figure] for figure in ("on object AP", "forged AP")},
+                        flush=True,
+                    )
     if options.markdown:
         print(report([row for row in rows if (row["seconds"], row["batch"]) == (options.seconds, options.batch)]))
 
@@ -90,11 +102,13 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argpar
     settings = yaml.safe_load(LAPTOP.read_text(encoding="utf-8"))["model"]["init_args"]
     shipped = AnoSeg(**settings).augmenter
     changes = dict(changes)
-    augmenters = changes.pop("augmenter", None)
+    augmenters, normalisation = changes.pop("augmenter", None), changes.pop("normalisation", "batch")
     model = AnoSeg(**(settings | changes | {"seed": seed}), **BARE)
     if augmenters is not None:
         replaced: Any = InTurns([create(entry, shipped) for entry in augmenters])
         model.augmenter = replaced
+    if normalisation == "group":
+        normalise_groups(model)
     data = datamodule(folder.parent if folder else None, folder.name if folder else DEMO, options.batch)
     clock, load = Clock(), load_average()
     trainer = Trainer(
@@ -110,9 +124,21 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argpar
     )
     trainer.fit(model, datamodule=data)
     row: Row = {"load": load, "steps": trainer.fit_loop.total_batch_idx + 1}
+    threshold = None
     for kind, (images, masks) in held_out(data, model, shipped).items():
-        row |= {f"{kind} {name}": value for name, value in judge(model, images, masks).items()}
+        figures, best = judge(model, images, masks, threshold)
+        threshold = best if threshold is None else threshold
+        row |= {f"{kind} {name}": value for name, value in figures.items()}
     return row
+
+
+def normalise_groups(module: nn.Module) -> None:
+    """Replace all batch normalisation in a network, with fresh scales and shifts."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(max(1, child.num_features // GROUP), child.num_features))
+        else:
+            normalise_groups(child)
 
 
 def create(entry: dict[str, Any] | str, shipped: SyntheticAnomaly) -> SyntheticAnomaly:
@@ -155,30 +181,50 @@ class Clock(Callback):
 
 
 def held_out(data: Any, model: AnoSeg, shipped: SyntheticAnomaly) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ANN401
-    """Make images and masks of each kind, the normal images first."""
+    """Make images and masks of each kind, the forged ones first, within them the normal images first."""
     resize: Any = model.pre_processor
     normal = torch.stack([resize(data.val_data[index].image) for index in range(min(HELD_OUT, len(data.val_data)))])
     forged, forged_mask = shipped.forge(normal, generator=torch.Generator().manual_seed(JUDGING_SEED))
-    drawn, drawn_mask = draw(normal)
-    no_mask = torch.zeros_like(forged_mask)
-    return {
-        "drawn": (torch.cat((normal, drawn)), torch.cat((no_mask, drawn_mask))),
-        "forged": (torch.cat((normal, forged)), torch.cat((no_mask, forged_mask))),
+    anywhere = torch.ones_like(forged_mask, dtype=torch.bool)
+    bad = {
+        "forged": (forged, forged_mask),
+        "drawn": draw(normal, anywhere),
+        "on object": draw(normal, find_object(normal)),
     }
+    no_mask = torch.zeros_like(forged_mask)
+    return {kind: (torch.cat((normal, image)), torch.cat((no_mask, mask))) for kind, (image, mask) in bad.items()}
 
 
-def draw(normal: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw a defect of each kind on each image: images and masks."""
+def find_object(normal: Tensor) -> Tensor:
+    """Find what stands out from the border of images, or all of an image if nothing does: bool ``(B, 1, H, W)``."""
+    salient = BorderContrast()(normal) > 0.5
+    return salient | ~salient.flatten(1).any(1)[:, None, None, None]
+
+
+def draw(normal: Tensor, places: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Draw a defect of each kind on each image, half of it at least in those places: images and masks."""
     rng = np.random.default_rng(JUDGING_SEED)
     surfaces = [image.permute(1, 2, 0).double().numpy() for image in normal]
-    kinds = defects.DEFECTS.values()
-    pairs = [defects.mark_changes(surface, kind(surface, rng, 1.0)) for surface in surfaces for kind in kinds]
+    pairs = [
+        draw_one(partial(kind, strength=strength), surface, place.squeeze(0).numpy(), rng)
+        for surface, place in zip(surfaces, places, strict=True)
+        for kind in defects.DEFECTS.values()
+    ]
     return as_tensors(pairs)
 
 
+def draw_one(kind: Any, surface: Any, place: Any, rng: np.random.Generator) -> tuple[Any, Any]:  # noqa: ANN401
+    """Draw a defect until half of it lies in its place, or patience ends: a picture and its mask."""
+    for _ in range(ATTEMPTS):
+        picture, mask = defects.mark_changes(surface, kind(surface, rng))
+        if 2 * place[mask].sum() >= mask.sum():
+            break
+    return picture, mask
+
+
 @torch.no_grad()
-def judge(model: AnoSeg, images: Tensor, masks: Tensor) -> dict[str, float]:
-    """Measure the map over all pixels, and every image score that the model has."""
+def judge(model: AnoSeg, images: Tensor, masks: Tensor, threshold: float | None) -> tuple[dict[str, float], float]:
+    """Measure the map over all pixels, and every image score that the model has; also find the best threshold."""
     model.eval()
     is_anomalous, figures = masks.flatten(1).amax(1).int(), {}
     for score in ("detector", "map") if model.model.detector is not None else ("map",):
@@ -186,20 +232,24 @@ def judge(model: AnoSeg, images: Tensor, masks: Tensor) -> dict[str, float]:
         predictions: list[Any] = [model.model(chunk) for chunk in images.split(16)]
         image_score = torch.cat([prediction.pred_score for prediction in predictions])
         figures[f"image AUROC by {score}"] = round(binary_auroc(image_score, is_anomalous).item(), 4)
-    of_map = scores(torch.cat([prediction.anomaly_map for prediction in predictions]), masks)
-    return figures | {NAMES[name]: value for name, value in of_map.items() if name in NAMES}
+    maps = torch.cat([prediction.anomaly_map for prediction in predictions])
+    of_map = scores(maps, masks)
+    figures |= {figure: of_map[name] for name, figure in NAMES.items()}
+    if threshold is not None:
+        figures["calibrated IoU"] = round(binary_jaccard_index(maps, masks.int(), threshold).item(), 4)
+    return figures, of_map["best_threshold"]
 
 
 def report(rows: list[Row]) -> str:
-    """Tabulate means over sets and seeds, in the order of the trials, and the AP of drawn defects on each set."""
+    """Tabulate means over sets and seeds, in the order of the trials, and the AP on the object on each set."""
     table = pd.DataFrame(rows)
     order = table["trial"].drop_duplicates()
     figures = [f"{kind} {name}" for kind in KINDS for name in NAMES.values()]
-    figures += [name for name in table.columns if "image AUROC" in name]
+    figures += [name for name in table.columns if "image AUROC" in name or "calibrated" in name]
     by_trial = table.groupby("trial")
     means = by_trial[["steps", *figures]].mean().loc[order]
     means.insert(0, "trainings", by_trial.size())
-    each = table.pivot_table(index="trial", columns="set", values="drawn AP").add_prefix("drawn AP, ")
+    each = table.pivot_table(index="trial", columns="set", values="on object AP").add_prefix("on object AP, ")
     return means.join(each).round(3).to_markdown()
 
 

@@ -12,6 +12,7 @@ import pytest
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TINY = {
     "augmentation": ["--quick", "--markdown"],
+    "calibration": ["--test", "--markdown"],
     "cost": ["--quick", "--markdown"],
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
@@ -97,6 +98,16 @@ def test_study_judges_every_trial_by_all_that_it_predicts(run):
     assert all(0 < row[figure] <= 1 for row in rows for figure in kinds)
     scores = [{name.split()[-1] for name in row if "image AUROC by" in name} for row in rows]
     assert scores == [{"map"}, {"map", "detector"}]
+
+
+def test_calibration_judges_every_kind_of_anomaly_by_its_best_threshold(run):
+    rows = run("calibration")["rows"]
+    kinds = {row["judged on"] for row in rows}
+    assert kinds == {"test", *(f"drawn, strength {strength}" for strength in ("1", "0.5", "0.25"))}
+    assert len(rows) == 7 * len(kinds)
+    assert all(0 <= row["share"] <= 1.001 for row in rows)
+    thresholds = {row["calibration"]: row["threshold"] for row in rows}
+    assert len(thresholds) == 7
 
 
 def test_guidance_measures_every_form_of_the_bank(run):

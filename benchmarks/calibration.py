@@ -1,0 +1,149 @@
+"""On which forged anomalies AnoSeg's pixel threshold is best found.
+
+A threshold that is best for bold anomalies, from which a network learned, lies too high for real defects, which it
+marks with less confidence. So the best threshold is found on anomalies of several kinds, forged by AnoSeg's own
+augmentation on the normal images that a training held out, and judged by others on the same images: one of each kind
+that the demonstration data's code draws, at full, half and a quarter of the strength, on the object if there is one.
+What counts is the share of the best IoU that is left at the threshold.
+
+With `--test` it is also told what is left on the test images. That is for the record: nothing may be chosen by it.
+
+Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
+one, an untrained network on the demonstration data shows that the script works.
+
+    python benchmarks/calibration.py runs/five_minutes/jobs/AnoSeg-Lite0-* --test --json calibration.json --markdown
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from pixel_loss import scores
+from study import BARE, HELD_OUT, JUDGING_SEED, VERSIONS, draw, find_object
+from torch import Tensor
+from torchmetrics.functional.classification import binary_jaccard_index
+
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.data import DemoTextures
+from anomalib_anoseg.leaderboard.pictures import Pictures
+from anomalib_anoseg.leaderboard.rebuild import load_job
+from anomalib_anoseg.leaderboard.runs import RunFolder
+from anomalib_anoseg.transforms import HardCutPaste
+
+SMALL, FAINT, HALF_FAINT = {"area": (0.001, 0.02)}, {"opacity": (0.15, 0.3)}, {"opacity": (0.15, 0.5)}
+ANYWHERE: dict[str, Any] = {"saliency": "none"}
+CALIBRATIONS: dict[str, dict[str, Any]] = {
+    "as in training": {},
+    "as in training, anywhere": ANYWHERE,
+    "small": SMALL,
+    "faint": FAINT,
+    "small and half as faint": SMALL | HALF_FAINT,
+    "small and faint": SMALL | FAINT,
+    "small and faint, anywhere": SMALL | FAINT | ANYWHERE,
+}
+STRENGTHS = (1.0, 0.5, 0.25)
+
+Labelled = tuple[Tensor, Tensor]
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Judge every calibration of every training, then report."""
+    options = parse_options()
+    torch.set_num_threads(1)
+    rows = [row for name, model, data in trainings(options.jobs) for row in judge(name, model, data, options.test)]
+    if options.json:
+        options.json.write_text(json.dumps({**VERSIONS, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    if options.markdown:
+        print(report(rows))
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else None)
+    parser.add_argument("jobs", type=Path, nargs="*", help="job folders of a board with AnoSeg")
+    parser.add_argument("--test", action="store_true", help="also tell what is left on test images")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", action="store_true")
+    return parser.parse_args()
+
+
+def trainings(folders: list[Path]) -> Iterator[tuple[str, AnoSeg, Any]]:
+    """Load the trained models, with a name and their data."""
+    if not folders:
+        yield "demonstration", AnoSeg((64, 64), width=0.125, **BARE).eval(), DemoTextures("brick", image_size=64)
+    for folder in folders:
+        row = RunFolder(folder.parent.parent).row(folder.name)
+        if row is None:
+            raise SystemExit(f"{folder} is no folder of a finished job")
+        yield f"{row.data_name}, seed {row.seed}", *load_job(folder, row)
+
+
+def judge(name: str, model: AnoSeg, data: Any, with_test: bool) -> list[Row]:  # noqa: ANN401
+    """Find the threshold of every calibration and what is left at it, for every kind of anomaly."""
+    pictures = Pictures(data, model)
+    normal = torch.stack([resized(model, data.val_data[i].image) for i in range(min(HELD_OUT, len(data.val_data)))])
+    kinds = {f"drawn, strength {strength:g}": judged_on(normal, strength) for strength in STRENGTHS}
+    if with_test:
+        batches = list(pictures.for_test())
+        kinds["test"] = torch.cat([batch.image for batch in batches]), torch.cat([batch.mask for batch in batches])
+    thresholds = {
+        calibration: scores(*predicted(model, forged(model, normal, changes)))["best_threshold"]
+        for calibration, changes in CALIBRATIONS.items()
+    }
+    rows = []
+    for kind, labelled in kinds.items():
+        maps, masks = predicted(model, labelled)
+        best = scores(maps, masks)["best_iou"]
+        for calibration, threshold in thresholds.items():
+            iou = round(binary_jaccard_index(maps, masks.int(), threshold).item(), 4)
+            found = {"training": name, "calibration": calibration, "threshold": round(threshold, 4), "judged on": kind}
+            rows.append(found | {"IoU": iou, "best IoU": best, "share": round(iou / best, 4)})
+    return rows
+
+
+def resized(model: AnoSeg, image: Tensor) -> Tensor:
+    """Bring an image to the model's size."""
+    resize: Any = model.pre_processor
+    return resize(image)  # type: ignore[no-any-return]
+
+
+def judged_on(normal: Tensor, strength: float) -> Labelled:
+    """Draw defects on the object in images, and put the normal ones before them."""
+    image, mask = draw(normal, find_object(normal), strength)
+    return torch.cat((normal, image)), torch.cat((torch.zeros(len(normal), *mask.shape[1:]), mask))
+
+
+def forged(model: AnoSeg, normal: Tensor, changes: dict[str, Any]) -> Labelled:
+    """Forge anomalies as the model's training did, but for some changes, and put the normal images before them."""
+    forger = HardCutPaste(**{**model.augmenter.flags, "saliency": model.augmenter.saliency, **changes})
+    image, mask = forger.forge(normal, generator=torch.Generator().manual_seed(JUDGING_SEED))
+    return torch.cat((normal, image)), torch.cat((torch.zeros_like(mask), mask))
+
+
+@torch.no_grad()
+def predicted(model: AnoSeg, labelled: Labelled) -> Labelled:
+    """Predict the maps of images as the network gives them: maps and masks, each ``(N, 1, H, W)``."""
+    images, masks = labelled
+    maps: Any = torch.cat([model.model(chunk).anomaly_map for chunk in images.split(16)])
+    return maps, masks.view_as(maps)
+
+
+def report(rows: list[Row]) -> str:
+    """Tabulate the mean share of the best IoU for every set and kind of anomaly, and the least for drawn ones."""
+    table = pd.DataFrame(rows)
+    table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
+    order = list(CALIBRATIONS)
+    shares = table.pivot_table(index="calibration", columns=["set", "judged on"], values="share").loc[order]
+    drawn = [column for column in shares.columns if column[1] != "test"]
+    shares.insert(0, ("least", "drawn"), shares[drawn].min(axis=1))
+    shares.columns = [", ".join(column) for column in shares.columns]
+    return shares.round(3).to_markdown()
+
+
+if __name__ == "__main__":
+    main()
