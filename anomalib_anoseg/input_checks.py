@@ -1,6 +1,6 @@
 """Checks of what a model of ours is about to train on, before hours are spent on it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,13 @@ class InputCheck(Callback):
 
     Args:
         max_epochs: The model's own length; if it has none, Lightning's default of 1000 epochs gets a warning.
+        check_paths: Raises if something that the model needs beside an image, such as its map of saliency, is missing.
     """
 
-    def __init__(self, max_epochs: int | None = None) -> None:
-        self.max_epochs = max_epochs
+    def __init__(
+        self, max_epochs: int | None = None, check_paths: Callable[[Sequence[str]], None] | None = None
+    ) -> None:
+        self.max_epochs, self.check_paths = max_epochs, check_paths
         self._has_data = self._has_batch = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -68,6 +71,8 @@ class InputCheck(Callback):
             check_image_files(dict.fromkeys(path for dataset in datasets for path in _image_paths(dataset)))
         for dataset in datasets:
             check_dataset(dataset)
+            if self.check_paths is not None:
+                self.check_paths([str(path) for path in _image_paths(dataset)])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """Check the first batch as the networks will see it, see :func:`check_images`."""

@@ -7,6 +7,7 @@ import shutil
 import warnings
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,8 +65,10 @@ def fit(tmp_path, monkeypatch):
     def training_step(*_):
         raise Trained
 
-    def fit(datamodule=None, loader=None, pre_processor=True, model_epochs=None, **trainer):
-        model = AnoSeg((64, 64), width=0.125, pre_processor=pre_processor, max_epochs=model_epochs)
+    def fit(datamodule=None, loader=None, pre_processor=True, model_epochs=None, saliency="none", **trainer):
+        model = AnoSeg(
+            (64, 64), width=0.125, pre_processor=pre_processor, max_epochs=model_epochs, patch_saliency=saliency
+        )
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         engine = Engine(accelerator="cpu", default_root_dir=tmp_path / "results", **quiet, **trainer)
         engine.fit(model, datamodule=datamodule, train_dataloaders=loader)
@@ -186,6 +189,20 @@ def test_images_held_out_for_validation_are_checked_too(fit, data):
     Image.fromarray(np.zeros((64, 64), np.uint16)).save(held_out)
     with pytest.raises(ValueError, match=r"\d.png has pixels of mode 'I;16'"):
         fit(data())
+
+
+def test_missing_maps_of_saliency_are_found_for_images_that_are_held_out_too(fit, data, normal, tmp_path):
+    maps = shutil.copytree(normal, tmp_path / "maps")
+    with pytest.raises(Trained):
+        fit(data(), saliency=str(maps))
+    datamodule = data()
+    datamodule.setup()
+    held_out = Path(datamodule.val_data.samples.image_path[1]).name
+    (maps / held_out).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"No saliency map for .*{held_out} among the 7 below .*maps"):
+        fit(data(), saliency=str(maps))
+    with pytest.raises(FileNotFoundError, match=r"no folder of saliency maps 'border-contrast', nor an estimator"):
+        fit(data(), saliency="border-contrast")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK"])

@@ -41,7 +41,8 @@ class SelfSupervisedModel(LightExport, ExplainedMisfit):
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add checks of the images, repeatable random streams and a last validation to anomalib's components."""
         components: Any = super().configure_callbacks()
-        return [*components, InputCheck(self.max_epochs), SeededFit(self.seed), FinalValidation()]
+        check = InputCheck(self.max_epochs, self.augmenter.check_paths)
+        return [*components, check, SeededFit(self.seed), FinalValidation()]
 
     def step_generator(self) -> torch.Generator | None:
         """Make the random stream of this training step and rank; ``None`` without a seed."""

@@ -211,6 +211,14 @@ class SyntheticAnomaly(SeededAugmentation):
         del params
         return image
 
+    def check_paths(self, paths: Sequence[str]) -> None:
+        """Check, before a training, that what :meth:`forge` looks up by images' files is there; nothing by default.
+
+        Raises:
+            FileNotFoundError: If it is not.
+            ValueError: If it is ambiguous.
+        """
+
     def complete_parameters(self, params: dict[str, Tensor], image: Tensor, paths: Sequence[str] | None) -> None:
         """Add to freshly drawn ``params`` what depends on the images or their files; nothing by default."""
 

@@ -69,7 +69,8 @@ class CutPaste(SalientAnomaly):
         - A mask ``(B, 1, H, W)`` gets 1 where it is marked and keeps its values elsewhere. In a container give the
           keys as ``["input", "mask"]``, in this order: what is marked depends on the image.
         - Pixels outside the patches are bit-identical. Upright patches are cut at whole pixels, rotated ones are
-          sampled bilinearly. No loop over the batch, no host synchronisation.
+          sampled bilinearly. No loop over the batch, no host synchronisation (but for reading a folder's files).
+          Saliency wants RGB images.
 
     Example:
         >>> import torch

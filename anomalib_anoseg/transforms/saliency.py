@@ -46,8 +46,25 @@ class Saliency(nn.Module):
         """
         return enlarged(self.small(image, paths), image.shape[-2:])
 
+    def check_paths(self, paths: Sequence[str]) -> None:
+        """Check that there are maps of these images, where maps are looked up; nothing by default.
+
+        Raises:
+            FileNotFoundError: If one has none.
+            ValueError: If two have the same.
+        """
+
     def small(self, image: Tensor, paths: Sequence[str] | None = None) -> Tensor:
-        """Estimate saliency as :meth:`forward`, but at the size of :meth:`estimate`: ``(B, 1, h, w)``."""
+        """Estimate saliency as :meth:`forward`, but at the size of :meth:`estimate`: ``(B, 1, h, w)``.
+
+        Raises:
+            ValueError: If the images are not RGB.
+        """
+        if image.shape[1] != 3:  # noqa: PLR2004
+            raise ValueError(
+                f"Saliency is estimated from RGB images, (B, 3, H, W), got {tuple(image.shape)}: repeat their channel, "
+                "or use saliency='none'."
+            )
         with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
             return self.estimate(image.float(), paths)
 

@@ -65,6 +65,11 @@ class SaliencyFolder(Saliency):
         maps = torch.stack([self._map(str(path), (height, width)) for path in paths])
         return maps.to(image.device, non_blocking=True).float() / 255
 
+    def check_paths(self, paths: Sequence[str]) -> None:
+        """Find the map of every image, without reading it."""
+        for path in paths:
+            self._find(Path(path))
+
     def extra_repr(self) -> str:
         """Name the folder."""
         return f"root={str(self.root)!r}"

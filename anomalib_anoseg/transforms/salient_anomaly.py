@@ -33,6 +33,10 @@ class SalientAnomaly(SyntheticAnomaly):
         if paths is not None and not isinstance(self.saliency, NoSaliency):
             params["saliency"] = self.saliency.small(image, paths)
 
+    def check_paths(self, paths: Sequence[str]) -> None:
+        """Check that the source of saliency knows these files, see :meth:`SyntheticAnomaly.check_paths`."""
+        self.saliency.check_paths(paths)
+
     def estimate_saliency(self, image: Tensor, params: dict[str, Tensor]) -> Tensor | None:
         """Estimate the saliency of images, or take it from ``params``: ``(B, 1, h, w)``; nothing for ``"none"``."""
         if isinstance(self.saliency, NoSaliency):
@@ -58,13 +62,13 @@ def move_to_salient(points: Tensor, saliency: Tensor) -> Tensor:
         >>> move_to_salient(torch.tensor([[0.5, 0.25]]), saliency)
         tensor([[0.7500, 0.2500]])
     """
-    is_empty = saliency.mean((1, 2, 3), keepdim=True) < EMPTY
-    density = torch.where(is_empty, 1.0, saliency).mul(STEPS).round().long().squeeze(1)
-    flat = points.flatten(1, -2)
+    density, flat = saliency.mul(STEPS).round().long().squeeze(1), points.flatten(1, -2)
+    is_empty = (saliency.mean((1, 2, 3)) < EMPTY) | (density.amax((1, 2)) == 0)
+    density = torch.where(is_empty[:, None, None], 1, density)
     row, y = _invert(density.sum(-1)[:, None].expand(-1, flat.shape[1], -1), flat[..., 1])
     images = torch.arange(len(density), device=density.device)[:, None]
     _, x = _invert(density[images, row], flat[..., 0])
-    return torch.where(is_empty.squeeze(-1), flat, torch.stack((x, y), -1)).view_as(points)
+    return torch.where(is_empty[:, None, None], flat, torch.stack((x, y), -1)).view_as(points)
 
 
 def _invert(density: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ class _Corner(Saliency):
         return saliency
 
 
-@pytest.mark.parametrize("level", [0.0, 0.0005, 0.3, 1.0])
+@pytest.mark.parametrize("level", [0.0, 0.0005, 0.0015, 0.3, 1.0])
 def test_points_stay_where_all_is_equally_salient_or_nothing(level):
     points = torch.rand(2, 3, 50, 2)
     torch.testing.assert_close(move_to_salient(points, torch.full((2, 1, 12, 20), level)), points)
@@ -82,6 +82,14 @@ def test_a_folder_of_maps_is_looked_up_by_path_and_replay_needs_none(tmp_path):
     assert torch.equal(transform.forge(image, params=transform._params).image, forged.image)
     with pytest.raises(ValueError, match=r"pass paths=batch\.image_path, or use an estimator"):
         transform.forge(image)
+
+
+@pytest.mark.parametrize("saliency", ["border_contrast", "spectral_residual"])
+def test_images_that_are_not_rgb_are_refused(saliency):
+    with pytest.raises(
+        ValueError, match=r"from RGB images, \(B, 3, H, W\), got \(2, 1, 32, 32\): repeat their channel"
+    ):
+        CutPaste(saliency=saliency).forge(torch.rand(2, 1, 32, 32))
 
 
 def test_an_unknown_estimator_names_those_there_are():
