@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Normalize
 
-from anomalib_anoseg.transforms import SyntheticAnomaly
+from anomalib_anoseg.transforms import ForgedBatch, SyntheticAnomaly
 
 CalibrationSource = Literal["anomalous images", "forged on held-out images", "forged on training images", "none"]
 # Enough for a threshold, and a bound on the cost of a calibration, which every validation repeats.
@@ -40,9 +40,10 @@ class SelfCalibratingPostProcessor(PostProcessor):
 
     - Validation images with anomalies among them: used as anomalib does.
     - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it. Where a
-      model has a ``map_calibration_forger``, the pixel threshold is found on what that forges instead: a network marks
-      the bold anomalies that it learned from with more confidence than real defects, and a threshold that is best for
-      the former lies too high for the latter.
+      model has a ``map_calibration_forger``, the pixel threshold and the range of maps are found on what that forges
+      instead: a network marks the bold anomalies that it learned from with more confidence than real defects, and a
+      threshold that is best for the former lies too high for the latter. A picture can then have a marked mask though
+      its image score is normal.
     - No validation images: the same with training images, with a warning, because a model knows those too well.
 
     Scores and maps are brought into ``[0, 1]`` with the threshold at 0.5, as by anomalib, but not cut off at the ends:
@@ -54,8 +55,8 @@ class SelfCalibratingPostProcessor(PostProcessor):
 
     Args:
         calibration_seed: Seed of the forged anomalies: every calibration uses the same ones.
-        forger: What forges them. The model's own generator if ``None``; a model without one is then calibrated as
-            anomalib does.
+        forger: What forges them, for both thresholds. The model's own generators if ``None``; a model without any is
+            then calibrated as anomalib does.
         use_training_images: Whether training images are the last resort; without, thresholds stay undefined until a
             validation. Models that keep a memory bank cannot predict before their training has ended.
         **kwargs: Arguments of :class:`anomalib.post_processing.PostProcessor`.
@@ -153,24 +154,31 @@ class SelfCalibratingPostProcessor(PostProcessor):
         image: Tensor,
         paths: Sequence[str] = (),
     ) -> None:
-        forger, map_forger = self._find_forger(pl_module), self._find_map_forger(pl_module)
-        batch = self._judge_forged(forger, pl_module, image, paths)
-        if map_forger is not None:
-            maps = self._judge_forged(map_forger, pl_module, image, paths)
-            batch = batch.update(in_place=False, anomaly_map=maps.anomaly_map, gt_mask=maps.gt_mask)
+        forgers = [forger for forger in (self._find_forger(pl_module), self._find_map_forger(pl_module)) if forger]
+        views = [self._forge(forger, pl_module, image, paths) for forger in forgers]
         self._forged += len(image)
+        predictions = pl_module.model(torch.cat((image, *(view.image for view in views))))
+        # Where nothing faint can be seen, the bold anomalies serve for the maps as well.
+        of_maps = len(views) - 1 if views[-1].mask.any() else 0
+        score, anomaly_map = predictions.pred_score, predictions.anomaly_map
+        mask = torch.cat((torch.zeros_like(views[0].mask), views[of_maps].mask)).squeeze(1).bool()
+        label = torch.cat((torch.zeros_like(views[0].mask), views[0].mask)).flatten(1).any(1)
+        batch = ImageBatch(
+            image=torch.cat((image, views[0].image)),
+            gt_label=label,
+            gt_mask=mask,
+            pred_score=None if score is None else _normal_and(score, 0, len(image)),
+            anomaly_map=None if anomaly_map is None else _normal_and(anomaly_map, of_maps, len(image)),
+        )
         super().on_validation_batch_end(trainer, pl_module, batch)
 
-    def _judge_forged(self, forger: Any, pl_module: Any, image: Tensor, paths: Sequence[str]) -> ImageBatch:  # noqa: ANN401
-        """Predict for images, first as they are and then with anomalies forged on them."""
+    def _forge(self, forger: Any, pl_module: Any, image: Tensor, paths: Sequence[str]) -> ForgedBatch:  # noqa: ANN401
+        """Forge anomalies on images as the networks see them, normalised or not."""
         generator = torch.Generator(image.device).manual_seed(self.calibration_seed + self._forged)
         mean, std = _normalisation(pl_module, image)
         normal = (image * std + mean).clamp(0, 1)
         forged, mask = forger.to(image.device).forge(normal, generator=generator, paths=paths or None)
-        both = torch.cat((image, (forged - mean) / std))
-        masks = torch.cat((torch.zeros_like(mask), mask)).squeeze(1).bool()
-        predictions = pl_module.model(both)
-        return ImageBatch(image=both, gt_mask=masks, gt_label=masks.any(-1).any(-1), **predictions._asdict())
+        return ForgedBatch((forged - mean) / std, mask)
 
     def _find_forger(self, pl_module: LightningModule) -> SyntheticAnomaly | None:
         own = getattr(pl_module, "calibration_forger", None) or getattr(pl_module, "augmenter", None)
@@ -178,7 +186,14 @@ class SelfCalibratingPostProcessor(PostProcessor):
         return forger if isinstance(forger, SyntheticAnomaly) else None
 
     def _find_map_forger(self, pl_module: LightningModule) -> SyntheticAnomaly | None:
-        return None if self.forger else getattr(pl_module, "map_calibration_forger", None)
+        forger = None if self.forger else getattr(pl_module, "map_calibration_forger", None)
+        return forger if isinstance(forger, SyntheticAnomaly) else None
+
+
+def _normal_and(predicted: Tensor, view: int, count: int) -> Tensor:
+    """Take what was predicted for ``count`` normal images, and for one of the forged views that follow them."""
+    normal, *views = predicted.split(count)
+    return torch.cat((normal, views[view]))
 
 
 def _image_of(batch: Any) -> Tensor:  # noqa: ANN401

@@ -10,6 +10,7 @@ from anomalib.post_processing import PostProcessor
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
+from anomalib_anoseg.transforms import HardCutPaste
 
 
 def fit(data, path, **arguments):
@@ -24,6 +25,27 @@ def fit(data, path, **arguments):
     )
     engine.fit(model, datamodule=data)
     return model
+
+
+class Meter(torch.nn.Module):
+    """A network that tells how much images were changed, those that follow as many as were not."""
+
+    def __init__(self, normal):
+        super().__init__()
+        self.normal = normal
+
+    def forward(self, image):
+        anomaly_map = (image - self.normal.repeat(len(image) // len(self.normal), 1, 1, 1)).abs().amax(1, keepdim=True)
+        return InferenceBatch(anomaly_map=anomaly_map, pred_score=anomaly_map.amax((1, 2, 3)))
+
+
+def calibrate(images, **arguments):
+    model = AnoSeg(image_size=(64, 64), width=0.125, **arguments)
+    model.model, post_processor = Meter(images), model.post_processor
+    post_processor.calibrated_on = "forged on held-out images"
+    post_processor._update_with_forged(None, model, images)
+    post_processor.on_validation_epoch_end(None, model)
+    return post_processor
 
 
 def values(post_processor):
@@ -104,28 +126,33 @@ def test_threshold_separates_what_the_map_separates(tiny_data):
 
 
 def test_pixel_threshold_can_be_found_on_fainter_anomalies_than_the_image_threshold(tiny_data):
-    """A network that tells how much an image was changed."""
-
-    class Meter(torch.nn.Module):
-        def forward(self, image):
-            half = len(image) // 2
-            anomaly_map = (image - torch.cat((image[:half], image[:half]))).abs().amax(1, keepdim=True)
-            return InferenceBatch(anomaly_map=anomaly_map, pred_score=anomaly_map.amax((1, 2, 3)))
-
-    def calibrate(**arguments):
-        model = AnoSeg(image_size=(64, 64), width=0.125, **arguments)
-        model.model, post_processor = Meter(), model.post_processor
-        post_processor.calibrated_on = "forged on held-out images"
-        post_processor._update_with_forged(None, model, images)
-        post_processor.on_validation_epoch_end(None, model)
-        return post_processor
-
     tiny_data.setup()
     images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
-    bold, faint = calibrate(patch_opacity=(0.9, 1.0)), calibrate(patch_opacity=(0.2, 0.3))
-    both = calibrate(patch_opacity=(0.9, 1.0), calibration_opacity=(0.2, 0.3))
+    bold, faint = calibrate(images, patch_opacity=(0.9, 1.0)), calibrate(images, patch_opacity=(0.2, 0.3))
+    both = calibrate(images, patch_opacity=(0.9, 1.0), calibration_opacity=(0.2, 0.3))
     assert both.pixel_threshold == faint.pixel_threshold < bold.pixel_threshold
+    assert both.pixel_max == faint.pixel_max < bold.pixel_max
     assert both.image_threshold == bold.image_threshold > faint.image_threshold
+
+
+def test_a_forger_that_is_given_finds_both_thresholds(tiny_data):
+    tiny_data.setup()
+    images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
+    one, other = (
+        calibrate(images, post_processor=SelfCalibratingPostProcessor(forger=HardCutPaste()), **arguments)
+        for arguments in ({}, {"calibration_opacity": (0.2, 0.3)})
+    )
+    assert torch.equal(values(one), values(other))
+
+
+def test_where_nothing_faint_is_visible_bold_anomalies_find_the_pixel_threshold():
+    # Grey levels are 10 apart: of what is pasted with a weight of 0.15, no pixel changes by more than 3.
+    images = 0.5 + torch.randint(2, (4, 1, 64, 64)).expand(-1, 3, -1, -1) * 10 / 255
+    arguments = {"patch_mark": "changed", "hard_augmentation": False, "patch_rotation_p": 0.0}
+    bold = calibrate(images, **arguments)
+    faint = calibrate(images, calibration_opacity=(0.15, 0.15), **arguments)
+    assert torch.equal(values(bold), values(faint))
+    assert bold.pixel_threshold > 0
 
 
 def test_settings_survive_a_checkpoint():

@@ -1,5 +1,6 @@
 """AnoSeg: anomaly segmentation by self-supervised learning (arXiv 2110.03396), as an anomalib model."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, get_args
@@ -74,13 +75,13 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         patch_mark (Literal["patch", "changed"]): Whether the mask marks the whole patch or those of its pixels that
             changed. Defaults to ``"patch"``, the paper's.
         patch_saliency (str): Where patches are pasted: ``"none"`` for anywhere, or, as defects lie on the object, where
-            it is found by ``"border_contrast"``, ``"spectral_residual"``, or a folder of maps made by any tool.
-            Defaults to ``"none"``, the paper's.
-        calibration_area (tuple[float, float] | None): Range of the area of those patches, cut from normal validation
-            images, on which the pixel threshold is found; training does not see them. Small and faint ones give a
-            threshold that fits defects better than what was learned from. Defaults to ``None``, that of training.
-        calibration_opacity (tuple[float, float] | None): Range of their opacity. Defaults to ``None``, that of
-            training.
+            it is found by ``"border_contrast"``, ``"spectral_residual"``, or a folder of maps of all normal images,
+            held-out ones too, made by any tool. Defaults to ``"none"``, the paper's.
+        calibration_area (tuple[float, float] | None): Range of the area of those patches on which the pixel threshold
+            and the range of maps are found, where there are no real anomalies to find them on. Small and faint ones
+            give a threshold that fits defects better than bold ones do, which a network marks with more confidence. The
+            image threshold is found on patches as in training. Defaults to ``None``, as in training.
+        calibration_opacity (tuple[float, float] | None): Range of their opacity. Defaults to ``None``, as in training.
         segmentation_loss (Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]): Form of the
             pixel-wise loss; the paper prints ``l1``, which tends to end in the constant map. Defaults to
             ``"balanced_cross_entropy"`` [choice].
@@ -139,10 +140,9 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
     model: AnoSegModel
     loss: AnoSegLoss
     augmenter: CutPaste
-    map_calibration_forger: CutPaste | None
     min_side = MIN_TRAINING_SIDE
     other_score: OtherScore | None
-    unexported = ("other_score",)
+    unexported = ("augmenter", "other_score")
     shaping_arguments: Mapping[str, Callable[[Any], object]] = {"backbone": str, "width": float} | dict.fromkeys(
         (
             "pre_trained",
@@ -243,12 +243,11 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
             "mark": patch_mark,
         }
         given = {"area": calibration_area, "opacity": calibration_opacity}
-        calibration = {name: value for name, value in given.items() if value is not None}
+        self._calibration_changes = {name: tuple(value) for name, value in given.items() if value is not None}
         check_patches(**patches, prefix="patch_")
-        check_patches(**patches | calibration, prefix="calibration_")
+        check_patches(**patches | self._calibration_changes, prefix="calibration_")
         paste = partial(HardCutPaste, hard_p=hard_p, jitter=jitter) if hard_augmentation else CutPaste
         self.augmenter = paste(**patches, saliency=patch_saliency)
-        self.map_calibration_forger = paste(**patches | calibration, saliency=patch_saliency) if calibration else None
         self.loss = AnoSegLoss(segmentation_loss, segmentation_weight, reconstruction_weight, adversarial_weight)
         self.detector_loss = DetectorLoss(
             detector_adversarial_weight,
@@ -281,6 +280,15 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         self.shaping_arguments = {**self.shaping_arguments, "image_size": _count_detector_layers}
         if isinstance(self.post_processor, SelfCalibratingPostProcessor):
             self.other_score = OtherScore(self.post_processor.calibration_seed)
+
+    @property
+    def map_calibration_forger(self) -> CutPaste | None:
+        """Forges what the pixel threshold is found on, where that is not what training sees."""
+        if not self._calibration_changes:
+            return None
+        changed = copy.copy(self.augmenter)
+        changed.flags = {**changed.flags, **self._calibration_changes}
+        return changed
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Let the calibration of the image score that is not in use run, too, if there are two."""

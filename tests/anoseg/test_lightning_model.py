@@ -4,12 +4,14 @@ import copy
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from anomalib import LearningType
 from anomalib.engine import Engine
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.plugins import MixedPrecision
+from PIL import Image
 from torch import nn
 from torch.optim import SGD
 
@@ -359,3 +361,27 @@ def test_no_warnings_of_our_own(tiny_data, tmp_path):
         fit(tiny(), tiny_data, tmp_path)
     assert not [str(warning.message) for warning in caught if "anomalib_anoseg" in str(warning.filename)]
     assert not [str(warning.message) for warning in caught if "eval mode" in str(warning.message)]
+
+
+def test_folder_of_maps_serves_training_and_both_calibrations_and_is_not_exported(
+    tiny_data, tiny_root, tmp_path, monkeypatch
+):
+    # Maps of the top rows: anomalies lie there, and so do those that thresholds are found on.
+    (tmp_path / "maps").mkdir()
+    for picture in (tiny_root / "stripes" / "train" / "good").iterdir():
+        saliency = np.zeros((64, 64), np.uint8)
+        saliency[:16] = 255
+        Image.fromarray(saliency).save(tmp_path / "maps" / picture.name)
+    small = {"patch_area": (0.001, 0.01), "patch_aspect": (1.0, 1.0), "calibration_opacity": (0.2, 0.3)}
+    model = tiny(patch_saliency=str(tmp_path / "maps"), **small)
+    masks, make_mask = [], CutPaste.make_mask
+    monkeypatch.setattr(CutPaste, "make_mask", lambda self, image: masks.append(make_mask(self, image)) or masks[-1])
+    fit(model, tiny_data, tmp_path)
+    assert model.post_processor.pixel_threshold.isfinite()
+    assert len(masks) == 6  # of two batches in training, and of one for each threshold before and after it
+    marked = torch.cat(masks)
+    assert marked[..., :20, :].any()
+    assert not marked[..., 20:, :].any()
+    path = model.to_torch(tmp_path)
+    assert torch.load(path, weights_only=False)["model"].augmenter is None
+    assert model.augmenter.saliency.root == tmp_path / "maps"
