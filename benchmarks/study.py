@@ -7,7 +7,7 @@ anomalies on the held-out images, the same for all trials; no test image is touc
 - `drawn`: by the demonstration data's code, one of each kind on each image, from which no trial learns;
 - `on object`: likewise, but drawn again until half of each lies on what stands out from the image's border, if anything
   does;
-- `forged`: by the shipped augmentation, whose best threshold is that of the others' `calibrated IoU`.
+- `forged`: by the shipped augmentation, whose best threshold is the one of the others' `IoU at the forged threshold`.
 
 A trial may also replace what is no argument of AnoSeg: the `augmenter`, by several that take turns, and the
 `normalisation` layers of all networks, by `group` normalisation. One with a detector is judged by both image scores.
@@ -21,7 +21,6 @@ The file is written after each training; those that are in it already are not re
 import argparse
 import json
 import platform
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +65,16 @@ def main() -> None:
     for seed in range(options.seeds):
         for name, changes in chosen.items():
             for folder in options.set or [None]:
-                key = {"trial": name, "changes": changes, "set": str(folder or "demonstration"), "seed": seed}
+                # All settings, so that trainings of another configuration are not taken for this one's.
+                key = {"trial": name, "changes": changes, "settings": laptop() | changes}
+                key |= {"set": str(folder or "demonstration"), "seed": seed}
                 key |= {"seconds": options.seconds, "batch": options.batch, "threads": options.threads}
                 if not any(row.items() >= key.items() for row in rows):
                     rows.append(key | VERSIONS | run(changes, folder, seed, options))
                     options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
                     print(
-                        *key.values(),
+                        name,
+                        key["set"],
                         {figure: rows[-1][figure] for figure in ("on object AP", "forged AP")},
                         flush=True,
                     )
@@ -97,9 +99,15 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def laptop() -> dict[str, Any]:
+    """Read the model's arguments in `configs/laptop.yaml`."""
+    settings: dict[str, Any] = yaml.safe_load(LAPTOP.read_text(encoding="utf-8"))["model"]["init_args"]
+    return settings
+
+
 def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argparse.Namespace) -> Row:
     """Train one trial on one set and judge it."""
-    settings = yaml.safe_load(LAPTOP.read_text(encoding="utf-8"))["model"]["init_args"]
+    settings = laptop()
     shipped = AnoSeg(**settings).augmenter
     changes = dict(changes)
     augmenters, normalisation = changes.pop("augmenter", None), changes.pop("normalisation", "batch")
@@ -135,7 +143,7 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argpar
 def normalise_groups(module: nn.Module) -> None:
     """Replace all batch normalisation in a network, with fresh scales and shifts."""
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
+        if type(child) is nn.BatchNorm2d:  # timm's subclass has the activation in it
             setattr(module, name, nn.GroupNorm(max(1, child.num_features // GROUP), child.num_features))
         else:
             normalise_groups(child)
@@ -159,8 +167,12 @@ class InTurns(nn.Module):
         super().__init__()
         self.parts = parts
 
-    def forge(self, image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def check_paths(self, paths: list[str]) -> None:
+        """Need nothing beside the images."""
+
+    def forge(self, image: Tensor, generator: torch.Generator, paths: list[str] | None = None) -> tuple[Tensor, Tensor]:
         """Forge a batch."""
+        del paths
         places = [torch.arange(number, len(image), len(self.parts)) for number in range(len(self.parts))]
         forged, mask = torch.empty_like(image), torch.empty_like(image[:, :1])
         for part, place in zip(self.parts, places, strict=True):
@@ -206,17 +218,17 @@ def draw(normal: Tensor, places: Tensor, strength: float = 1.0) -> tuple[Tensor,
     rng = np.random.default_rng(JUDGING_SEED)
     surfaces = [image.permute(1, 2, 0).double().numpy() for image in normal]
     pairs = [
-        draw_one(partial(kind, strength=strength), surface, place.squeeze(0).numpy(), rng)
+        draw_one(kind, strength, surface, place.squeeze(0).numpy(), rng)
         for surface, place in zip(surfaces, places, strict=True)
         for kind in defects.DEFECTS.values()
     ]
     return as_tensors(pairs)
 
 
-def draw_one(kind: Any, surface: Any, place: Any, rng: np.random.Generator) -> tuple[Any, Any]:  # noqa: ANN401
+def draw_one(kind: Any, strength: float, surface: Any, place: Any, rng: np.random.Generator) -> tuple[Any, Any]:  # noqa: ANN401
     """Draw a defect until half of it lies in its place, or patience ends: a picture and its mask."""
     for _ in range(ATTEMPTS):
-        picture, mask = defects.mark_changes(surface, kind(surface, rng))
+        picture, mask = defects.mark_changes(surface, kind(surface, rng, strength))
         if 2 * place[mask].sum() >= mask.sum():
             break
     return picture, mask
@@ -236,7 +248,8 @@ def judge(model: AnoSeg, images: Tensor, masks: Tensor, threshold: float | None)
     of_map = scores(maps, masks)
     figures |= {figure: of_map[name] for name, figure in NAMES.items()}
     if threshold is not None:
-        figures["calibrated IoU"] = round(binary_jaccard_index(maps, masks.int(), threshold).item(), 4)
+        at_threshold = binary_jaccard_index((maps >= threshold).int(), masks.int())
+        figures["IoU at the forged threshold"] = round(at_threshold.item(), 4)
     return figures, of_map["best_threshold"]
 
 
@@ -245,7 +258,7 @@ def report(rows: list[Row]) -> str:
     table = pd.DataFrame(rows)
     order = table["trial"].drop_duplicates()
     figures = [f"{kind} {name}" for kind in KINDS for name in NAMES.values()]
-    figures += [name for name in table.columns if "image AUROC" in name or "calibrated" in name]
+    figures += [name for name in table.columns if "image AUROC" in name or "threshold" in name]
     by_trial = table.groupby("trial")
     means = by_trial[["steps", *figures]].mean().loc[order]
     means.insert(0, "trainings", by_trial.size())
