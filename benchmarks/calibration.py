@@ -140,7 +140,7 @@ def judged_on(normal: Tensor, strength: float) -> Labelled:
 
 def forged(model: AnoSeg, normal: Tensor, changes: dict[str, Any]) -> Labelled:
     """Forge anomalies as the model's training did, but for some changes, and put the normal images before them."""
-    forger, changes = copy.copy(model.augmenter), dict(changes)
+    forger, changes = copy.deepcopy(model.augmenter), dict(changes)
     forger.saliency = changes.pop("saliency", forger.saliency)
     forger.flags = {**forger.flags, **changes}
     image, mask = forger.forge(normal, generator=torch.Generator().manual_seed(JUDGING_SEED))

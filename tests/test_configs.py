@@ -81,6 +81,7 @@ BOARDS = [
 def test_boards_train_anoseg_as_the_laptop_does(path):
     tasks = read_tasks(yaml.safe_load(path.read_text()))
     laptop = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())["model"]["init_args"]
+    del laptop["calibration_opacity"]  # boards calibrate all models alike
     assert {"AnoSeg", "AnoSeg (Lite0)"} & {task.job.label for task in tasks}
     for task in tasks:
         if task.job.label == "AnoSeg":
@@ -104,7 +105,7 @@ def test_anosegs_ablation_leaves_out_one_part_after_the_other():
     settings = {task.job.label: task.job.settings for task in read_tasks(yaml.safe_load(path.read_text()))}
     whole, network = settings.pop("AnoSeg"), {"masked_reconstruction": False, "adversarial": False}
     laptop = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())["model"]["init_args"]
-    on_object = {"patch_saliency", "calibration_area", "calibration_opacity"}
+    on_object = {"patch_saliency", "calibration_opacity"}
     assert whole == {name: value for name, value in laptop.items() if name not in on_object}
     assert settings == {
         "plain CutPaste": whole | network | {"hard_augmentation": False},
