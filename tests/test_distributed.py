@@ -35,8 +35,8 @@ class Recorder(Callback):
 class RecordedAnoSeg(AnoSeg):
     seen, masks = [], []
 
-    def _forge_views(self, image):
-        views, mask = super()._forge_views(image)
+    def _forge_views(self, image, paths):
+        views, mask = super()._forge_views(image, paths)
         self.masks.append(mask.sum((1, 2, 3)).tolist())
         return views, mask
 

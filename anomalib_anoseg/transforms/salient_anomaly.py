@@ -62,7 +62,7 @@ def move_to_salient(points: Tensor, saliency: Tensor) -> Tensor:
         >>> move_to_salient(torch.tensor([[0.5, 0.25]]), saliency)
         tensor([[0.7500, 0.2500]])
     """
-    density, flat = saliency.mul(STEPS).round().long().squeeze(1), points.flatten(1, -2)
+    density, flat = saliency.mul(STEPS).round().long().squeeze(1), points.reshape(len(points), -1, 2)
     is_empty = (saliency.mean((1, 2, 3)) < EMPTY) | (density.amax((1, 2)) == 0)
     density = torch.where(is_empty[:, None, None], 1, density)
     row, y = _invert(density.sum(-1)[:, None].expand(-1, flat.shape[1], -1), flat[..., 1])
