@@ -31,7 +31,7 @@ from torchmetrics.functional.classification import binary_jaccard_index
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.data import DemoTextures
-from anomalib_anoseg.leaderboard.pictures import Pictures
+from anomalib_anoseg.leaderboard.pictures import Pictures, resize_of
 from anomalib_anoseg.leaderboard.rebuild import load_job
 from anomalib_anoseg.leaderboard.runs import RunFolder
 from anomalib_anoseg.transforms.saliency import NoSaliency
@@ -104,8 +104,8 @@ def train_on_the_demonstration() -> tuple[AnoSeg, Any]:
 
 def judge(name: str, model: AnoSeg, data: Any, with_test: bool) -> list[Row]:  # noqa: ANN401
     """Find the threshold of every calibration and what is left at it, for every kind of anomaly."""
-    pictures = Pictures(data, model)
-    normal = torch.stack([resized(model, data.val_data[i].image) for i in range(min(HELD_OUT, len(data.val_data)))])
+    pictures, resize = Pictures(data, model), resize_of(model)
+    normal = torch.stack([resize(data.val_data[index].image) for index in range(min(HELD_OUT, len(data.val_data)))])
     kinds = {f"drawn, strength {strength:g}": judged_on(normal, strength) for strength in STRENGTHS}
     if with_test:
         batches = list(pictures.for_test())
@@ -123,13 +123,6 @@ def judge(name: str, model: AnoSeg, data: Any, with_test: bool) -> list[Row]:  #
             found = {"training": name, "calibration": calibration, "threshold": round(threshold, 4), "judged on": kind}
             rows.append(found | {"IoU": iou, "best IoU": best, "share": round(iou / best, 4)})
     return rows
-
-
-def resized(model: AnoSeg, image: Tensor) -> Tensor:
-    """Bring an image to the model's size."""
-    resize: Any = model.pre_processor
-    small: Tensor = resize(image)
-    return small
 
 
 def judged_on(normal: Tensor, strength: float) -> Labelled:
