@@ -5,11 +5,12 @@ normal images alone: the best F1 score is then undefined, and without validation
 model that forges anomalies can make its own labelled ones.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from anomalib.data import ImageBatch
+from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
@@ -19,10 +20,12 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_anoseg.transforms import ForgedBatch, SyntheticAnomaly
+from anomalib_anoseg.transforms.base import check_value
 
 CalibrationSource = Literal["anomalous images", "forged on held-out images", "forged on training images", "none"]
 # Enough for a threshold, and a bound on the cost of a calibration, which every validation repeats.
 MAX_FORGED_IMAGES = 64
+MOST_FORGED_IMAGES = 10_000  # a larger ``forged_images`` is a mistake
 # Images a forward pass where no data loader says how many.
 CHUNK = 8
 # Scores up to this distance from the threshold, in ranges of the calibration's scores, are mapped linearly ...
@@ -39,11 +42,12 @@ class SelfCalibratingPostProcessor(PostProcessor):
     ``[0, 1]``; a normalisation at the end of the model's pre-processor is undone for that and done again.
 
     - Validation images with anomalies among them: used as anomalib does.
-    - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it. Where a
-      model has a ``map_calibration_forger``, the pixel threshold and the range of maps are found on what that forges
-      instead: a network marks the bold anomalies that it learned from with more confidence than real defects, and a
-      threshold that is best for the former lies too high for the latter. A picture can then have a marked mask though
-      its image score is normal.
+    - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it, and with
+      several, one after the other, where there are fewer than ``forged_images``: on few images a threshold would hang
+      on which anomalies happened to be forged. Where a model has a ``map_calibration_forger``, the pixel threshold and
+      the range of maps are found on what that forges instead: a network marks the bold anomalies that it learned from
+      with more confidence than real defects, and a threshold that is best for the former lies too high for the latter.
+      A picture can then have a marked mask though its image score is normal.
     - No validation images: the same with training images, with a warning, because a model knows those too well.
 
     Scores and maps are brought into ``[0, 1]`` with the threshold at 0.5, as by anomalib, but not cut off at the ends:
@@ -57,12 +61,16 @@ class SelfCalibratingPostProcessor(PostProcessor):
         calibration_seed: Seed of the forged anomalies: every calibration uses the same ones.
         forger: What forges them, for both thresholds. The model's own generators if ``None``; a model without any is
             then calibrated as anomalib does.
+        forged_images: Anomalies are forged on each image as often as it takes to have so many, 1 to 10000.
         use_training_images: Whether training images are the last resort; without, thresholds stay undefined until a
             validation. Models that keep a memory bank cannot predict before their training has ended.
         **kwargs: Arguments of :class:`anomalib.post_processing.PostProcessor`.
 
     Attributes:
         calibrated_on: Where thresholds and range came from.
+
+    Raises:
+        ValueError: If ``forged_images`` is out of bounds.
 
     Example:
         >>> SelfCalibratingPostProcessor().calibrated_on
@@ -73,26 +81,32 @@ class SelfCalibratingPostProcessor(PostProcessor):
         self,
         calibration_seed: int = 0,
         forger: SyntheticAnomaly | None = None,
+        forged_images: int = 32,
         use_training_images: bool = True,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**kwargs)
+        check_value("forged_images", forged_images, 1, MOST_FORGED_IMAGES)
         self.calibration_seed = calibration_seed
         self.forger = forger
+        self.forged_images = forged_images
         self.use_training_images = use_training_images
         self.calibrated_on: CalibrationSource = "none"
-        self._forged = 0
+        self._seen, self._draws = 0, 1
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "calibration_seed", "calibrated_on")
+        return (*super()._checkpoint_config_keys, "calibration_seed", "forged_images", "calibrated_on")
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look whether there are real anomalies to calibrate on."""
-        self._forged = 0
-        has_anomalies = any(_has_anomalies(loader) for loader in _as_list(trainer.val_dataloaders))
+        loaders = _as_list(trainer.val_dataloaders)
+        has_anomalies = any(_has_anomalies(loader) for loader in loaders)
         is_real = has_anomalies or self._find_forger(pl_module) is None
         self.calibrated_on = "anomalous images" if is_real else "forged on held-out images"
+        if not is_real:
+            datasets: list[Any] = [loader.dataset for loader in loaders]
+            self._start(sum(len(dataset) for dataset in datasets))
 
     def on_validation_batch_end(
         self,
@@ -105,20 +119,20 @@ class SelfCalibratingPostProcessor(PostProcessor):
         """Take a batch into the calibration, forged if need be."""
         if self.calibrated_on == "anomalous images":
             super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
-        elif self._forged < MAX_FORGED_IMAGES:
-            remaining = MAX_FORGED_IMAGES - self._forged
+        elif self._seen < MAX_FORGED_IMAGES:
+            remaining = MAX_FORGED_IMAGES - self._seen
             self._update_with_forged(trainer, pl_module, _image_of(outputs)[:remaining], _paths_of(outputs)[:remaining])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Calibrate on training images if there are no others."""
         if not self.use_training_images or any(trainer.num_val_batches) or self._find_forger(pl_module) is None:
             return
-        self._forged = 0
         self.calibrated_on = "forged on training images"
         network: nn.Module = pl_module.model  # type: ignore[assignment]
         network.eval()
         with torch.no_grad():
             images, paths = _some_images(_as_list(trainer.train_dataloader)[0], pl_module)
+            self._start(len(images))
             for start in range(0, len(images), CHUNK):
                 chunk = slice(start, start + CHUNK)
                 self._update_with_forged(trainer, pl_module, images[chunk], paths[chunk])
@@ -147,6 +161,10 @@ class SelfCalibratingPostProcessor(PostProcessor):
         normalized = 0.5 + torch.where(distance.abs() <= LINEAR, distance, beyond)
         return torch.where(torch.isnan(span), preds, normalized)
 
+    def _start(self, images: int) -> None:
+        """Begin a calibration on so many normal images."""
+        self._seen, self._draws = 0, math.ceil(self.forged_images / max(1, images))
+
     def _update_with_forged(
         self,
         trainer: Trainer,
@@ -154,31 +172,36 @@ class SelfCalibratingPostProcessor(PostProcessor):
         image: Tensor,
         paths: Sequence[str] = (),
     ) -> None:
+        """Take normal images into the calibration, each as often as anomalies are forged on it."""
+        normal = pl_module.model(image)
+        for draw in range(self._draws):
+            # No two images of a calibration, and no two draws, share a seed.
+            seed = self.calibration_seed + self._seen + draw * MAX_FORGED_IMAGES
+            batch = self._forge_batch(pl_module, image, paths, normal, seed)
+            super().on_validation_batch_end(trainer, pl_module, batch)
+        self._seen += len(image)
+
+    def _forge_batch(
+        self,
+        pl_module: Any,  # noqa: ANN401
+        image: Tensor,
+        paths: Sequence[str],
+        normal: InferenceBatch,
+        seed: int,
+    ) -> ImageBatch:
+        """Forge an anomaly on each image, predict, and put what was predicted for the normal ones before it."""
         forgers = [forger for forger in (self._find_forger(pl_module), self._find_map_forger(pl_module)) if forger]
-        views = [self._forge(forger, pl_module, image, paths) for forger in forgers]
-        self._forged += len(image)
-        predictions = pl_module.model(torch.cat((image, *(view.image for view in views))))
+        views = [_forge(forger, pl_module, image, paths, seed) for forger in forgers]
+        predictions = pl_module.model(torch.cat([view.image for view in views]))
         # Where nothing faint can be seen, the bold anomalies serve for the maps as well.
         of_maps = len(views) - 1 if views[-1].mask.any() else 0
-        score, anomaly_map = predictions.pred_score, predictions.anomaly_map
-        mask = torch.cat((torch.zeros_like(views[0].mask), views[of_maps].mask)).squeeze(1).bool()
-        label = torch.cat((torch.zeros_like(views[0].mask), views[0].mask)).flatten(1).any(1)
-        batch = ImageBatch(
+        return ImageBatch(
             image=torch.cat((image, views[0].image)),
-            gt_label=label,
-            gt_mask=mask,
-            pred_score=None if score is None else _normal_and(score, 0, len(image)),
-            anomaly_map=None if anomaly_map is None else _normal_and(anomaly_map, of_maps, len(image)),
+            gt_label=_normal_and(views[0].mask).flatten(1).any(1),
+            gt_mask=_normal_and(views[of_maps].mask).squeeze(1).bool(),
+            pred_score=_join(normal.pred_score, predictions.pred_score, 0),
+            anomaly_map=_join(normal.anomaly_map, predictions.anomaly_map, of_maps),
         )
-        super().on_validation_batch_end(trainer, pl_module, batch)
-
-    def _forge(self, forger: Any, pl_module: Any, image: Tensor, paths: Sequence[str]) -> ForgedBatch:  # noqa: ANN401
-        """Forge anomalies on images as the networks see them, normalised or not."""
-        generator = torch.Generator(image.device).manual_seed(self.calibration_seed + self._forged)
-        mean, std = _normalisation(pl_module, image)
-        normal = (image * std + mean).clamp(0, 1)
-        forged, mask = forger.to(image.device).forge(normal, generator=generator, paths=paths or None)
-        return ForgedBatch((forged - mean) / std, mask)
 
     def _find_forger(self, pl_module: LightningModule) -> SyntheticAnomaly | None:
         own = getattr(pl_module, "calibration_forger", None) or getattr(pl_module, "augmenter", None)
@@ -190,10 +213,25 @@ class SelfCalibratingPostProcessor(PostProcessor):
         return forger if isinstance(forger, SyntheticAnomaly) else None
 
 
-def _normal_and(predicted: Tensor, view: int, count: int) -> Tensor:
-    """Take what was predicted for ``count`` normal images, and for one of the forged views that follow them."""
-    normal, *views = predicted.split(count)
-    return torch.cat((normal, views[view]))
+def _forge(forger: Any, pl_module: Any, image: Tensor, paths: Sequence[str], seed: int) -> ForgedBatch:  # noqa: ANN401
+    """Forge anomalies on images as the networks see them, normalised or not."""
+    generator = torch.Generator(image.device).manual_seed(seed)
+    mean, std = _normalisation(pl_module, image)
+    normal = (image * std + mean).clamp(0, 1)
+    forged, mask = forger.to(image.device).forge(normal, generator=generator, paths=paths or None)
+    return ForgedBatch((forged - mean) / std, mask)
+
+
+def _normal_and(mask: Tensor) -> Tensor:
+    """Put the masks of as many normal images before those of anomalies."""
+    return torch.cat((torch.zeros_like(mask), mask))
+
+
+def _join(normal: Tensor | None, predicted: Tensor | None, view: int) -> Tensor | None:
+    """Put what was predicted for normal images before what was for one of the views that were forged on them."""
+    if normal is None or predicted is None:
+        return None
+    return torch.cat((normal, predicted.split(len(normal))[view]))
 
 
 def _image_of(batch: Any) -> Tensor:  # noqa: ANN401

@@ -17,6 +17,7 @@ one, a network that saw a few pictures of the demonstration data shows that the 
 import argparse
 import copy
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,16 @@ from typing import Any
 import pandas as pd
 import torch
 from lightning.pytorch import Trainer
-from pixel_loss import scores
+from pixel_loss import iou_at, scores
 from study import BARE, HELD_OUT, JUDGING_SEED, VERSIONS, draw, find_object
 from torch import Tensor
-from torchmetrics.functional.classification import binary_jaccard_index
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.data import DemoTextures
 from anomalib_anoseg.leaderboard.pictures import Pictures, resize_of
 from anomalib_anoseg.leaderboard.rebuild import load_job
 from anomalib_anoseg.leaderboard.runs import RunFolder
+from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 from anomalib_anoseg.transforms.saliency import NoSaliency
 
 SMALL, FAINT, HALF_FAINT = {"area": (0.001, 0.02)}, {"opacity": (0.15, 0.3)}, {"opacity": (0.15, 0.5)}
@@ -47,6 +48,7 @@ CALIBRATIONS: dict[str, dict[str, Any]] = {
     "small and faint": SMALL | FAINT,
     "small and faint, anywhere": SMALL | FAINT | ANYWHERE,
 }
+FORGED_IMAGES = SelfCalibratingPostProcessor().forged_images
 STRENGTHS = (1.0, 0.5, 0.25)
 
 Labelled = tuple[Tensor, Tensor]
@@ -57,11 +59,12 @@ def main() -> None:
     """Judge every calibration of every training, then report."""
     options = parse_options()
     torch.set_num_threads(1)
-    rows = [row for name, model, data in trainings(options.jobs) for row in judge(name, model, data, options.test)]
+    rows = [row for names, model, data in trainings(options.jobs) for row in judge(names, model, data, options.test)]
     if options.json:
         options.json.write_text(json.dumps({**VERSIONS, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     if options.markdown:
-        print(report(rows))
+        others = [json.loads(file.read_text(encoding="utf-8"))["rows"] for file in options.others]
+        print(report(sum(others, rows)))
 
 
 def parse_options() -> argparse.Namespace:
@@ -70,19 +73,21 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("jobs", type=Path, nargs="*", help="job folders of a board with AnoSeg")
     parser.add_argument("--test", action="store_true", help="also tell what is left on test images")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--markdown", action="store_true", help="print a table")
+    parser.add_argument("--others", type=Path, nargs="*", default=[], help="JSON of other trainings for that table")
     return parser.parse_args()
 
 
-def trainings(folders: list[Path]) -> Iterator[tuple[str, AnoSeg, Any]]:
-    """Load the trained models, with a name and their data."""
+def trainings(folders: list[Path]) -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
+    """Load the trained models, with their configuration's name and their own, and their data."""
     if not folders:
-        yield "demonstration", *train_on_the_demonstration()
+        yield {"configuration": "AnoSeg", "training": "demonstration"}, *train_on_the_demonstration()
     for folder in folders:
         row = RunFolder(folder.parent.parent).row(folder.name)
         if row is None:
             raise SystemExit(f"{folder} is no folder of a finished job")
-        yield f"{row.data_name}, seed {row.seed}", *load_job(folder, row)
+        names = {"configuration": row.label, "training": f"{row.data_name}, seed {row.seed}"}
+        yield names, *load_job(folder, row)
 
 
 def train_on_the_demonstration() -> tuple[AnoSeg, Any]:
@@ -102,7 +107,7 @@ def train_on_the_demonstration() -> tuple[AnoSeg, Any]:
     return model.eval(), data
 
 
-def judge(name: str, model: AnoSeg, data: Any, with_test: bool) -> list[Row]:  # noqa: ANN401
+def judge(names: dict[str, str], model: AnoSeg, data: Any, with_test: bool) -> list[Row]:  # noqa: ANN401
     """Find the threshold of every calibration and what is left at it, for every kind of anomaly."""
     pictures, resize = Pictures(data, model), resize_of(model)
     normal = torch.stack([resize(data.val_data[index].image) for index in range(min(HELD_OUT, len(data.val_data)))])
@@ -119,9 +124,9 @@ def judge(name: str, model: AnoSeg, data: Any, with_test: bool) -> list[Row]:  #
         maps, masks = predicted(model, labelled)
         best = scores(maps, masks)["best_iou"]
         for calibration, threshold in thresholds.items():
-            iou = round(binary_jaccard_index((maps >= threshold).int(), masks.int()).item(), 4)
-            found = {"training": name, "calibration": calibration, "threshold": round(threshold, 4), "judged on": kind}
-            rows.append(found | {"IoU": iou, "best IoU": best, "share": round(iou / best, 4)})
+            iou = iou_at(maps, masks, threshold)
+            found = {"calibration": calibration, "threshold": round(threshold, 4), "judged on": kind}
+            rows.append(names | found | {"IoU": iou, "best IoU": best, "share": round(iou / best, 4)})
     return rows
 
 
@@ -132,7 +137,11 @@ def judged_on(normal: Tensor, strength: float) -> Labelled:
 
 
 def forged(model: AnoSeg, normal: Tensor, changes: dict[str, Any]) -> Labelled:
-    """Forge anomalies as the model's training did, but for some changes, and put the normal images before them."""
+    """Forge anomalies as the model's training did, but for some changes, and put the normal images before them.
+
+    Several times on each image, where there are few, as AnoSeg's own calibration does.
+    """
+    normal = normal.repeat(math.ceil(FORGED_IMAGES / len(normal)), 1, 1, 1)
     forger, changes = copy.deepcopy(model.augmenter), dict(changes)
     forger.saliency = changes.pop("saliency", forger.saliency)
     forger.flags = {**forger.flags, **changes}
@@ -149,15 +158,22 @@ def predicted(model: AnoSeg, labelled: Labelled) -> Labelled:
 
 
 def report(rows: list[Row]) -> str:
-    """Tabulate the mean share of the best IoU for every set and kind of anomaly, and the least for drawn ones."""
+    """Tabulate shares of the best IoU: mean and least of drawn defects, the mean on each set and on its test images.
+
+    The least is that of the means over the seeds of a configuration, a set and a strength.
+    """
     table = pd.DataFrame(rows)
     table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
-    order = list(CALIBRATIONS)
-    shares = table.pivot_table(index="calibration", columns=["set", "judged on"], values="share").loc[order]
-    drawn = [column for column in shares.columns if column[1] != "test"]
-    shares.insert(0, ("least", "drawn"), shares[drawn].min(axis=1))
-    shares.columns = [", ".join(column) for column in shares.columns]
-    return shares.round(3).to_markdown()
+    is_test, order = table["judged on"] == "test", list(CALIBRATIONS)
+    drawn = table[~is_test].pivot_table(index=["calibration", "configuration", "set", "judged on"], values="share")[
+        "share"
+    ]
+    by_calibration = drawn.groupby("calibration")
+    columns = {"mean": by_calibration.mean(), "least": by_calibration.min()}
+    each = drawn.reset_index().pivot_table(index="calibration", columns="set", values="share")
+    test = table[is_test].pivot_table(index="calibration", columns=["configuration", "set"], values="share")
+    test.columns = [f"test: {', '.join(column)}" for column in test.columns]
+    return pd.DataFrame(columns).join(each).join(test).loc[order].round(3).to_markdown()
 
 
 if __name__ == "__main__":

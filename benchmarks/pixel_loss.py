@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import (
     binary_auroc,
     binary_average_precision,
+    binary_jaccard_index,
     binary_precision_recall_curve,
 )
 
@@ -212,6 +213,11 @@ def scores(maps: Tensor, masks: Tensor) -> dict[str, float]:
         "best_threshold": thresholds[iou[:-1].argmax()].item(),
         "mean_map": round(prediction.mean().item(), 4),
     }
+
+
+def iou_at(maps: Tensor, masks: Tensor, threshold: float) -> float:
+    """Pixel-wise IoU at a threshold."""
+    return round(binary_jaccard_index((maps >= threshold).int(), masks.int()).item(), 4)
 
 
 def plot(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:

@@ -29,9 +29,9 @@ import pandas as pd
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from pixel_loss import LAPTOP, as_tensors, datamodule, scores
+from pixel_loss import LAPTOP, as_tensors, datamodule, iou_at, scores
 from torch import Tensor, nn
-from torchmetrics.functional.classification import binary_auroc, binary_jaccard_index
+from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_anoseg import AnoSeg, __version__, transforms
 from anomalib_anoseg.data import defects
@@ -248,8 +248,7 @@ def judge(model: AnoSeg, images: Tensor, masks: Tensor, threshold: float | None)
     of_map = scores(maps, masks)
     figures |= {figure: of_map[name] for name, figure in NAMES.items()}
     if threshold is not None:
-        at_threshold = binary_jaccard_index((maps >= threshold).int(), masks.int())
-        figures["IoU at the forged threshold"] = round(at_threshold.item(), 4)
+        figures["IoU at the forged threshold"] = iou_at(maps, masks, threshold)
     return figures, of_map["best_threshold"]
 
 

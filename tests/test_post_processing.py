@@ -104,17 +104,15 @@ def test_threshold_separates_what_the_map_separates(tiny_data):
     """A network that knows the answer gets a threshold between its two answers."""
     model = AnoSeg(image_size=(64, 64), width=0.125, visualizer=False)
 
+    tiny_data.setup()
+    images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
+
     class Oracle(torch.nn.Module):
         def forward(self, image):
-            from anomalib.data import InferenceBatch
-
-            half = len(image) // 2
-            changed = (image - torch.cat((image[:half], image[:half]))).abs().amax(1, keepdim=True) > 0
+            changed = (image - images).abs().amax(1, keepdim=True) > 0
             anomaly_map = 0.2 + 0.6 * changed.float()
             return InferenceBatch(anomaly_map=anomaly_map, pred_score=anomaly_map.amax((1, 2, 3)))
 
-    tiny_data.setup()
-    images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
     model.model = Oracle()
     post_processor = model.post_processor
     post_processor.calibrated_on = "forged on held-out images"
@@ -123,6 +121,29 @@ def test_threshold_separates_what_the_map_separates(tiny_data):
     assert 0.2 < post_processor.pixel_threshold <= 0.8
     assert 0.2 < post_processor.image_threshold <= 0.8
     assert (post_processor.pixel_min.item(), post_processor.pixel_max.item()) == pytest.approx((0.2, 0.8))
+
+
+def test_on_few_images_anomalies_are_forged_several_times(normal_only, tmp_path):
+    """Two held-out images; the other six of the folder are for training."""
+    seen = []
+
+    class Recorder(HardCutPaste):
+        def forge(self, image, generator=None, paths=None):
+            seen.append(super().forge(image, generator=generator, paths=paths).image)
+            return super().forge(image, generator=generator, paths=paths)
+
+    data = normal_only(val_split_mode="from_train", val_split_ratio=0.25)
+    post_processor = SelfCalibratingPostProcessor(forger=Recorder(), forged_images=5)
+    fit(data, tmp_path, post_processor=post_processor)
+    assert [len(images) for images in seen] == [2] * 2 * 3, "sanity check and epoch, three draws each"
+    forged = torch.cat(seen[3:])
+    assert all(not torch.equal(forged[one], forged[other]) for one in range(6) for other in range(one))
+
+
+@pytest.mark.parametrize("forged_images", [0, 10_001])
+def test_number_of_forged_images_is_checked(forged_images):
+    with pytest.raises(ValueError, match=rf"forged_images must lie within \[1, 10000\], got {forged_images}"):
+        SelfCalibratingPostProcessor(forged_images=forged_images)
 
 
 def test_pixel_threshold_can_be_found_on_fainter_anomalies_than_the_image_threshold(tiny_data):
@@ -157,12 +178,12 @@ def test_where_nothing_faint_is_visible_bold_anomalies_find_the_pixel_threshold(
 
 def test_settings_survive_a_checkpoint():
     first, second = (
-        SelfCalibratingPostProcessor(calibration_seed=3, pixel_sensitivity=0.7),
+        SelfCalibratingPostProcessor(calibration_seed=3, forged_images=7, pixel_sensitivity=0.7),
         SelfCalibratingPostProcessor(),
     )
     first.calibrated_on = "forged on held-out images"
     second.load_checkpoint_config(first.checkpoint_config())
-    assert (second.calibration_seed, second.pixel_sensitivity) == (3, 0.7)
+    assert (second.calibration_seed, second.forged_images, second.pixel_sensitivity) == (3, 7, 0.7)
     assert second.calibrated_on == "forged on held-out images"
 
 

@@ -374,6 +374,7 @@ def test_folder_of_maps_serves_training_and_both_calibrations_and_is_not_exporte
         Image.fromarray(saliency).save(tmp_path / "maps" / picture.name)
     small = {"patch_area": (0.001, 0.01), "patch_aspect": (1.0, 1.0), "calibration_opacity": (0.2, 0.3)}
     model = tiny(patch_saliency=str(tmp_path / "maps"), **small)
+    model.post_processor.forged_images = 1
     masks, make_mask = [], CutPaste.make_mask
     monkeypatch.setattr(CutPaste, "make_mask", lambda self, image: masks.append(make_mask(self, image)) or masks[-1])
     fit(model, tiny_data, tmp_path)

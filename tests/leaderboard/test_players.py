@@ -218,7 +218,9 @@ def test_normalised_images_are_forged_in_their_own_colours(tiny_data):
         model.model = Recorder()
         model.post_processor.calibrated_on = "forged on held-out images"
         model.post_processor._update_with_forged(None, model, images)
-    assert torch.allclose(normalise(seen[0]), seen[1], atol=1e-5)
+    (normal, forged), (normalised, forged_normalised) = seen[:2], seen[2:]
+    assert torch.allclose(normalise(normal), normalised, atol=1e-5)
+    assert torch.allclose(normalise(forged), forged_normalised, atol=1e-5)
 
 
 def test_all_are_judged_alike_but_trivial_ones_keep_their_thresholds():
