@@ -23,8 +23,8 @@ from anomalib_anoseg.transforms import ForgedBatch, SyntheticAnomaly
 from anomalib_anoseg.transforms.base import check_value
 
 CalibrationSource = Literal["anomalous images", "forged on held-out images", "forged on training images", "none"]
-# Enough for a threshold, and a bound on the cost of a calibration, which every validation repeats.
-MAX_FORGED_IMAGES = 64
+# Normal images: enough for a threshold, and a bound on the cost of a calibration, which every validation repeats.
+MAX_NORMAL_IMAGES = 64
 MOST_FORGED_IMAGES = 10_000  # a larger ``forged_images`` is a mistake
 # Images a forward pass where no data loader says how many.
 CHUNK = 8
@@ -61,7 +61,8 @@ class SelfCalibratingPostProcessor(PostProcessor):
         calibration_seed: Seed of the forged anomalies: every calibration uses the same ones.
         forger: What forges them, for both thresholds. The model's own generators if ``None``; a model without any is
             then calibrated as anomalib does.
-        forged_images: Anomalies are forged on each image as often as it takes to have so many, 1 to 10000.
+        forged_images: Anomalies are forged on each image as often as it takes to have so many, 1 to 10000. The default
+            is a tenth of two hundred pictures: each draw more is paid for in every validation.
         use_training_images: Whether training images are the last resort; without, thresholds stay undefined until a
             validation. Models that keep a memory bank cannot predict before their training has ended.
         **kwargs: Arguments of :class:`anomalib.post_processing.PostProcessor`.
@@ -81,7 +82,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         self,
         calibration_seed: int = 0,
         forger: SyntheticAnomaly | None = None,
-        forged_images: int = 32,
+        forged_images: int = 20,
         use_training_images: bool = True,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
@@ -119,8 +120,8 @@ class SelfCalibratingPostProcessor(PostProcessor):
         """Take a batch into the calibration, forged if need be."""
         if self.calibrated_on == "anomalous images":
             super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
-        elif self._seen < MAX_FORGED_IMAGES:
-            remaining = MAX_FORGED_IMAGES - self._seen
+        elif self._seen < MAX_NORMAL_IMAGES:
+            remaining = MAX_NORMAL_IMAGES - self._seen
             self._update_with_forged(trainer, pl_module, _image_of(outputs)[:remaining], _paths_of(outputs)[:remaining])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -163,7 +164,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
 
     def _start(self, images: int) -> None:
         """Begin a calibration on so many normal images."""
-        self._seen, self._draws = 0, math.ceil(self.forged_images / max(1, images))
+        self._seen, self._draws = 0, math.ceil(self.forged_images / max(1, min(images, MAX_NORMAL_IMAGES)))
 
     def _update_with_forged(
         self,
@@ -175,8 +176,8 @@ class SelfCalibratingPostProcessor(PostProcessor):
         """Take normal images into the calibration, each as often as anomalies are forged on it."""
         normal = pl_module.model(image)
         for draw in range(self._draws):
-            # No two images of a calibration, and no two draws, share a seed.
-            seed = self.calibration_seed + self._seen + draw * MAX_FORGED_IMAGES
+            # No two batches, and no two draws, share a seed.
+            seed = self.calibration_seed + self._seen + draw * MAX_NORMAL_IMAGES
             batch = self._forge_batch(pl_module, image, paths, normal, seed)
             super().on_validation_batch_end(trainer, pl_module, batch)
         self._seen += len(image)
@@ -263,7 +264,7 @@ def _has_anomalies(loader: DataLoader[Any]) -> bool:
 def _some_images(loader: DataLoader[Any], pl_module: LightningModule) -> tuple[Tensor, list[str]]:
     """Evenly spaced training images, as the model sees them, ``(N, 3, H, W)``, ``N`` up to 64, and their files."""
     dataset: Any = loader.dataset
-    indices = range(0, len(dataset), max(1, len(dataset) // MAX_FORGED_IMAGES))[:MAX_FORGED_IMAGES]
+    indices = range(0, len(dataset), max(1, len(dataset) // MAX_NORMAL_IMAGES))[:MAX_NORMAL_IMAGES]
     items = [dataset[index] for index in indices]
     images = torch.stack([item.image for item in items]).to(pl_module.device)
     paths = [item.image_path for item in items if getattr(item, "image_path", None)]

@@ -28,7 +28,7 @@ def fit(data, path, **arguments):
 
 
 class Meter(torch.nn.Module):
-    """A network that tells how much images were changed, those that follow as many as were not."""
+    """A network that tells how much images were changed."""
 
     def __init__(self, normal):
         super().__init__()
@@ -39,10 +39,11 @@ class Meter(torch.nn.Module):
         return InferenceBatch(anomaly_map=anomaly_map, pred_score=anomaly_map.amax((1, 2, 3)))
 
 
-def calibrate(images, **arguments):
+def calibrate(images, draws_of=100, **arguments):
     model = AnoSeg(image_size=(64, 64), width=0.125, **arguments)
     model.model, post_processor = Meter(images), model.post_processor
     post_processor.calibrated_on = "forged on held-out images"
+    post_processor._start(draws_of)
     post_processor._update_with_forged(None, model, images)
     post_processor.on_validation_epoch_end(None, model)
     return post_processor
@@ -123,21 +124,59 @@ def test_threshold_separates_what_the_map_separates(tiny_data):
     assert (post_processor.pixel_min.item(), post_processor.pixel_max.item()) == pytest.approx((0.2, 0.8))
 
 
-def test_on_few_images_anomalies_are_forged_several_times(normal_only, tmp_path):
-    """Two held-out images; the other six of the folder are for training."""
-    seen = []
+class Recorder(HardCutPaste):
+    """A generator that remembers what it forged."""
 
-    class Recorder(HardCutPaste):
-        def forge(self, image, generator=None, paths=None):
-            seen.append(super().forge(image, generator=generator, paths=paths).image)
-            return super().forge(image, generator=generator, paths=paths)
+    def __init__(self):
+        super().__init__()
+        self.forged = []
 
-    data = normal_only(val_split_mode="from_train", val_split_ratio=0.25)
-    post_processor = SelfCalibratingPostProcessor(forger=Recorder(), forged_images=5)
+    def forge(self, image, generator=None, paths=None):
+        made = super().forge(image, generator=generator, paths=paths)
+        self.forged.append(made.image)
+        return made
+
+
+@pytest.mark.parametrize(
+    "split", [{"val_split_mode": "from_train", "val_split_ratio": 0.25}, {"val_split_mode": "same_as_test"}]
+)
+def test_on_few_images_anomalies_are_forged_several_times(normal_only, tmp_path, monkeypatch, split):
+    taken, update = [], PostProcessor.on_validation_batch_end
+    monkeypatch.setattr(
+        PostProcessor,
+        "on_validation_batch_end",
+        lambda self, trainer, module, batch: taken.append(batch) or update(self, trainer, module, batch),
+    )
+    data = normal_only(**split)
+    data.eval_batch_size = 1
+    forger, is_held_out = Recorder(), "val_split_ratio" in split
+    images = 2 if is_held_out else 8  # of the folder's eight
+    post_processor = SelfCalibratingPostProcessor(forger=forger, forged_images=3 * images)
     fit(data, tmp_path, post_processor=post_processor)
-    assert [len(images) for images in seen] == [2] * 2 * 3, "sanity check and epoch, three draws each"
-    forged = torch.cat(seen[3:])
-    assert all(not torch.equal(forged[one], forged[other]) for one in range(6) for other in range(one))
+    forged = torch.cat(forger.forged[-3 * images if is_held_out else -3 :])
+    assert len(forged) == 3 * images
+    assert all(not torch.equal(one, other) for index, one in enumerate(forged) for other in forged[:index])
+    batches = taken[-3 * images if is_held_out else -3 :]
+    assert torch.equal(torch.cat([batch.image[len(batch.image) // 2 :] for batch in batches]), forged)
+    assert all(not batch.gt_label[: len(batch.gt_label) // 2].any() for batch in batches)
+
+
+def test_more_normal_images_than_are_looked_at_are_not_counted():
+    post_processor = SelfCalibratingPostProcessor(forged_images=200)
+    draws = []
+    for images in (1, 64, 200):
+        post_processor._start(images)
+        draws.append(post_processor._draws)
+    assert draws == [200, 4, 4]
+
+
+def test_several_draws_find_both_thresholds(tiny_data):
+    tiny_data.setup()
+    images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
+    arguments = {"patch_opacity": (0.9, 1.0), "calibration_opacity": (0.2, 0.3)}
+    once, several = calibrate(images, **arguments), calibrate(images, draws_of=1, **arguments)
+    assert not torch.equal(values(once), values(several))
+    assert several.pixel_threshold < several.image_threshold
 
 
 @pytest.mark.parametrize("forged_images", [0, 10_001])

@@ -279,7 +279,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         # The discriminator's number of layers follows from the size.
         self.shaping_arguments = {**self.shaping_arguments, "image_size": _count_detector_layers}
         if isinstance(self.post_processor, SelfCalibratingPostProcessor):
-            self.other_score = OtherScore(self.post_processor.calibration_seed)
+            self.other_score = OtherScore()
 
     @property
     def map_calibration_forger(self) -> CutPaste | None:

@@ -17,6 +17,8 @@ from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 
 # What belongs to the image score in a post-processor's state.
 IMAGE_LEVEL = ("_image_threshold", "image_min", "image_max")
+# What decides which anomalies it is calibrated on.
+SETTINGS = ("calibration_seed", "forger", "forged_images", "use_training_images")
 
 
 class _ImageLevel(PostProcessor):
@@ -43,18 +45,20 @@ class _ScoreCalibration(SelfCalibratingPostProcessor, _ImageLevel):
 
 
 class OtherScore(nn.Module, Callback):
-    """Calibrates the image score that is not in use, when the post-processor calibrates the one that is.
+    """Calibrates the image score that is not in use, when and as the post-processor calibrates the one that is."""
 
-    Args:
-        calibration_seed: Seed of the forged anomalies.
-    """
-
-    def __init__(self, calibration_seed: int = 0) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.calibration = _ScoreCalibration(calibration_seed)
+        self.calibration = _ScoreCalibration()
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
+        """Forge what the post-processor forges."""
+        del trainer
+        self._follow(pl_module.post_processor)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ANN401
         """Look whether there are real anomalies to calibrate on."""
+        self._follow(pl_module.post_processor)
         self.calibration.on_validation_epoch_start(trainer, pl_module)
 
     def on_validation_batch_end(
@@ -80,6 +84,10 @@ class OtherScore(nn.Module, Callback):
         """Calibrate on training images if there are no others."""
         with _other_score(pl_module.model):
             self.calibration.on_train_epoch_end(trainer, pl_module)
+
+    def _follow(self, post_processor: SelfCalibratingPostProcessor) -> None:
+        for name in SETTINGS:
+            setattr(self.calibration, name, getattr(post_processor, name))
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from anomalib_anoseg.anoseg import stages
 from anomalib_anoseg.anoseg.detector import DetectorModel
 from anomalib_anoseg.anoseg.stages import split_steps
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel
+from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
+from anomalib_anoseg.transforms import HardCutPaste
 
 EPOCHS = 4
 
@@ -287,6 +289,16 @@ def test_calibration_is_that_of_a_training_with_this_score(whole, module_data, t
     for one, other in pairs:
         for name in ("_image_threshold", "image_min", "image_max"):
             assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_other_score_is_calibrated_as_the_one_in_use_is(module_data, tmp_path):
+    forger, model = HardCutPaste(), tiny()
+    model.post_processor = SelfCalibratingPostProcessor(3, forger, forged_images=5, use_training_images=False)
+    fit(model, module_data, tmp_path, max_epochs=1)
+    calibration = model.other_score.calibration
+    assert (calibration.calibration_seed, calibration.forged_images) == (3, 5)
+    assert calibration.forger is forger and not calibration.use_training_images
+    assert calibration.image_threshold.isfinite()
 
 
 def test_checkpoint_of_another_kind(plain, whole, module_data, tmp_path):
