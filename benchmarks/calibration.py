@@ -9,9 +9,10 @@ What counts is the share of the best IoU that is left at the threshold.
 With `--test` it is also told what is left on the test images. That is for the record: nothing may be chosen by it.
 
 Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
-one, a network that saw a few pictures of the demonstration data shows that the script works.
+any, a network that saw a few pictures of the demonstration data shows that the script works.
 
-    python benchmarks/calibration.py runs/five_minutes/jobs/AnoSeg-Lite0-* --test --json calibration.json --markdown
+    python benchmarks/calibration.py runs/five_minutes/jobs/AnoSeg-Lite0-segmentation-* --test --json calibration.json
+    python benchmarks/calibration.py --others calibration.json calibration_laptop.json --markdown
 """
 
 import argparse
@@ -37,7 +38,8 @@ from anomalib_anoseg.leaderboard.runs import RunFolder
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 from anomalib_anoseg.transforms.saliency import NoSaliency
 
-SMALL, FAINT, HALF_FAINT = {"area": (0.001, 0.02)}, {"opacity": (0.15, 0.3)}, {"opacity": (0.15, 0.5)}
+SMALL, HALF_FAINT = {"area": (0.001, 0.02)}, {"opacity": (0.15, 0.5)}
+FAINT, FAINTER = {"opacity": (0.15, 0.3)}, {"opacity": (0.1, 0.2)}
 ANYWHERE: dict[str, Any] = {"saliency": NoSaliency()}
 CALIBRATIONS: dict[str, dict[str, Any]] = {
     "as in training": {},
@@ -47,6 +49,8 @@ CALIBRATIONS: dict[str, dict[str, Any]] = {
     "small and half as faint": SMALL | HALF_FAINT,
     "small and faint": SMALL | FAINT,
     "small and faint, anywhere": SMALL | FAINT | ANYWHERE,
+    "fainter": FAINTER,
+    "small and fainter": SMALL | FAINTER,
 }
 FORGED_IMAGES = SelfCalibratingPostProcessor().forged_images
 STRENGTHS = (1.0, 0.5, 0.25)
@@ -59,7 +63,8 @@ def main() -> None:
     """Judge every calibration of every training, then report."""
     options = parse_options()
     torch.set_num_threads(1)
-    rows = [row for names, model, data in trainings(options.jobs) for row in judge(names, model, data, options.test)]
+    found = demonstration() if not options.jobs and not options.others else trainings(options.jobs)
+    rows = [row for names, model, data in found for row in judge(names, model, data, options.test)]
     if options.json:
         options.json.write_text(json.dumps({**VERSIONS, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     if options.markdown:
@@ -80,8 +85,6 @@ def parse_options() -> argparse.Namespace:
 
 def trainings(folders: list[Path]) -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
     """Load the trained models, with their configuration's name and their own, and their data."""
-    if not folders:
-        yield {"configuration": "AnoSeg", "training": "demonstration"}, *train_on_the_demonstration()
     for folder in folders:
         row = RunFolder(folder.parent.parent).row(folder.name)
         if row is None:
@@ -90,7 +93,7 @@ def trainings(folders: list[Path]) -> Iterator[tuple[dict[str, str], AnoSeg, Any
         yield names, *load_job(folder, row)
 
 
-def train_on_the_demonstration() -> tuple[AnoSeg, Any]:
+def demonstration() -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
     """Train a tiny network for an epoch."""
     sizes: dict[str, Any] = {"image_size": 64, "num_train": 40, "train_batch_size": 8}
     model, data = AnoSeg((64, 64), width=0.125, patch_count=3, lr=1e-3, **BARE), DemoTextures("brick", **sizes)
@@ -104,7 +107,7 @@ def train_on_the_demonstration() -> tuple[AnoSeg, Any]:
         enable_model_summary=False,
     )
     trainer.fit(model, datamodule=data)
-    return model.eval(), data
+    yield {"configuration": "AnoSeg", "training": "demonstration"}, model.eval(), data
 
 
 def judge(names: dict[str, str], model: AnoSeg, data: Any, with_test: bool) -> list[Row]:  # noqa: ANN401
