@@ -1,16 +1,17 @@
-"""What AnoSeg learns best from: few changes at a time, in equal processor time, judged on synthetic anomalies alone.
+"""What AnoSeg learns best from: few changes at a time, judged on synthetic anomalies alone.
 
 Trains AnoSeg as `configs/laptop.yaml` says and with each of the changes in a file of trials, on the normal training
-images of one or several sets, a fifth of which is held out. Every trial gets the same processor time. It is judged by
-anomalies on the held-out images, the same for all trials; no test image is touched:
+images of one or several sets, a fifth of which is held out. Every trial gets the same processor time, unless it names
+its own. It is judged by anomalies on the held-out images, the same for all trials; no test image is touched:
 
 - `drawn`: by the demonstration data's code, one of each kind on each image, from which no trial learns;
 - `on object`: likewise, but drawn again until half of each lies on what stands out from the image's border, if anything
   does;
 - `forged`: by the shipped augmentation, whose best threshold is the one of the others' `IoU at the forged threshold`.
 
-A trial may also replace what is no argument of AnoSeg: the `augmenter`, by several that take turns, and the
-`normalisation` layers of all networks, by `group` normalisation. One with a detector is judged by both image scores.
+A trial may also replace what is no argument of AnoSeg: the `batch`, the `seconds` of training, the `augmenter`, by
+several that take turns, and the `normalisation` layers of all networks, by `group` normalisation. One with a detector
+is judged by both image scores.
 
     python benchmarks/study.py --set datasets/mvtec/screw datasets/mvtec/toothbrush --seconds 120 --json study.json
     python benchmarks/study.py --only --json study.json --markdown
@@ -69,8 +70,9 @@ def main() -> None:
                 key = {"trial": name, "changes": changes, "settings": laptop() | changes}
                 key |= {"set": str(folder or "demonstration"), "seed": seed}
                 key |= {"seconds": options.seconds, "batch": options.batch, "threads": options.threads}
+                key |= {name: changes[name] for name in ("seconds", "batch") if name in changes}
                 if not any(row.items() >= key.items() for row in rows):
-                    rows.append(key | VERSIONS | run(changes, folder, seed, options))
+                    rows.append(key | VERSIONS | run(changes, folder, seed, key["seconds"], key["batch"]))
                     options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
                     print(
                         name,
@@ -79,7 +81,13 @@ def main() -> None:
                         flush=True,
                     )
     if options.markdown:
-        print(report([row for row in rows if (row["seconds"], row["batch"]) == (options.seconds, options.batch)]))
+        print(report([row for row in rows if is_of(row, options)]))
+
+
+def is_of(row: Row, options: argparse.Namespace) -> bool:
+    """Tell whether a training was as long, and its configuration as it is now."""
+    lengths = {name: row["changes"].get(name, vars(options)[name]) for name in ("seconds", "batch")}
+    return row.items() >= lengths.items() and row["settings"] == laptop() | row["changes"]
 
 
 def parse_options() -> argparse.Namespace:
@@ -95,36 +103,36 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--markdown", action="store_true", help="print a table of the trainings of this length")
+    parser.add_argument("--markdown", action="store_true", help="print tables of the trainings of this length")
     return parser.parse_args()
 
 
 def laptop() -> dict[str, Any]:
-    """Read the model's arguments in `configs/laptop.yaml`."""
+    """Read the model's arguments in `configs/laptop.yaml`, but those of its calibration, which no trial needs."""
     settings: dict[str, Any] = yaml.safe_load(LAPTOP.read_text(encoding="utf-8"))["model"]["init_args"]
-    return settings
+    return {name: value for name, value in settings.items() if not name.startswith("calibration_")}
 
 
-def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argparse.Namespace) -> Row:
+def run(changes: dict[str, Any], folder: Path | None, seed: int, seconds: float, batch: int) -> Row:
     """Train one trial on one set and judge it."""
     settings = laptop()
     shipped = AnoSeg(**settings).augmenter
-    changes = dict(changes)
+    changes = {name: value for name, value in changes.items() if name not in {"seconds", "batch"}}
     augmenters, normalisation = changes.pop("augmenter", None), changes.pop("normalisation", "batch")
     model = AnoSeg(**(settings | changes | {"seed": seed}), **BARE)
     if augmenters is not None:
-        replaced: Any = InTurns([create(entry, shipped) for entry in augmenters])
+        replaced: Any = InTurns([create(entry, model.augmenter) for entry in augmenters])
         model.augmenter = replaced
     if normalisation == "group":
         normalise_groups(model)
-    data = datamodule(folder.parent if folder else None, folder.name if folder else DEMO, options.batch)
+    data = datamodule(folder.parent if folder else None, folder.name if folder else DEMO, batch)
     clock, load = Clock(), load_average()
     trainer = Trainer(
         accelerator="cpu",
         precision="bf16-mixed",
         max_epochs=-1,
         limit_val_batches=0,
-        callbacks=[clock, BudgetTimer(options.seconds, "cpu", clock.stopwatch)],
+        callbacks=[clock, BudgetTimer(seconds, "cpu", clock.stopwatch)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -149,10 +157,10 @@ def normalise_groups(module: nn.Module) -> None:
             normalise_groups(child)
 
 
-def create(entry: dict[str, Any] | str, shipped: SyntheticAnomaly) -> SyntheticAnomaly:
-    """Make an augmentation from its class and arguments; ``"shipped"`` stands for the configuration's."""
-    if entry == "shipped":
-        return shipped
+def create(entry: dict[str, Any] | str, own: SyntheticAnomaly) -> SyntheticAnomaly:
+    """Make an augmentation from its class and arguments; ``"own"`` stands for that of the trial's model."""
+    if entry == "own":
+        return own
     arguments: dict[str, Any] = dict(entry)  # type: ignore[arg-type]
     made: SyntheticAnomaly = getattr(transforms, arguments.pop("kind"))(**arguments)
     return made
@@ -253,8 +261,15 @@ def judge(model: AnoSeg, images: Tensor, masks: Tensor, threshold: float | None)
 
 
 def report(rows: list[Row]) -> str:
-    """Tabulate means over sets and seeds, in the order of the trials, and the AP on the object on each set."""
+    """Tabulate means over the sets: of the first seed, which all trials have, and of all, where there are several."""
     table = pd.DataFrame(rows)
+    repeated = table[table.groupby("trial")["seed"].transform("max") > 0]
+    tables = [table_of_means(table[table["seed"] == 0]), *([table_of_means(repeated)] if len(repeated) else [])]
+    return "\n\n".join(tables)
+
+
+def table_of_means(table: pd.DataFrame) -> str:
+    """Tabulate means over sets and seeds, in the order of the trials, and the AP on the object on each set."""
     order = table["trial"].drop_duplicates()
     figures = [f"{kind} {name}" for kind in KINDS for name in NAMES.values()]
     figures += [name for name in table.columns if "image AUROC" in name or "threshold" in name]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
+TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
 TINY = {
     "augmentation": ["--quick", "--markdown"],
     "calibration": ["--test", "--markdown"],
@@ -18,7 +19,7 @@ TINY = {
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
     "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
     "startup": ["--quick"],
-    "study": ["--only", "half Perlin", "detector", "--seconds", "1", "--batch", "2", "--markdown"],
+    "study": ["--only", *TRIALS, "--seconds", "1", "--batch", "2", "--markdown"],
 }
 
 
@@ -93,21 +94,22 @@ def test_saliency_judges_every_estimator(run):
 
 def test_study_judges_every_trial_by_all_that_it_predicts(run):
     rows = run("study")["rows"]
-    assert [row["trial"] for row in rows] == ["half Perlin", "detector"]
+    assert [row["trial"] for row in rows] == TRIALS
+    assert [row["batch"] for row in rows] == [4, 2, 2]
     kinds = {f"{kind} {figure}" for kind in ("drawn", "forged") for figure in ("AUROC", "AP", "best IoU")}
     assert all(0 < row[figure] <= 1 for row in rows for figure in kinds)
     scores = [{name.split()[-1] for name in row if "image AUROC by" in name} for row in rows]
-    assert scores == [{"map"}, {"map", "detector"}]
+    assert scores == [{"map"}, {"map"}, {"map", "detector"}]
 
 
 def test_calibration_judges_every_kind_of_anomaly_by_its_best_threshold(run):
     rows = run("calibration")["rows"]
     kinds = {row["judged on"] for row in rows}
     assert kinds == {"test", *(f"drawn, strength {strength}" for strength in ("1", "0.5", "0.25"))}
-    assert len(rows) == 7 * len(kinds)
+    assert len(rows) == 9 * len(kinds)
     assert all(0 <= row["share"] <= 1.001 for row in rows)
     thresholds = {row["calibration"]: row["threshold"] for row in rows}
-    assert len(thresholds) == 7
+    assert len(thresholds) == 9
 
 
 def test_guidance_measures_every_form_of_the_bank(run):

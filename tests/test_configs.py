@@ -77,26 +77,37 @@ BOARDS = [
 ]
 
 
+# What a training of the paper's losses has beside a laptop's.
+ALL_LOSSES = {"masked_reconstruction": True, "adversarial": True}
+
+
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
-def test_boards_train_anoseg_as_the_laptop_does(path):
+def test_boards_train_anoseg_as_the_laptop_does_and_with_all_losses(path):
     tasks = read_tasks(yaml.safe_load(path.read_text()))
-    laptop = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())["model"]["init_args"]
-    del laptop["calibration_opacity"]  # boards calibrate all models alike
-    assert {"AnoSeg", "AnoSeg (Lite0)"} & {task.job.label for task in tasks}
-    for task in tasks:
-        if task.job.label == "AnoSeg":
-            settings = {name: value for name, value in task.job.settings.items() if name != "max_epochs"}
+    whole = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())
+    laptop, length = whole["model"]["init_args"], whole["trainer"]["max_epochs"]
+    laptop = {name: value for name, value in laptop.items() if not name.startswith("calibration_")}  # boards have one
+    of_anoseg = [task.job for task in tasks if task.job.label.startswith("AnoSeg")]
+    assert len({job.label for job in of_anoseg}) == 2
+    for job in of_anoseg:
+        settings = {name: value for name, value in job.settings.items() if name != "max_epochs"}
+        if "Lite0" in job.label:
+            assert settings.pop("backbone") == "tf_efficientnet_lite0"
+            assert settings.pop("pre_trained").endswith("tf_efficientnet_lite0.pth")
+        if job.label.endswith("segmentation loss alone"):
             assert settings == laptop
-        elif task.job.label == "AnoSeg (Lite0)":
-            assert task.job.settings.pop("pre_trained").endswith("tf_efficientnet_lite0.pth")
-            assert task.job.settings == laptop | {"backbone": "tf_efficientnet_lite0"}
+            assert job.settings.get("max_epochs", length) == length  # none where a budget ends the training
+        else:  # by default
+            assert ALL_LOSSES | settings == laptop | ALL_LOSSES
 
 
-def test_laptops_differ_by_their_encoder_alone():
+def test_laptops_differ_by_their_encoder_and_length_alone():
     plain, pretrained = (
         yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("laptop", "laptop_pretrained")
     )
     plain["model"]["init_args"] |= {"backbone": "tf_efficientnet_lite0", "pre_trained": True}
+    # Its steps take longer.
+    assert pretrained["trainer"].pop("max_epochs") < plain["trainer"].pop("max_epochs")
     assert pretrained == plain
 
 
@@ -105,8 +116,9 @@ def test_anosegs_ablation_leaves_out_one_part_after_the_other():
     settings = {task.job.label: task.job.settings for task in read_tasks(yaml.safe_load(path.read_text()))}
     whole, network = settings.pop("AnoSeg"), {"masked_reconstruction": False, "adversarial": False}
     laptop = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())["model"]["init_args"]
-    on_object = {"patch_saliency", "calibration_opacity"}
-    assert whole == {name: value for name, value in laptop.items() if name not in on_object}
+    on_object = {"patch_saliency", "calibration_area", "calibration_opacity"}
+    assert not whole.keys() & network.keys()
+    assert whole | network == {name: value for name, value in laptop.items() if name not in on_object}
     assert settings == {
         "plain CutPaste": whole | network | {"hard_augmentation": False},
         "with hard augmentation": whole | network,

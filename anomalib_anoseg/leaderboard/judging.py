@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # importing models registers players, which need this module
     from anomalib.models.components import AnomalibModule
 
 # Small, long, faint and turned as real defects are: what the shipped configurations train AnoSeg with, but anywhere in
-# the picture, and those on which it finds its own pixel threshold are fainter.
+# the picture, and those on which it finds its own pixel threshold are smaller and fainter.
 FORGED_DEFECTS: dict[str, Any] = {
     "area": (0.001, 0.1),
     "aspect": (0.05, 20.0),
