@@ -210,9 +210,9 @@ def test_quantization_spares_scores_and_maps(trained, module_data, images, tmp_p
     assert {"Sigmoid", "ReduceMax"} <= {node.get_type_name() for node in behind}
     assert not any(node.get_type_name() == "FakeQuantize" for node in behind)
     predicted, expected = load(path)(images), eager(trained, images)
-    anomaly_map = torch.as_tensor(predicted["anomaly_map"]).view_as(expected.anomaly_map)
-    assert (anomaly_map - expected.anomaly_map).abs().mean() < 0.1  # hardly trained, it tells much by small differences
-    assert spearman_corrcoef(torch.as_tensor(predicted["pred_score"]).flatten(), expected.pred_score.flatten()) > 0.8
+    # Hardly trained, it tells much by small differences; in what order does not depend on the range of the calibration.
+    for name, least in {"anomaly_map": 0.7, "pred_score": 0.8}.items():
+        assert spearman_corrcoef(torch.as_tensor(predicted[name]).flatten(), getattr(expected, name).flatten()) > least
 
 
 def test_quantization_needs_images(trained, tmp_path):
