@@ -42,12 +42,12 @@ class SelfCalibratingPostProcessor(PostProcessor):
     ``[0, 1]``; a normalisation at the end of the model's pre-processor is undone for that and done again.
 
     - Validation images with anomalies among them: used as anomalib does.
-    - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it, and with
-      several, one after the other, where there are fewer than ``forged_images``: on few images a threshold would hang
-      on which anomalies happened to be forged. Where a model has a ``map_calibration_forger``, the pixel threshold and
-      the range of maps are found on what that forges instead: a network marks the bold anomalies that it learned from
-      with more confidence than real defects, and a threshold that is best for the former lies too high for the latter.
-      A picture can then have a marked mask though its image score is normal.
+    - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it, and this
+      several times, where there are fewer than ``forged_images``: on few images a threshold would hang on which
+      anomalies happened to be forged. Where a model has a ``map_calibration_forger``, the pixel threshold and the range
+      of maps are found on what that forges instead: a network marks the bold anomalies that it learned from with more
+      confidence than real defects, and a threshold that is best for the former lies too high for the latter. A picture
+      can then have a marked mask though its image score is normal.
     - No validation images: the same with training images, with a warning, because a model knows those too well.
 
     Scores and maps are brought into ``[0, 1]`` with the threshold at 0.5, as by anomalib, but not cut off at the ends:
@@ -61,8 +61,8 @@ class SelfCalibratingPostProcessor(PostProcessor):
         calibration_seed: Seed of the forged anomalies: every calibration uses the same ones.
         forger: What forges them, for both thresholds. The model's own generators if ``None``; a model without any is
             then calibrated as anomalib does.
-        forged_images: Anomalies are forged on each image as often as it takes to have so many, 1 to 10000. The default
-            is a tenth of two hundred pictures: each draw more is paid for in every validation.
+        forged_images: Anomalies are forged on each image as often as it takes to have so many, 1 to 10000. The default,
+            20, is a tenth of two hundred pictures: every further draw is paid for in every validation.
         use_training_images: Whether training images are the last resort; without, thresholds stay undefined until a
             validation. Models that keep a memory bank cannot predict before their training has ended.
         **kwargs: Arguments of :class:`anomalib.post_processing.PostProcessor`.
