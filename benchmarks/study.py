@@ -47,6 +47,7 @@ JUDGING_SEED = 10_000
 ATTEMPTS = 50  # draws of a defect until it lies on the object
 GROUP = 8  # channels, where layers normalise groups of them
 NAMES = {"auroc": "AUROC", "ap": "AP", "best_iou": "best IoU"}
+LENGTHS = ("seconds", "batch")  # what a trial may change beside the model
 KINDS = ("drawn", "on object", "forged")
 # Parts of anomalib that a judgement does without.
 BARE: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
@@ -66,11 +67,8 @@ def main() -> None:
     for seed in range(options.seeds):
         for name, changes in chosen.items():
             for folder in options.set or [None]:
-                # All settings, so that trainings of another configuration are not taken for this one's.
-                key = {"trial": name, "changes": changes, "settings": laptop() | changes}
-                key |= {"set": str(folder or "demonstration"), "seed": seed}
-                key |= {"seconds": options.seconds, "batch": options.batch, "threads": options.threads}
-                key |= {name: changes[name] for name in ("seconds", "batch") if name in changes}
+                key = {"trial": name, "changes": changes} | settings_of(changes, options)
+                key |= {"set": str(folder or "demonstration"), "seed": seed, "threads": options.threads}
                 if not any(row.items() >= key.items() for row in rows):
                     rows.append(key | VERSIONS | run(changes, folder, seed, key["seconds"], key["batch"]))
                     options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
@@ -81,13 +79,13 @@ def main() -> None:
                         flush=True,
                     )
     if options.markdown:
-        print(report([row for row in rows if is_of(row, options)]))
+        print(report([row for row in rows if row.items() >= settings_of(row["changes"], options).items()]))
 
 
-def is_of(row: Row, options: argparse.Namespace) -> bool:
-    """Tell whether a training was as long, and its configuration as it is now."""
-    lengths = {name: row["changes"].get(name, vars(options)[name]) for name in ("seconds", "batch")}
-    return row.items() >= lengths.items() and row["settings"] == laptop() | row["changes"]
+def settings_of(changes: dict[str, Any], options: argparse.Namespace) -> Row:
+    """Tell all settings of a trial: trainings of another configuration or length must not be taken for its own."""
+    lengths = {name: changes.get(name, vars(options)[name]) for name in LENGTHS}
+    return {"settings": laptop() | changes} | lengths
 
 
 def parse_options() -> argparse.Namespace:
@@ -117,7 +115,7 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, seconds: float,
     """Train one trial on one set and judge it."""
     settings = laptop()
     shipped = AnoSeg(**settings).augmenter
-    changes = {name: value for name, value in changes.items() if name not in {"seconds", "batch"}}
+    changes = {name: value for name, value in changes.items() if name not in LENGTHS}
     augmenters, normalisation = changes.pop("augmenter", None), changes.pop("normalisation", "batch")
     model = AnoSeg(**(settings | changes | {"seed": seed}), **BARE)
     if augmenters is not None:

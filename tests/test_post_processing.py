@@ -153,12 +153,12 @@ def test_on_few_images_anomalies_are_forged_several_times(normal_only, tmp_path,
     images = 2 if is_held_out else 8  # of the folder's eight
     post_processor = SelfCalibratingPostProcessor(forger=forger, forged_images=3 * images)
     fit(data, tmp_path, post_processor=post_processor)
-    forged = torch.cat(forger.forged[-3 * images if is_held_out else -3 :])
+    last = slice(-3 * images if is_held_out else -3, None)  # batches of one, or of all
+    forged = torch.cat(forger.forged[last])
     assert len(forged) == 3 * images
     assert all(not torch.equal(one, other) for index, one in enumerate(forged) for other in forged[:index])
-    batches = taken[-3 * images if is_held_out else -3 :]
-    assert torch.equal(torch.cat([batch.image[len(batch.image) // 2 :] for batch in batches]), forged)
-    assert all(not batch.gt_label[: len(batch.gt_label) // 2].any() for batch in batches)
+    assert torch.equal(torch.cat([batch.image[len(batch.image) // 2 :] for batch in taken[last]]), forged)
+    assert all(not batch.gt_label[: len(batch.gt_label) // 2].any() for batch in taken[last])
 
 
 def test_more_normal_images_than_are_looked_at_are_not_counted():

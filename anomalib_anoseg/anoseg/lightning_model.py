@@ -78,9 +78,9 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
             it is found by ``"border_contrast"``, ``"spectral_residual"``, or a folder of maps of all normal images,
             held-out ones too, made by any tool. Defaults to ``"none"``, the paper's.
         calibration_area (tuple[float, float] | None): Range of the area of those patches on which the pixel threshold
-            and the range of maps are found, where there are no real anomalies to find them on. Faint ones
-            give a lower threshold than those of training, which a network marks with more confidence than defects. The
-            image threshold is found on patches as in training. Defaults to ``None``, as in training.
+            and the range of maps are found, where there are no real anomalies to find them on. Faint ones give
+            a lower threshold than those of training, which a network marks with more confidence than defects. The image
+            threshold is found on patches as in training. Defaults to ``None``, as in training.
         calibration_opacity (tuple[float, float] | None): Range of their opacity. Defaults to ``None``, as in training.
         segmentation_loss (Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]): Form of the
             pixel-wise loss; the paper prints ``l1``, which tends to end in the constant map. Defaults to
