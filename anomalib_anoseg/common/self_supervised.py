@@ -10,6 +10,7 @@ from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import Callback
+from torch import Tensor
 from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_anoseg.checkpoints import ExplainedMisfit
@@ -54,8 +55,18 @@ class SelfSupervisedModel(LightExport, ExplainedMisfit):
     def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:  # noqa: ANN401
         """Predict anomaly maps and image scores."""
         del args, kwargs
+        image: Any = batch.image
         network: Any = self.model
-        return batch.update(**network(batch.image)._asdict())
+        # As a plain tensor: on older versions torch.compile never comes to an end of torchvision's subclass.
+        return batch.update(**network(image.as_subclass(Tensor))._asdict())
+
+    def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Predict as in validation."""
+        return self.validation_step(batch, batch_idx, *args, **kwargs)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # noqa: ANN401
+        """Predict as in validation."""
+        return self.validation_step(batch, batch_idx, dataloader_idx)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

@@ -150,6 +150,14 @@ def test_accumulated_batches_make_one_step(tiny_data, tmp_path):
     assert engine.trainer.global_step == 4
 
 
+def test_compiled_networks_are_tested_after_training(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(AnoSegModel, "compile", lambda model: nn.Module.compile(model, backend="aot_eager"))
+    model, data = tiny(compile=True), copy.deepcopy(tiny_data)
+    engine = Engine(accelerator="cpu", default_root_dir=tmp_path, logger=False, max_epochs=1, limit_train_batches=1)
+    engine.fit(model, datamodule=data)
+    assert engine.test(model, datamodule=data)[0]["pixel_AUROC"] > 0
+
+
 def test_accumulation_adds_up_to_the_gradient_of_the_whole(tiny_data):
     class Recorder(Callback):
         def on_before_optimizer_step(self, trainer, pl_module, optimizer):
