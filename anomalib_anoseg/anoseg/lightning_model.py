@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from anomalib.data import ImageBatch
@@ -15,6 +15,7 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from anomalib_anoseg.anoseg.argument_checks import check_detector, check_frozen
 from anomalib_anoseg.anoseg.detector import DetectorModel
 from anomalib_anoseg.anoseg.detector_loss import DetectorDiscriminatorLoss, DetectorGeneratorLoss, DetectorLoss
 from anomalib_anoseg.anoseg.first_stage import load_segmentation
@@ -23,6 +24,7 @@ from anomalib_anoseg.anoseg.networks import DISCRIMINATOR_CHANNELS, MIN_TRAINING
 from anomalib_anoseg.anoseg.other_score import OtherScore, swap_calibrations
 from anomalib_anoseg.anoseg.stages import Stage, StagedOptimization
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel, AnoSegOutput, ImageScore
+from anomalib_anoseg.checkpoints import explain_misfit
 from anomalib_anoseg.common.argument_checks import check_shared_arguments
 from anomalib_anoseg.common.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.input_checks import check_batch, check_pre_processor
@@ -49,6 +51,9 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         backbone (str): timm encoder with features down to 1/32 of the image. Defaults to ``"resnet18"``, the paper's.
         pre_trained (bool | str): Whether training starts from the backbone's ImageNet weights: ``True`` lets timm
             download them, a path reads them from a file. The encoder then normalises what it sees as they expect.
+            Defaults to ``False``, the paper's.
+        freeze_encoder (bool): Whether the encoder stays as its ImageNet weights are, which spares a step the way back
+            through it: most of its time where the decoders are narrow. Needs ``pre_trained`` and no ``coordinates``.
             Defaults to ``False``, the paper's.
         width (float): Factor on the channels of all networks, in ``[0.05, 4]``; those of an encoder that is not a
             ResNet stay. Defaults to ``1.0``, the published size; ``0.25`` suits a laptop.
@@ -161,6 +166,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         image_size: tuple[int, int] = (256, 256),
         backbone: str = "resnet18",
         pre_trained: bool | str = False,
+        freeze_encoder: bool = False,
         width: float = 1.0,
         coordinates: bool = True,
         skip_connections: bool = False,
@@ -213,7 +219,8 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         check_value("lr_decay_start", lr_decay_start, 0.0, 1.0)
         if accumulate_grad_batches < 1:
             raise ValueError(f"accumulate_grad_batches must be 1 or more, got {accumulate_grad_batches}.")
-        _check_detector(detector, detector_share, segmentation_checkpoint, image_score, detector_beta)
+        check_frozen(freeze_encoder, bool(pre_trained), coordinates)
+        check_detector(detector, detector_share, segmentation_checkpoint, image_score, detector_beta)
         image_size = (image_size[0], image_size[1])
         check_pre_processor(pre_processor)
         super().__init__(
@@ -267,6 +274,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
                 score_window,
                 skip_connections,
                 bool(pre_trained),
+                freeze_encoder,
             )
             if detector:
                 self._add_detector(DetectorModel(backbone, width, min(image_size), detector_beta), image_score)
@@ -302,7 +310,16 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
                 self.model.detector.compile()
 
     def on_fit_start(self) -> None:
-        """Load first weights, if asked to; by now a checkpoint to resume from has brought its own."""
+        """Load first weights, if asked to; by now a checkpoint to resume from has brought its own.
+
+        Raises:
+            ValueError: If that was trained with ``freeze_encoder``, and this is not, or the other way round.
+        """
+        if self.saved_arguments is not None and "segmentation" in self.stage_shares() and self.trainer.ckpt_path:
+            # Checkpoints of before there was a choice do not name it.
+            saved = {"freeze_encoder": False} | dict(self.saved_arguments)
+            if misfit := explain_misfit(saved, self.hparams, {"freeze_encoder": bool}):
+                raise ValueError(misfit)
         if not self._has_weights and self.saved_arguments is None:
             if self.segmentation_checkpoint is not None:
                 load_segmentation(self.model, self.segmentation_checkpoint, self.hparams, self.shaping_arguments)
@@ -425,19 +442,6 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
             terms: GeneratorLoss = self.loss(output.logits, reconstruction, image, mask, judged)
             self.learn(terms.total, optimizer, is_step)
         return terms
-
-
-def _check_detector(
-    detector: bool, share: float, segmentation_checkpoint: str | None, image_score: str, beta: float
-) -> None:
-    check_value("detector_share", share, 0.01, 0.99)
-    check_value("detector_beta", beta, 0.0, 1e6)
-    if image_score not in get_args(ImageScore):
-        raise ValueError(f"image_score must be one of {get_args(ImageScore)}, got {image_score!r}.")
-    if image_score == "detector" and not detector:
-        raise ValueError("image_score='detector' needs detector=True, and a training with it.")
-    if segmentation_checkpoint is not None and not detector:
-        raise ValueError("segmentation_checkpoint is for a training of the detector alone, which needs detector=True.")
 
 
 def _count_detector_layers(image_size: Sequence[int]) -> int:

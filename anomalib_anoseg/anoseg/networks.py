@@ -34,9 +34,11 @@ class CoordinateEncoder(nn.Module):
         normalize: Whether colours are shifted and scaled as timm's weights of this backbone expect; images stay in
             ``[0, 1]`` everywhere else.
         extra_channels: Further channels of the planes to encode, which the caller appends.
+        fixed: Whether weights and normalisation statistics stay as they are loaded; not the paper's.
 
     Attributes:
         channels: Numbers of channels of the feature maps, finest first.
+        is_fixed: Whether it never learns.
 
     Raises:
         ValueError: If timm does not know the backbone or it does not halve its input five times.
@@ -52,9 +54,10 @@ class CoordinateEncoder(nn.Module):
         coordinates: bool = True,
         normalize: bool = False,
         extra_channels: int = 0,
+        fixed: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone, self.coordinates, self.normalize = backbone, coordinates, normalize
+        self.backbone, self.coordinates, self.normalize, self.is_fixed = backbone, coordinates, normalize, fixed
         self.in_channels = (5 if coordinates else 3) + extra_channels
         self.is_scaled = (width < 1 or width > 1) and backbone.startswith("resnet")
         scaled: dict[str, Any] = {"channels": scale_channels(ENCODER_CHANNELS, width)} if self.is_scaled else {}
@@ -74,6 +77,14 @@ class CoordinateEncoder(nn.Module):
             expected: Any = timm.get_pretrained_cfg(backbone)
             self.register_buffer("mean", torch.tensor(expected.mean).view(-1, 1, 1))
             self.register_buffer("std", torch.tensor(expected.std).view(-1, 1, 1))
+        if fixed:
+            self._fix()
+
+    def _fix(self) -> None:
+        self.network.requires_grad_(False)
+        for module in self.network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = False  # or those who compute statistics anew would reset it
 
     @property
     def _timm_arguments(self) -> dict[str, Any]:
@@ -107,6 +118,9 @@ class CoordinateEncoder(nn.Module):
         """Encode :meth:`with_coordinates`, sides padded to multiples of 32: features, from 1/2 down to 1/32."""
         height, width = planes.shape[-2:]
         padded = F.pad(planes, (0, -width % REDUCTION, 0, -height % REDUCTION), mode="replicate")
+        if self.is_fixed and self.network.training:
+            # Only here, whoever changed the mode: Lightning warns of modules in evaluation mode when training starts.
+            self.network.eval()
         return self.network(padded)
 
 
@@ -159,6 +173,7 @@ class Segmenter(nn.Module):
         coordinates: See :class:`CoordinateEncoder`.
         skip_connections: See :class:`Decoder`.
         normalize: See :class:`CoordinateEncoder`.
+        freeze_encoder: Whether the encoder stays as it is, see :class:`CoordinateEncoder`.
     """
 
     def __init__(
@@ -168,9 +183,10 @@ class Segmenter(nn.Module):
         coordinates: bool = True,
         skip_connections: bool = False,
         normalize: bool = False,
+        freeze_encoder: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = CoordinateEncoder(backbone, width, coordinates, normalize)
+        self.encoder = CoordinateEncoder(backbone, width, coordinates, normalize, fixed=freeze_encoder)
         self.decoder = Decoder(self.encoder.channels, 1, width, skip_connections)
 
     def forward(self, planes: Tensor) -> Tensor:

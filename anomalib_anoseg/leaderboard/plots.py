@@ -20,7 +20,7 @@ from anomalib_anoseg.leaderboard.tables import metric_name
 HEADLINES = ("image_AUROC", "pixel_AP", "pixel_IoU")  # what plots show where there is no room for all
 THRESHOLD = 0.5  # where anomalib's normalisation puts the calibrated threshold
 GRID = np.linspace(0, 1, 201)
-LONGEST, LINE = 40, 110  # characters of a name, and of a line of a legend
+LONGEST, LINE = 48, 110  # characters of a name, and of a line of a legend
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", "-.", ":")
 

@@ -20,6 +20,8 @@ from anomalib_anoseg.anoseg import stages
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
 
+FROZEN = {"freeze_encoder": True, "coordinates": False}
+
 
 def tiny(**arguments):
     return AnoSeg(**{"image_size": (64, 64), "width": 0.125, "visualizer": False, **arguments})
@@ -131,23 +133,21 @@ def test_checkpoint_restores_model_and_settings(tiny_data, tmp_path):
         {"segmentation_loss": "cross_entropy"},
         {"seed": None},
         {"compile": True},
+        {"compile": True, **FROZEN, "pre_trained": True},
     ],
     ids=str,
 )
 def test_every_switch_trains(switches, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(AnoSegModel, "compile", lambda model: nn.Module.compile(model, backend="aot_eager"))
+    monkeypatch.setattr(AnoSegModel, "load_pretrained", lambda *_: None)
     model = tiny(**switches)
     before = copy.deepcopy(model.model.segmenter.state_dict())
     fit(model, tiny_data, tmp_path, limit_train_batches=1)
     after = model.model.segmenter.state_dict()
     assert not torch.equal(before["decoder.stages.0.0.weight"], after["decoder.stages.0.0.weight"])
+    is_same = all(torch.equal(values, before[name]) for name, values in after.items() if name.startswith("encoder."))
+    assert is_same == ("freeze_encoder" in switches)
     assert all(values.isfinite().all() for values in after.values())
-
-
-def test_accumulated_batches_make_one_step(tiny_data, tmp_path):
-    engine = fit(tiny(accumulate_grad_batches=2), tiny_data, tmp_path, max_epochs=2)
-    # Two batches an epoch, one step of each of the two optimisers an epoch.
-    assert engine.trainer.global_step == 4
 
 
 def test_compiled_networks_are_tested_after_training(tiny_data, tmp_path, monkeypatch):
@@ -156,6 +156,12 @@ def test_compiled_networks_are_tested_after_training(tiny_data, tmp_path, monkey
     engine = Engine(accelerator="cpu", default_root_dir=tmp_path, logger=False, max_epochs=1, limit_train_batches=1)
     engine.fit(model, datamodule=data)
     assert engine.test(model, datamodule=data)[0]["pixel_AUROC"] > 0
+
+
+def test_accumulated_batches_make_one_step(tiny_data, tmp_path):
+    engine = fit(tiny(accumulate_grad_batches=2), tiny_data, tmp_path, max_epochs=2)
+    # Two batches an epoch, one step of each of the two optimisers an epoch.
+    assert engine.trainer.global_step == 4
 
 
 def test_accumulation_adds_up_to_the_gradient_of_the_whole(tiny_data):
@@ -319,6 +325,48 @@ def test_pretrained_weights_are_loaded_once(tiny_data, tmp_path, monkeypatch):
     assert loaded == ["weights.pth"]
     fit(tiny(pre_trained=True), tiny_data, tmp_path)
     assert loaded == ["weights.pth", None]
+
+
+def test_a_frozen_encoder_keeps_its_pretrained_weights(tiny_data, tmp_path, monkeypatch, recwarn):
+    knowing = tiny(**FROZEN, pre_trained=True, seed=5).model.segmenter.encoder.state_dict()
+    for name in (name for name in knowing if "running" in name):
+        knowing[name].fill_(0.5)  # as after a training
+
+    def load_pretrained(model, weights=None):
+        del weights
+        model.segmenter.encoder.load_state_dict(knowing)
+        model.averaged.set(model.segmenter)
+
+    monkeypatch.setattr(AnoSegModel, "load_pretrained", load_pretrained)
+    model = tiny(**FROZEN, pre_trained=True)
+    decoder = copy.deepcopy(model.model.segmenter.decoder)
+    engine = fit(model, tiny_data, tmp_path)
+    for segmenter in (model.model.segmenter, model.model.averaged.module):
+        assert all(torch.equal(value, knowing[name]) for name, value in segmenter.encoder.state_dict().items())
+        assert not equal_weights(segmenter.decoder, decoder)
+    assert not [warning for warning in recwarn if "in eval mode" in str(warning.message)]
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    fit(tiny(**FROZEN, pre_trained=True), tiny_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_resuming_needs_the_same_choice_of_what_learns(is_old, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(AnoSegModel, "load_pretrained", lambda *_: None)
+    shared = {"coordinates": False, "pre_trained": True}
+    engine = fit(tiny(**shared, freeze_encoder=not is_old), tiny_data, tmp_path)
+    engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
+    if is_old:
+        checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=False)
+        del checkpoint["hyper_parameters"]["freeze_encoder"]
+        torch.save(checkpoint, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=f"Add --model.freeze_encoder {str(not is_old).lower()} to the command"):
+        fit(tiny(**shared, freeze_encoder=is_old), tiny_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
+
+
+@pytest.mark.parametrize("arguments", [{"coordinates": False}, {"pre_trained": True}])
+def test_an_encoder_that_knows_nothing_cannot_be_frozen(arguments):
+    with pytest.raises(ValueError, match=r"freeze_encoder=True needs pre_trained, or .* and coordinates=False, or "):
+        tiny(freeze_encoder=True, **arguments)
 
 
 @pytest.fixture(scope="module")

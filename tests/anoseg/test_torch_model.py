@@ -1,5 +1,7 @@
 """AnoSeg's networks: published shapes, any size, gradients, averaging, tiling."""
 
+import copy
+
 import pytest
 import torch
 from anomalib.data import InferenceBatch
@@ -179,6 +181,43 @@ def test_pretrained_weights_come_from_a_file(tmp_path):
     model.load_pretrained(str(tmp_path / "weights.pth"))
     for encoder in (model.segmenter.encoder, model.averaged.module.encoder):
         assert torch.equal(encoder.network.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+
+
+def pretend_to_know(encoder):
+    """Give an encoder statistics as after a training: not those with which it starts, nor of random images."""
+    for name, buffer in encoder.network.named_buffers():
+        buffer.fill_(3 if name.endswith("num_batches_tracked") else 0.5)
+
+
+def test_a_frozen_encoder_stays_as_it_is():
+    model = AnoSegModel(width=0.125, averaging=0.9, coordinates=False, freeze_encoder=True)
+    pretend_to_know(model.segmenter.encoder)
+    model.averaged.set(model.segmenter)
+    encoders = [model.segmenter.encoder, model.averaged.module.encoder]
+    before = copy.deepcopy(encoders[0].state_dict())
+    optimizer = torch.optim.Adam(model.generator_parameters())
+    for step in (1, 2):
+        image = torch.rand(2, 3, 64, 64)
+        output = model.train()(image)
+        (output.logits.mean() + output.reconstruction.mean()).backward()
+        optimizer.step()
+        model.update_average(image, step)
+        model.eval()(image)
+    for encoder in encoders:
+        assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    model.requires_grad_(True)  # as Lightning's unfreeze does
+    trained = {id(parameter) for parameter in model.generator_parameters()}
+    assert not trained & {id(parameter) for parameter in encoders[0].parameters()}
+    assert trained >= {id(parameter) for parameter in model.segmenter.decoder.parameters()}
+
+
+def test_a_frozen_encoder_encodes_in_training_as_in_evaluation():
+    encoder = CoordinateEncoder(width=0.125, coordinates=False, fixed=True)
+    pretend_to_know(encoder)
+    image = torch.rand(2, 3, 64, 64)
+    for expected, features in zip(encoder.eval()(image), encoder.train()(image), strict=True):
+        assert torch.equal(features, expected)
+    assert not encoder.network.training
 
 
 def test_pretrained_weights_need_the_full_width():
