@@ -44,10 +44,10 @@ class SelfCalibratingPostProcessor(PostProcessor):
     - Validation images with anomalies among them: used as anomalib does.
     - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it, and this
       several times, where there are fewer than ``forged_images``: on few images a threshold would hang on which
-      anomalies happened to be forged. Where a model has a ``map_calibration_forger``, the pixel threshold and the range
-      of maps are found on what that forges instead: a network marks the bold anomalies that it learned from with more
-      confidence than real defects, and a threshold that is best for the former lies too high for the latter. A picture
-      can then have a marked mask though its image score is normal.
+      anomalies happened to be forged. Where a model has a ``map_calibration_forger`` as well, the pixel threshold and
+      the range of maps are found on what that forges alone, and those of image scores on both: a network finds the bold
+      anomalies that it learned from with more confidence than real defects, and a threshold that is best for the former
+      lies too high for the latter. A picture can then have a marked mask though its image score is normal.
     - No validation images: the same with training images, with a warning, because a model knows those too well.
 
     Scores and maps are brought into ``[0, 1]`` with the threshold at 0.5, as by anomalib, but not cut off at the ends:
@@ -178,31 +178,28 @@ class SelfCalibratingPostProcessor(PostProcessor):
         for draw in range(self._draws):
             # No two batches, and no two draws, share a seed.
             seed = self.calibration_seed + self._seen + draw * MAX_NORMAL_IMAGES
-            batch = self._forge_batch(pl_module, image, paths, normal, seed)
-            super().on_validation_batch_end(trainer, pl_module, batch)
+            for batch in self._forge_batches(pl_module, image, paths, normal, seed):
+                super().on_validation_batch_end(trainer, pl_module, batch)
         self._seen += len(image)
 
-    def _forge_batch(
+    def _forge_batches(
         self,
         pl_module: Any,  # noqa: ANN401
         image: Tensor,
         paths: Sequence[str],
         normal: InferenceBatch,
         seed: int,
-    ) -> ImageBatch:
-        """Forge an anomaly on each image, predict, and put what was predicted for the normal ones before it."""
+    ) -> list[ImageBatch]:
+        """Forge an anomaly on each image by each generator, predict, and put the normal ones before them."""
         forgers = [forger for forger in (self._find_forger(pl_module), self._find_map_forger(pl_module)) if forger]
         views = [_forge(forger, pl_module, image, paths, seed) for forger in forgers]
-        predictions = pl_module.model(torch.cat([view.image for view in views]))
+        batches = [_after_normal(image, normal, view, pl_module.model(view.image)) for view in views]
         # Where nothing faint can be seen, the bold anomalies serve for the maps as well.
-        of_maps = len(views) - 1 if views[-1].mask.any() else 0
-        return ImageBatch(
-            image=torch.cat((image, views[0].image)),
-            gt_label=_normal_and(views[0].mask).flatten(1).any(1),
-            gt_mask=_normal_and(views[of_maps].mask).squeeze(1).bool(),
-            pred_score=_join(normal.pred_score, predictions.pred_score, 0),
-            anomaly_map=_join(normal.anomaly_map, predictions.anomaly_map, of_maps),
-        )
+        of_maps = batches[-1 if views[-1].mask.any() else 0]
+        for batch in batches:
+            if batch is not of_maps:
+                batch.update(gt_mask=None, anomaly_map=None)
+        return batches
 
     def _find_forger(self, pl_module: LightningModule) -> SyntheticAnomaly | None:
         own = getattr(pl_module, "calibration_forger", None) or getattr(pl_module, "augmenter", None)
@@ -223,16 +220,20 @@ def _forge(forger: Any, pl_module: Any, image: Tensor, paths: Sequence[str], see
     return ForgedBatch((forged - mean) / std, mask)
 
 
-def _normal_and(mask: Tensor) -> Tensor:
-    """Put the masks of as many normal images before those of anomalies."""
-    return torch.cat((torch.zeros_like(mask), mask))
+def _after_normal(image: Tensor, normal: InferenceBatch, view: ForgedBatch, predicted: InferenceBatch) -> ImageBatch:
+    """Put normal images, and what was predicted for them, before what was forged on them."""
+    mask = torch.cat((torch.zeros_like(view.mask), view.mask))
+    return ImageBatch(
+        image=torch.cat((image, view.image)),
+        gt_label=mask.flatten(1).any(1),
+        gt_mask=mask.squeeze(1).bool(),
+        pred_score=_join(normal.pred_score, predicted.pred_score),
+        anomaly_map=_join(normal.anomaly_map, predicted.anomaly_map),
+    )
 
 
-def _join(normal: Tensor | None, predicted: Tensor | None, view: int) -> Tensor | None:
-    """Put what was predicted for normal images before what was for one of the views that were forged on them."""
-    if normal is None or predicted is None:
-        return None
-    return torch.cat((normal, predicted.split(len(normal))[view]))
+def _join(normal: Tensor | None, forged: Tensor | None) -> Tensor | None:
+    return None if normal is None or forged is None else torch.cat((normal, forged))
 
 
 def _image_of(batch: Any) -> Tensor:  # noqa: ANN401

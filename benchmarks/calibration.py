@@ -1,10 +1,11 @@
-"""On which forged anomalies AnoSeg's pixel threshold is best found.
+"""On which forged anomalies AnoSeg's thresholds are best found.
 
 A threshold that is best for bold anomalies, from which a network learned, lies too high for real defects, which it
-marks with less confidence. So the best threshold is found on anomalies of several kinds, forged by AnoSeg's own
+marks with less confidence. So the best thresholds are found on anomalies of several kinds, forged by AnoSeg's own
 augmentation on the normal images that a training held out, and judged by others on the same images: one of each kind
 that the demonstration data's code draws, at full, half and a quarter of the strength, on the object if there is one.
-What counts is the share of the best IoU that is left at the threshold.
+What counts for the pixel threshold is the share of the best IoU that is left at it; for the image threshold the
+balanced accuracy, the mean of the share of anomalies that are found and of the share of normal images that pass.
 
 With `--test` it is also told what is left on the test images. That is for the record: nothing may be chosen by it.
 
@@ -21,7 +22,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -29,6 +30,7 @@ from lightning.pytorch import Trainer
 from pixel_loss import iou_at, scores
 from study import BARE, HELD_OUT, JUDGING_SEED, VERSIONS, draw, find_object
 from torch import Tensor
+from torchmetrics.functional.classification import binary_recall, binary_specificity
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.data import DemoTextures
@@ -40,6 +42,7 @@ from anomalib_anoseg.transforms.saliency import NoSaliency
 
 SMALL, HALF_FAINT = {"area": (0.001, 0.02)}, {"opacity": (0.15, 0.5)}
 FAINT, FAINTER = {"opacity": (0.15, 0.3)}, {"opacity": (0.1, 0.2)}
+BOTH_FAINT = {"opacity": (0.1, 0.3)}
 ANYWHERE: dict[str, Any] = {"saliency": NoSaliency()}
 CALIBRATIONS: dict[str, dict[str, Any]] = {
     "as in training": {},
@@ -48,15 +51,26 @@ CALIBRATIONS: dict[str, dict[str, Any]] = {
     "faint": FAINT,
     "small and half as faint": SMALL | HALF_FAINT,
     "small and faint": SMALL | FAINT,
+    "small and faint or fainter": SMALL | BOTH_FAINT,
     "small and faint, anywhere": SMALL | FAINT | ANYWHERE,
     "fainter": FAINTER,
     "small and fainter": SMALL | FAINTER,
 }
+TOGETHER = ", and as in training"
 FORGED_IMAGES = SelfCalibratingPostProcessor().forged_images
 STRENGTHS = (1.0, 0.5, 0.25)
 
 Labelled = tuple[Tensor, Tensor]
 Row = dict[str, Any]
+
+
+class Predicted(NamedTuple):
+    """What a network says of images, and what is true."""
+
+    maps: Tensor  # (N, 1, H, W), as the network gives them
+    masks: Tensor  # (N, 1, H, W)
+    image_scores: Tensor  # (N,)
+    labels: Tensor  # (N,)
 
 
 def main() -> None:
@@ -118,19 +132,39 @@ def judge(names: dict[str, str], model: AnoSeg, data: Any, with_test: bool) -> l
     if with_test:
         batches = list(pictures.for_test())
         kinds["test"] = torch.cat([batch.image for batch in batches]), torch.cat([batch.mask for batch in batches])
-    thresholds = {
-        calibration: scores(*predicted(model, forged(model, normal, changes)))["best_threshold"]
-        for calibration, changes in CALIBRATIONS.items()
-    }
+    found_on = {name: predicted(model, forged(model, normal, changes)) for name, changes in CALIBRATIONS.items()}
     rows = []
     for kind, labelled in kinds.items():
-        maps, masks = predicted(model, labelled)
-        best = scores(maps, masks)["best_iou"]
-        for calibration, threshold in thresholds.items():
-            iou = iou_at(maps, masks, threshold)
-            found = {"calibration": calibration, "threshold": round(threshold, 4), "judged on": kind}
-            rows.append(names | found | {"IoU": iou, "best IoU": best, "share": round(iou / best, 4)})
+        prediction = predicted(model, labelled)
+        judged = [*of_pixels(found_on, prediction), *of_images(found_on, prediction)]
+        rows += [names | {"judged on": kind} | row for row in judged]
     return rows
+
+
+def of_pixels(found_on: dict[str, Predicted], prediction: Predicted) -> Iterator[Row]:
+    """Judge the pixel threshold of every calibration."""
+    best = scores(prediction.maps, prediction.masks)["best_iou"]
+    for calibration, found in found_on.items():
+        threshold = scores(found.maps, found.masks)["best_threshold"]
+        iou = iou_at(prediction.maps, prediction.masks, threshold)
+        figures = {"IoU": iou, "best IoU": best, "share": round(iou / best, 4)}
+        yield {"of": "pixels", "calibration": calibration, "threshold": round(threshold, 4), **figures}
+
+
+def of_images(found_on: dict[str, Predicted], prediction: Predicted) -> Iterator[Row]:
+    """Judge the image threshold of every calibration, alone and together with anomalies as in training."""
+    learned = next(iter(found_on.values()))
+    for calibration, found in found_on.items():
+        for together, parts in enumerate([[found], [found, learned]][: 1 + (found is not learned)]):
+            image_scores = torch.cat([part.image_scores for part in parts])
+            # Where the IoU is highest, F1 is, too.
+            threshold = scores(image_scores, torch.cat([part.labels for part in parts]))["best_threshold"]
+            called, labels = (prediction.image_scores >= threshold).int(), prediction.labels.int()
+            share, normal = binary_recall(called, labels).item(), binary_specificity(called, labels).item()
+            figures = {"found": round(share, 4), "false alarms": round(1 - normal, 4)}
+            figures["balanced accuracy"] = round((share + normal) / 2, 4)
+            name = f"{calibration}{TOGETHER * together}"
+            yield {"of": "images", "calibration": name, "threshold": round(threshold, 4), **figures}
 
 
 def judged_on(normal: Tensor, strength: float) -> Labelled:
@@ -153,30 +187,40 @@ def forged(model: AnoSeg, normal: Tensor, changes: dict[str, Any]) -> Labelled:
 
 
 @torch.no_grad()
-def predicted(model: AnoSeg, labelled: Labelled) -> Labelled:
-    """Predict the maps of images as the network gives them: maps and masks, each ``(N, 1, H, W)``."""
+def predicted(model: AnoSeg, labelled: Labelled) -> Predicted:
+    """Predict maps and image scores, as the network gives them."""
     images, masks = labelled
-    maps: Any = torch.cat([model.model(chunk).anomaly_map for chunk in images.split(16)])
-    return maps, masks.view_as(maps)
+    predictions: list[Any] = [model.model(chunk) for chunk in images.split(16)]
+    maps = torch.cat([prediction.anomaly_map for prediction in predictions])
+    image_scores = torch.cat([prediction.pred_score for prediction in predictions])
+    masks = masks.view_as(maps)
+    return Predicted(maps, masks, image_scores, masks.flatten(1).any(1))
 
 
 def report(rows: list[Row]) -> str:
-    """Tabulate shares of the best IoU: mean and least of drawn defects, the mean on each set and on its test images.
+    """Tabulate what was judged on drawn defects, and on the test images of each set, for pixels and for images."""
+    table = pd.DataFrame(rows)
+    table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
+    of = dict(iter(table.groupby("of")))
+    pixels = summary(of["pixels"], ["share"])
+    images = summary(of["images"], ["balanced accuracy", "found", "false alarms"])
+    return "\n\n".join(part.round(3).to_markdown() for part in (pixels, images))
+
+
+def summary(table: pd.DataFrame, figures: list[str]) -> pd.DataFrame:
+    """Take means over drawn defects, and of the first figure the least, and the mean on each set and its test images.
 
     The least is that of the means over the seeds of a configuration, a set and a strength.
     """
-    table = pd.DataFrame(rows)
-    table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
-    is_test, order = table["judged on"] == "test", list(CALIBRATIONS)
-    drawn = table[~is_test].pivot_table(index=["calibration", "configuration", "set", "judged on"], values="share")[
-        "share"
-    ]
-    by_calibration = drawn.groupby("calibration")
-    columns = {"mean": by_calibration.mean(), "least": by_calibration.min()}
-    each = drawn.reset_index().pivot_table(index="calibration", columns="set", values="share")
-    test = table[is_test].pivot_table(index="calibration", columns=["configuration", "set"], values="share")
+    is_test, first = table["judged on"] == "test", figures[0]
+    drawn = table[~is_test].groupby(["calibration", "configuration", "set", "judged on"], sort=False)[figures].mean()
+    by_calibration = drawn.groupby("calibration", sort=False)
+    means = by_calibration.mean()
+    means.insert(1, "least", by_calibration[first].min())
+    each = drawn.reset_index().pivot_table(index="calibration", columns="set", values=first)
+    test = table[is_test].pivot_table(index="calibration", columns=["configuration", "set"], values=first)
     test.columns = [f"test: {', '.join(column)}" for column in test.columns]
-    return pd.DataFrame(columns).join(each).join(test).loc[order].round(3).to_markdown()
+    return means.join(each).join(test)
 
 
 if __name__ == "__main__":

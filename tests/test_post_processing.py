@@ -35,7 +35,7 @@ class Meter(torch.nn.Module):
         self.normal = normal
 
     def forward(self, image):
-        anomaly_map = (image - self.normal.repeat(len(image) // len(self.normal), 1, 1, 1)).abs().amax(1, keepdim=True)
+        anomaly_map = (image - self.normal).abs().amax(1, keepdim=True)
         return InferenceBatch(anomaly_map=anomaly_map, pred_score=anomaly_map.amax((1, 2, 3)))
 
 
@@ -185,14 +185,27 @@ def test_number_of_forged_images_is_checked(forged_images):
         SelfCalibratingPostProcessor(forged_images=forged_images)
 
 
-def test_pixel_threshold_can_be_found_on_fainter_anomalies_than_the_image_threshold(tiny_data):
+def test_pixel_threshold_is_found_on_faint_anomalies_and_image_threshold_on_bold_ones_too(tiny_data, monkeypatch):
     tiny_data.setup()
     images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
+    taken, update = [], PostProcessor.on_validation_batch_end
+    monkeypatch.setattr(
+        PostProcessor,
+        "on_validation_batch_end",
+        lambda self, trainer, module, batch: taken.append(batch) or update(self, trainer, module, batch),
+    )
     bold, faint = calibrate(images, patch_opacity=(0.9, 1.0)), calibrate(images, patch_opacity=(0.2, 0.3))
     both = calibrate(images, patch_opacity=(0.9, 1.0), calibration_opacity=(0.2, 0.3))
     assert both.pixel_threshold == faint.pixel_threshold < bold.pixel_threshold
     assert both.pixel_max == faint.pixel_max < bold.pixel_max
-    assert both.image_threshold == bold.image_threshold > faint.image_threshold
+    assert both.image_threshold == faint.image_threshold < bold.image_threshold
+    assert both.image_max == bold.image_max > faint.image_max
+    of_bold, of_faint, first, second = taken
+    assert torch.equal(first.image, of_bold.image)
+    assert first.anomaly_map is None
+    assert first.gt_mask is None
+    assert torch.equal(second.image, of_faint.image)
+    assert torch.equal(second.anomaly_map, of_faint.anomaly_map)
 
 
 def test_a_forger_that_is_given_finds_both_thresholds(tiny_data):
@@ -205,7 +218,7 @@ def test_a_forger_that_is_given_finds_both_thresholds(tiny_data):
     assert torch.equal(values(one), values(other))
 
 
-def test_where_nothing_faint_is_visible_bold_anomalies_find_the_pixel_threshold():
+def test_where_nothing_faint_is_visible_bold_anomalies_find_the_thresholds():
     # Grey levels are 10 apart: of what is pasted with a weight of 0.15, no pixel changes by more than 3.
     images = 0.5 + torch.randint(2, (4, 1, 64, 64)).expand(-1, 3, -1, -1) * 10 / 255
     arguments = {"patch_mark": "changed", "hard_augmentation": False, "patch_rotation_p": 0.0}

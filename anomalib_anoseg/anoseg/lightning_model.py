@@ -85,7 +85,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         calibration_area (tuple[float, float] | None): Range of the area of those patches on which the pixel threshold
             and the range of maps are found, where there are no real anomalies to find them on. Faint ones give
             a lower threshold than those of training, which a network marks with more confidence than defects. The image
-            threshold is found on patches as in training. Defaults to ``None``, as in training.
+            threshold is found on these and on patches as in training. Defaults to ``None``, as in training.
         calibration_opacity (tuple[float, float] | None): Range of their opacity. Defaults to ``None``, as in training.
         segmentation_loss (Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]): Form of the
             pixel-wise loss; the paper prints ``l1``, which tends to end in the constant map. Defaults to
@@ -291,7 +291,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
 
     @property
     def map_calibration_forger(self) -> CutPaste | None:
-        """Forges what the pixel threshold is found on, where that is not what training sees."""
+        """Forges what the pixel threshold is found on, and half of what the image threshold is, if not as training."""
         if not self._calibration_changes:
             return None
         changed = copy.copy(self.augmenter)

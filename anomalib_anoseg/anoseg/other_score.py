@@ -40,9 +40,6 @@ class _ImageLevel(PostProcessor):
 class _ScoreCalibration(SelfCalibratingPostProcessor, _ImageLevel):
     """The usual calibration, of image scores alone."""
 
-    def _find_map_forger(self, pl_module: LightningModule) -> None:
-        del pl_module
-
 
 class OtherScore(nn.Module, Callback):
     """Calibrates the image score that is not in use, when and as the post-processor calibrates the one that is."""
