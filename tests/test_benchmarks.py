@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
@@ -45,12 +46,23 @@ def run(tmp_path_factory):
         process.wait()
 
 
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def cost():
-    spec = importlib.util.spec_from_file_location("cost", FOLDER / "cost.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("cost")
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return load("calibration")
 
 
 def test_no_script_is_left_out():
@@ -106,10 +118,25 @@ def test_calibration_judges_every_kind_of_anomaly_by_its_best_threshold(run):
     rows = run("calibration")["rows"]
     kinds = {row["judged on"] for row in rows}
     assert kinds == {"test", *(f"drawn, strength {strength}" for strength in ("1", "0.5", "0.25"))}
-    assert len(rows) == 9 * len(kinds)
-    assert all(0 <= row["share"] <= 1.001 for row in rows)
-    thresholds = {row["calibration"]: row["threshold"] for row in rows}
-    assert len(thresholds) == 9
+    pixels, images = ([row for row in rows if row["of"] == name] for name in ("pixels", "images"))
+    assert len(pixels) == len({row["calibration"] for row in pixels}) * len(kinds) == 10 * len(kinds)
+    assert len(images) == len({row["calibration"] for row in images}) * len(kinds) == 19 * len(kinds)
+    assert all(0 <= row["share"] <= 1.001 for row in pixels)
+
+
+def test_image_thresholds_are_found_on_anomalies_alone_and_with_those_of_training(calibration):
+    def predicted(*image_scores):
+        labels = torch.tensor([False, False, True, True])
+        return calibration.Predicted(torch.empty(0), torch.empty(0), torch.tensor(image_scores), labels)
+
+    found_on = {"bold": predicted(0.4, 0.45, 0.8, 0.9), "faint": predicted(0.1, 0.2, 0.3, 0.5)}
+    rows = calibration.of_images(found_on, predicted(0.1, 0.45, 0.6, 0.95))
+    names = ("calibration", "threshold", "found", "false alarms", "balanced accuracy")
+    assert [tuple(row[name] for name in names) for row in rows] == [
+        ("bold", 0.8, 0.5, 0.0, 0.75),
+        ("faint", 0.3, 1.0, 0.5, 0.75),
+        ("faint, and as in training", 0.5, 1.0, 0.0, 1.0),
+    ]
 
 
 def test_guidance_measures_every_form_of_the_bank(run):
