@@ -247,7 +247,8 @@ def _average_quarters(maps: Tensor) -> Tensor:
     """Average ``(B, C, H, W)`` to ``(B, C, 2, 2)`` as adaptive pooling does, in operations that export at any size."""
     for dim in (-2, -1):
         size = maps.shape[dim]
-        # Where the size is odd, both halves share the middle.
-        halves = (maps.narrow(dim, 0, (size + 1) // 2), maps.narrow(dim, size // 2, (size + 1) // 2))
-        maps = torch.stack([half.mean(dim) for half in halves], dim)
+        index = torch.arange(size, device=maps.device)
+        # Where the size is odd, both halves share the middle. Torch 2.10 exports no slices of any size, but weights.
+        halves = torch.stack((index < (size + 1) // 2, index >= size // 2), 1).to(maps.dtype)
+        maps = (maps.movedim(dim, -1) @ (halves / halves.sum(0))).movedim(-1, dim)
     return maps
