@@ -10,7 +10,7 @@ from typing import Any
 from anomalib.data import ImageBatch
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel, ImageScore
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
@@ -69,7 +69,8 @@ class OtherScore(nn.Module, Callback):
         """Take a batch into the calibration, forged if need be."""
         with _other_score(pl_module.model):
             if self.calibration.calibrated_on == "anomalous images":
-                score = pl_module.model(outputs.image).pred_score
+                # As a plain tensor, as in the validation step.
+                score = pl_module.model(outputs.image.as_subclass(Tensor)).pred_score
                 outputs = outputs.update(in_place=False, pred_score=score)
             self.calibration.on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
 

@@ -301,6 +301,18 @@ def test_other_score_is_calibrated_as_the_one_in_use_is(module_data, tmp_path):
     assert calibration.image_threshold.isfinite()
 
 
+def test_networks_get_plain_tensors(tiny_data, tmp_path):
+    # torchvision's subclass keeps torch.compile busy for ever on older versions.
+    tiny_data.val_split_mode = type(tiny_data.val_split_mode)("same_as_test")
+    model, seen = tiny(), []
+    model.model.register_forward_pre_hook(lambda _, inputs: seen.append(type(inputs[0])))
+    engine = fit(model, tiny_data, tmp_path)
+    assert model.other_score.calibration.calibrated_on == "anomalous images"
+    engine.test(model, datamodule=tiny_data)
+    engine.predict(model, dataloaders=tiny_data.test_dataloader())
+    assert set(seen) == {torch.Tensor}
+
+
 def test_checkpoint_of_another_kind(plain, whole, module_data, tmp_path):
     def load(path, **arguments):
         engine = Engine(accelerator="cpu", default_root_dir=tmp_path, logger=False)
