@@ -14,6 +14,7 @@ from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -26,6 +27,10 @@ CalibrationSource = Literal["anomalous images", "forged on held-out images", "fo
 # Normal images: enough for a threshold, and a bound on the cost of a calibration, which every validation repeats.
 MAX_NORMAL_IMAGES = 64
 MOST_FORGED_IMAGES = 10_000  # a larger ``forged_images`` is a mistake
+# While a training goes on, a rough threshold will do for its checkpoints: the last validation finds a better one.
+FORGED_ON_THE_WAY = 20
+# Normal and forged ones that a threshold is found on by further draws: to sort many more takes gigabytes.
+MOST_PIXELS = 2**24
 # Images a forward pass where no data loader says how many.
 CHUNK = 8
 # Scores up to this distance from the threshold, in ranges of the calibration's scores, are mapped linearly ...
@@ -43,11 +48,13 @@ class SelfCalibratingPostProcessor(PostProcessor):
 
     - Validation images with anomalies among them: used as anomalib does.
     - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it, and this
-      several times, where there are fewer than ``forged_images``: on few images a threshold would hang on which
-      anomalies happened to be forged. Where a model has a ``map_calibration_forger`` as well, the pixel threshold and
-      the range of maps are found on what that forges alone, and those of image scores on both: a network finds the bold
-      anomalies that it learned from with more confidence than real defects, and a threshold that is best for the former
-      lies too high for the latter. A picture can then have a marked mask though its image score is normal.
+      several times, where there are fewer than ``forged_images``: a threshold would hang on which anomalies happened
+      to be forged. Validations after which a training goes on forge 20 at most, and large images fewer than small ones,
+      for memory's sake, but always one on each. Where a model has a ``map_calibration_forger`` as well, the pixel
+      threshold and the range of maps are found on what that forges alone, and those of image scores on both: a network
+      finds the bold anomalies that it learned from with more confidence than real defects, and a threshold that is best
+      for the former lies too high for the latter. A picture can then have a marked mask though its image score is
+      normal.
     - No validation images: the same with training images, with a warning, because a model knows those too well.
 
     Scores and maps are brought into ``[0, 1]`` with the threshold at 0.5, as by anomalib, but not cut off at the ends:
@@ -61,8 +68,8 @@ class SelfCalibratingPostProcessor(PostProcessor):
         calibration_seed: Seed of the forged anomalies: every calibration uses the same ones.
         forger: What forges them, for both thresholds. The model's own generators if ``None``; a model without any is
             then calibrated as anomalib does.
-        forged_images: Anomalies are forged on each image as often as it takes to have so many, 1 to 10000. The default,
-            20, is a tenth of two hundred pictures: every further draw is paid for in every validation.
+        forged_images: Anomalies are forged on each image as often as it takes to have so many, 1 to 10000. Defaults to
+            ``200``.
         use_training_images: Whether training images are the last resort; without, thresholds stay undefined until a
             validation. Models that keep a memory bank cannot predict before their training has ended.
         **kwargs: Arguments of :class:`anomalib.post_processing.PostProcessor`.
@@ -82,7 +89,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         self,
         calibration_seed: int = 0,
         forger: SyntheticAnomaly | None = None,
-        forged_images: int = 20,
+        forged_images: int = 200,
         use_training_images: bool = True,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
@@ -93,7 +100,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         self.forged_images = forged_images
         self.use_training_images = use_training_images
         self.calibrated_on: CalibrationSource = "none"
-        self._seen, self._draws = 0, 1
+        self._seen, self._images, self._wanted = 0, 1, 1
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
@@ -107,7 +114,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         self.calibrated_on = "anomalous images" if is_real else "forged on held-out images"
         if not is_real:
             datasets: list[Any] = [loader.dataset for loader in loaders]
-            self._start(sum(len(dataset) for dataset in datasets))
+            self._start(trainer, sum(len(dataset) for dataset in datasets))
 
     def on_validation_batch_end(
         self,
@@ -133,7 +140,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         network.eval()
         with torch.no_grad():
             images, paths = _some_images(_as_list(trainer.train_dataloader)[0], pl_module)
-            self._start(len(images))
+            self._start(trainer, len(images))
             for start in range(0, len(images), CHUNK):
                 chunk = slice(start, start + CHUNK)
                 self._update_with_forged(trainer, pl_module, images[chunk], paths[chunk])
@@ -162,9 +169,16 @@ class SelfCalibratingPostProcessor(PostProcessor):
         normalized = 0.5 + torch.where(distance.abs() <= LINEAR, distance, beyond)
         return torch.where(torch.isnan(span), preds, normalized)
 
-    def _start(self, images: int) -> None:
+    def _start(self, trainer: Trainer, images: int) -> None:
         """Begin a calibration on so many normal images."""
-        self._seen, self._draws = 0, math.ceil(self.forged_images / max(1, min(images, MAX_NORMAL_IMAGES)))
+        goes_on = trainer.state.fn == TrainerFn.FITTING and not trainer.should_stop
+        self._seen, self._images = 0, max(1, min(images, MAX_NORMAL_IMAGES))
+        self._wanted = min(self.forged_images, FORGED_ON_THE_WAY) if goes_on else self.forged_images
+
+    def _count_draws(self, image: Tensor) -> int:
+        """Tell how often anomalies are forged on each image of a batch, ``(B, C, H, W)``."""
+        pixels = 2 * self._images * image.shape[-2] * image.shape[-1]
+        return max(1, min(math.ceil(self._wanted / self._images), MOST_PIXELS // pixels))
 
     def _update_with_forged(
         self,
@@ -175,7 +189,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
     ) -> None:
         """Take normal images into the calibration, each as often as anomalies are forged on it."""
         normal = pl_module.model(image)
-        for draw in range(self._draws):
+        for draw in range(self._count_draws(image)):
             # No two batches, and no two draws, share a seed.
             seed = self.calibration_seed + self._seen + draw * MAX_NORMAL_IMAGES
             for batch in self._forge_batches(pl_module, image, paths, normal, seed):

@@ -39,6 +39,14 @@ def count_operations():
     return OperationCounter
 
 
+@pytest.fixture(scope="session", autouse=True)
+def short_calibration():
+    """Let the calibration at the end of a training forge a dozen anomalies on tiny images, not two hundred."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anomalib_anoseg.post_processing.MOST_PIXELS", 2 * 12 * 64 * 64)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory) -> Path:
     """A set in MVTec AD's layout: 64x64 pixels of stripes; anomalous images have a bright square."""

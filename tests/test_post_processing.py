@@ -7,18 +7,22 @@ import torch
 from anomalib.data import Folder, InferenceBatch
 from anomalib.engine import Engine
 from anomalib.post_processing import PostProcessor
+from lightning.pytorch import Trainer
 
-from anomalib_anoseg import AnoSeg
+from anomalib_anoseg import AnoSeg, post_processing
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 from anomalib_anoseg.transforms import HardCutPaste
 
+# As shipped: tests/conftest.py lowers it for all tests.
+MOST_PIXELS = post_processing.MOST_PIXELS
 
-def fit(data, path, **arguments):
+
+def fit(data, path, epochs=1, **arguments):
     model = AnoSeg(image_size=(64, 64), width=0.125, visualizer=False, **arguments)
     engine = Engine(
         accelerator="cpu",
         default_root_dir=path,
-        max_epochs=1,
+        max_epochs=epochs,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -39,11 +43,22 @@ class Meter(torch.nn.Module):
         return InferenceBatch(anomaly_map=anomaly_map, pred_score=anomaly_map.amax((1, 2, 3)))
 
 
-def calibrate(images, draws_of=100, **arguments):
+class Brightness(torch.nn.Module):
+    """Scores that say nothing of anomalies, so that a threshold hangs on how many of the images are normal."""
+
+    def __init__(self, normal):
+        super().__init__()
+        del normal
+
+    def forward(self, image):
+        return InferenceBatch(anomaly_map=image.mean(1, keepdim=True), pred_score=image.mean((1, 2, 3)))
+
+
+def calibrate(images, draws_of=100, meter=Meter, **arguments):
     model = AnoSeg(image_size=(64, 64), width=0.125, **arguments)
-    model.model, post_processor = Meter(images), model.post_processor
+    model.model, post_processor = meter(images), model.post_processor
     post_processor.calibrated_on = "forged on held-out images"
-    post_processor._start(draws_of)
+    post_processor._start(Trainer(logger=False, enable_checkpointing=False), draws_of)
     post_processor._update_with_forged(None, model, images)
     post_processor.on_validation_epoch_end(None, model)
     return post_processor
@@ -124,6 +139,11 @@ def test_threshold_separates_what_the_map_separates(tiny_data):
     assert (post_processor.pixel_min.item(), post_processor.pixel_max.item()) == pytest.approx((0.2, 0.8))
 
 
+@pytest.fixture
+def as_many_as_asked(monkeypatch):
+    monkeypatch.setattr(post_processing, "MOST_PIXELS", MOST_PIXELS)
+
+
 class Recorder(HardCutPaste):
     """A generator that remembers what it forged."""
 
@@ -137,6 +157,7 @@ class Recorder(HardCutPaste):
         return made
 
 
+@pytest.mark.usefixtures("as_many_as_asked")
 @pytest.mark.parametrize(
     "split", [{"val_split_mode": "from_train", "val_split_ratio": 0.25}, {"val_split_mode": "same_as_test"}]
 )
@@ -161,13 +182,29 @@ def test_on_few_images_anomalies_are_forged_several_times(normal_only, tmp_path,
     assert all(not batch.gt_label[: len(batch.gt_label) // 2].any() for batch in taken[last])
 
 
+@pytest.mark.usefixtures("as_many_as_asked")
 def test_more_normal_images_than_are_looked_at_are_not_counted():
+    assert [count_draws(images) for images in (1, 64, 200)] == [200, 4, 4]
+
+
+@pytest.mark.usefixtures("as_many_as_asked")
+def test_large_images_are_forged_on_less_often_but_always_once():
+    assert [count_draws(64, side) for side in (64, 128, 256, 512, 1024)] == [4, 4, 2, 1, 1]
+
+
+def count_draws(images, side=32):
     post_processor = SelfCalibratingPostProcessor(forged_images=200)
-    draws = []
-    for images in (1, 64, 200):
-        post_processor._start(images)
-        draws.append(post_processor._draws)
-    assert draws == [200, 4, 4]
+    post_processor._start(Trainer(logger=False, enable_checkpointing=False), images)
+    return post_processor._count_draws(torch.empty(1, 3, side, side, device="meta"))
+
+
+@pytest.mark.usefixtures("as_many_as_asked")
+def test_a_training_that_goes_on_is_calibrated_on_fewer_anomalies(normal_only, tmp_path):
+    data = normal_only(val_split_mode="from_train", val_split_ratio=0.25)
+    forger = Recorder()
+    fit(data, tmp_path, post_processor=SelfCalibratingPostProcessor(forger=forger, forged_images=24), epochs=2)
+    before, after_one_epoch, after_both = 20, 20, 24
+    assert [len(forged) for forged in forger.forged] == [2] * ((before + after_one_epoch + after_both) // 2)
 
 
 def test_several_draws_find_both_thresholds(tiny_data):
