@@ -204,15 +204,23 @@ class SelfCalibratingPostProcessor(PostProcessor):
         normal: InferenceBatch,
         seed: int,
     ) -> list[ImageBatch]:
-        """Forge an anomaly on each image by each generator, predict, and put the normal ones before them."""
-        forgers = [forger for forger in (self._find_forger(pl_module), self._find_map_forger(pl_module)) if forger]
-        views = [_forge(forger, pl_module, image, paths, seed) for forger in forgers]
-        batches = [_after_normal(image, normal, view, pl_module.model(view.image)) for view in views]
-        # Where nothing faint can be seen, the bold anomalies serve for the maps as well.
-        of_maps = batches[-1 if views[-1].mask.any() else 0]
-        for batch in batches:
-            if batch is not of_maps:
-                batch.update(gt_mask=None, anomaly_map=None)
+        """Forge an anomaly on each image by each generator, predict, and put the normal ones before them.
+
+        What the generator for maps forges without a trace is left out, together with the normal image: as one more
+        normal image it would move the threshold of image scores. Where it leaves no trace at all, the other generator
+        serves for the maps as well.
+        """
+        view = _forge(self._find_forger(pl_module), pl_module, image, paths, seed)
+        batches = [_after_normal(image, normal, view, pl_module.model(view.image))]
+        forger = self._find_map_forger(pl_module)
+        if forger is not None:
+            view = _forge(forger, pl_module, image, paths, seed)
+            is_visible = view.mask.flatten(1).any(1)
+            if is_visible.any():
+                image, view = image[is_visible], ForgedBatch(*(part[is_visible] for part in view))
+                kept = InferenceBatch(*(None if part is None else part[is_visible] for part in normal))
+                batches[0].update(gt_mask=None, anomaly_map=None)
+                batches.append(_after_normal(image, kept, view, pl_module.model(view.image)))
         return batches
 
     def _find_forger(self, pl_module: LightningModule) -> SyntheticAnomaly | None:

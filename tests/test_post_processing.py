@@ -258,11 +258,27 @@ def test_a_forger_that_is_given_finds_both_thresholds(tiny_data):
 def test_where_nothing_faint_is_visible_bold_anomalies_find_the_thresholds():
     # Grey levels are 10 apart: of what is pasted with a weight of 0.15, no pixel changes by more than 3.
     images = 0.5 + torch.randint(2, (4, 1, 64, 64)).expand(-1, 3, -1, -1) * 10 / 255
-    arguments = {"patch_mark": "changed", "hard_augmentation": False, "patch_rotation_p": 0.0}
+    arguments = {"patch_mark": "changed", "hard_augmentation": False, "patch_rotation_p": 0.0, "meter": Brightness}
     bold = calibrate(images, **arguments)
     faint = calibrate(images, calibration_opacity=(0.15, 0.15), **arguments)
     assert torch.equal(values(bold), values(faint))
     assert bold.pixel_threshold > 0
+
+
+def test_what_is_forged_without_a_trace_is_not_one_more_normal_image(monkeypatch):
+    images = torch.linspace(0.3, 0.7, 8).view(-1, 1, 1, 1).expand(-1, 3, 64, 64) + torch.rand(8, 1, 64, 64) / 10
+    images[:6] = images[:6].mean((1, 2, 3), keepdim=True)  # nothing to see where a patch of the same is pasted
+    taken, update = [], PostProcessor.on_validation_batch_end
+    monkeypatch.setattr(
+        PostProcessor,
+        "on_validation_batch_end",
+        lambda self, trainer, module, batch: taken.append(batch) or update(self, trainer, module, batch),
+    )
+    calibrate(images, meter=Brightness, calibration_opacity=(0.5, 0.5), hard_augmentation=False, patch_mark="changed")
+    _, of_maps = taken
+    assert of_maps.gt_label.tolist() == [False] * 2 + [True] * 2
+    assert torch.equal(of_maps.image[:2], images[6:])
+    assert len(of_maps.pred_score) == len(of_maps.anomaly_map) == 4
 
 
 def test_settings_survive_a_checkpoint():
