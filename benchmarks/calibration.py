@@ -2,17 +2,19 @@
 
 A threshold that is best for bold anomalies, from which a network learned, lies too high for real defects, which it
 marks with less confidence. So the best thresholds are found on anomalies of several kinds, forged by AnoSeg's own
-augmentation on the normal images that a training held out, and judged by others on the same images: one of each kind
-that the demonstration data's code draws, at full, half and a quarter of the strength, on the object if there is one.
+augmentation on the normal images that a training held out, as many as AnoSeg itself forges at the end of a training,
+and judged by others on the same images: some of each kind that the demonstration data's code draws, at full, half and a
+quarter of the strength, on the object if there is one.
 What counts for the pixel threshold is the share of the best IoU that is left at it; for the image threshold the
-balanced accuracy, the mean of the share of anomalies that are found and of the share of normal images that pass.
+balanced accuracy, the mean of the share of anomalies that are found and of the share of normal images that pass. How
+much hangs on which anomalies happen to be forged is told by thresholds that are found on some of them, drawn by lot.
 
 With `--test` it is also told what is left on the test images. That is for the record: nothing may be chosen by it.
 
 Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
 any, a network that saw a few pictures of the demonstration data shows that the script works.
 
-    python benchmarks/calibration.py runs/five_minutes/jobs/AnoSeg-Lite0-frozen-* --test --json calibration.json
+    python benchmarks/calibration.py runs/as_shipped*/jobs/AnoSeg-* --test --json calibration.json
     python benchmarks/calibration.py --others calibration.json calibration_laptop.json --markdown
 """
 
@@ -27,8 +29,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from lightning.pytorch import Trainer
-from pixel_loss import iou_at, scores
-from study import BARE, HELD_OUT, JUDGING_SEED, VERSIONS, draw, find_object
+from pixel_loss import scores
+from study import BARE, JUDGING_SEED, VERSIONS, draw, find_object
 from torch import Tensor
 from torchmetrics.functional.classification import binary_recall, binary_specificity
 
@@ -37,40 +39,48 @@ from anomalib_anoseg.data import DemoTextures
 from anomalib_anoseg.leaderboard.pictures import Pictures, resize_of
 from anomalib_anoseg.leaderboard.rebuild import load_job
 from anomalib_anoseg.leaderboard.runs import RunFolder
-from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
+from anomalib_anoseg.metrics.functional import binary_iou_curve, iou_curve_compute, score_histogram
+from anomalib_anoseg.post_processing import MAX_NORMAL_IMAGES, SelfCalibratingPostProcessor
 from anomalib_anoseg.transforms.saliency import NoSaliency
 
 SMALL, HALF_FAINT = {"area": (0.001, 0.02)}, {"opacity": (0.15, 0.5)}
 FAINT, FAINTER = {"opacity": (0.15, 0.3)}, {"opacity": (0.1, 0.2)}
 BOTH_FAINT = {"opacity": (0.1, 0.3)}
 ANYWHERE: dict[str, Any] = {"saliency": NoSaliency()}
+SHIPPED, TRAINING = "small and faint", "as in training"
 CALIBRATIONS: dict[str, dict[str, Any]] = {
-    "as in training": {},
+    TRAINING: {},
     "as in training, anywhere": ANYWHERE,
     "small": SMALL,
     "faint": FAINT,
     "small and half as faint": SMALL | HALF_FAINT,
-    "small and faint": SMALL | FAINT,
+    SHIPPED: SMALL | FAINT,
     "small and faint or fainter": SMALL | BOTH_FAINT,
     "small and faint, anywhere": SMALL | FAINT | ANYWHERE,
     "fainter": FAINTER,
     "small and fainter": SMALL | FAINTER,
 }
-TOGETHER = ", and as in training"
+NUMBERS, LOTS = (20, 64, 200), 50  # of forged images; of times that so many are drawn by lot
 FORGED_IMAGES = SelfCalibratingPostProcessor().forged_images
 STRENGTHS = (1.0, 0.5, 0.25)
+BINS = 4096  # of thresholds
+DRAWN_ON = 24  # images, at least: each takes a defect of each kind
 
-Labelled = tuple[Tensor, Tensor]
 Row = dict[str, Any]
 
 
 class Predicted(NamedTuple):
     """What a network says of images, and what is true."""
 
-    maps: Tensor  # (N, 1, H, W), as the network gives them
-    masks: Tensor  # (N, 1, H, W)
+    maps: Tensor  # (N, 1, H, W), in [0, 1], as the network gives them
+    masks: Tensor  # (N, 1, H, W), bool
     image_scores: Tensor  # (N,)
-    labels: Tensor  # (N,)
+    labels: Tensor  # (N,), bool
+
+    def several_times_before(self, others: "Predicted", times: int | None = None) -> "Predicted":
+        """Put these before others, so often that there are as many of both, or some times."""
+        times = len(others.maps) // len(self.maps) if times is None else times
+        return Predicted(*(torch.cat((*[own] * times, other)) for own, other in zip(self, others, strict=True)))
 
 
 def main() -> None:
@@ -127,84 +137,111 @@ def demonstration() -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
 def judge(names: dict[str, str], model: AnoSeg, data: Any, with_test: bool) -> list[Row]:  # noqa: ANN401
     """Find the threshold of every calibration and what is left at it, for every kind of anomaly."""
     pictures, resize = Pictures(data, model), resize_of(model)
-    normal = torch.stack([resize(data.val_data[index].image) for index in range(min(HELD_OUT, len(data.val_data)))])
-    kinds = {f"drawn, strength {strength:g}": judged_on(normal, strength) for strength in STRENGTHS}
+    images = [resize(data.val_data[index].image) for index in range(min(MAX_NORMAL_IMAGES, len(data.val_data)))]
+    image = torch.stack(images)
+    normal = predict(model, image, torch.zeros(len(image), 1, *image.shape[-2:]))
+    found_on = {
+        name: normal.several_times_before(predict(model, *forge(model, image, changes)))
+        for name, changes in CALIBRATIONS.items()
+    }
+    kinds = draw_all(model, image, normal)
     if with_test:
         batches = list(pictures.for_test())
-        kinds["test"] = torch.cat([batch.image for batch in batches]), torch.cat([batch.mask for batch in batches])
-    found_on = {name: predicted(model, forged(model, normal, changes)) for name, changes in CALIBRATIONS.items()}
+        tested, masks = torch.cat([batch.image for batch in batches]), torch.cat([batch.mask for batch in batches])
+        kinds["test"] = predict(model, tested, masks)
     rows = []
-    for kind, labelled in kinds.items():
-        prediction = predicted(model, labelled)
+    for kind, prediction in kinds.items():
         judged = [*of_pixels(found_on, prediction), *of_images(found_on, prediction)]
+        judged += of_numbers(found_on[SHIPPED], prediction)
         rows += [names | {"judged on": kind} | row for row in judged]
     return rows
 
 
+def draw_all(model: AnoSeg, image: Tensor, normal: Predicted) -> dict[str, Predicted]:
+    """Draw defects of every kind and strength on the object, and predict them, after the normal images."""
+    image = several_times(image, DRAWN_ON)
+    times, places = len(image) // len(normal.maps), find_object(image)
+    drawn = {strength: predict(model, *draw(image, places, strength)) for strength in STRENGTHS}
+    return {f"drawn, strength {name:g}": normal.several_times_before(other, times) for name, other in drawn.items()}
+
+
 def of_pixels(found_on: dict[str, Predicted], prediction: Predicted) -> Iterator[Row]:
     """Judge the pixel threshold of every calibration."""
-    best = scores(prediction.maps, prediction.masks)["best_iou"]
+    iou, thresholds = binary_iou_curve(prediction.maps, prediction.masks, BINS)
     for calibration, found in found_on.items():
-        threshold = scores(found.maps, found.masks)["best_threshold"]
-        iou = iou_at(prediction.maps, prediction.masks, threshold)
-        figures = {"IoU": iou, "best IoU": best, "share": round(iou / best, 4)}
-        yield {"of": "pixels", "calibration": calibration, "threshold": round(threshold, 4), **figures}
+        place = binary_iou_curve(found.maps, found.masks, BINS)[0].argmax()
+        left, best = iou[place].item(), iou.max().item()
+        figures = {"IoU": round(left, 4), "best IoU": round(best, 4), "share": round(left / best, 4)}
+        yield {"of": "pixels", "calibration": calibration, "threshold": round(thresholds[place].item(), 4), **figures}
 
 
 def of_images(found_on: dict[str, Predicted], prediction: Predicted) -> Iterator[Row]:
     """Judge the image threshold of every calibration, alone and together with anomalies as in training."""
-    learned = next(iter(found_on.values()))
-    for calibration, found in found_on.items():
-        for together, parts in enumerate([[found], [found, learned]][: 1 + (found is not learned)]):
-            image_scores = torch.cat([part.image_scores for part in parts])
-            # Where the IoU is highest, F1 is, too.
-            threshold = scores(image_scores, torch.cat([part.labels for part in parts]))["best_threshold"]
-            called, labels = (prediction.image_scores >= threshold).int(), prediction.labels.int()
-            share, normal = binary_recall(called, labels).item(), binary_specificity(called, labels).item()
-            figures = {"found": round(share, 4), "false alarms": round(1 - normal, 4)}
-            figures["balanced accuracy"] = round((share + normal) / 2, 4)
-            name = f"{calibration}{TOGETHER * together}"
-            yield {"of": "images", "calibration": name, "threshold": round(threshold, 4), **figures}
+    learned = found_on[TRAINING]
+    alone = {name: [found] for name, found in found_on.items()}
+    together = {f"{name}, and {TRAINING}": [found, learned] for name, found in found_on.items() if name != TRAINING}
+    for calibration, parts in (alone | together).items():
+        image_scores = torch.cat([part.image_scores for part in parts])
+        # Where the IoU is highest, F1 is, too.
+        threshold = scores(image_scores, torch.cat([part.labels for part in parts]))["best_threshold"]
+        called, labels = (prediction.image_scores >= threshold).int(), prediction.labels.int()
+        share, normal = binary_recall(called, labels).item(), binary_specificity(called, labels).item()
+        figures = {"found": round(share, 4), "false alarms": round(1 - normal, 4)}
+        figures["balanced accuracy"] = round((share + normal) / 2, 4)
+        yield {"of": "images", "calibration": calibration, "threshold": round(threshold, 4), **figures}
 
 
-def judged_on(normal: Tensor, strength: float) -> Labelled:
-    """Draw defects on the object in images, and put the normal ones before them."""
-    image, mask = draw(normal, find_object(normal), strength)
-    return torch.cat((normal, image)), torch.cat((torch.zeros(len(normal), *mask.shape[1:]), mask))
+def of_numbers(found: Predicted, prediction: Predicted) -> Iterator[Row]:
+    """Judge pixel thresholds that are found on so many forged images, drawn by lot, and as many normal ones."""
+    iou, _ = binary_iou_curve(prediction.maps, prediction.masks, BINS)
+    histograms = [score_histogram(*pair, BINS) for pair in zip(found.maps, found.masks, strict=True)]
+    of_pairs = torch.stack(histograms).unflatten(0, (2, -1)).sum(0)  # of a normal image and what was forged on it
+    generator = torch.Generator().manual_seed(JUDGING_SEED)
+    for number in NUMBERS:
+        lots = [torch.randint(len(of_pairs), (number,), generator=generator) for _ in range(LOTS)]
+        places = [iou_curve_compute(of_pairs[lot].sum(0))[0].argmax() for lot in lots]
+        shares = iou[torch.stack(places)] / iou.max()
+        figures = {"share": round(shares.mean().item(), 4), "least of lots": round(shares.min().item(), 4)}
+        yield {"of": "numbers", "calibration": f"{number} forged images", **figures}
 
 
-def forged(model: AnoSeg, normal: Tensor, changes: dict[str, Any]) -> Labelled:
-    """Forge anomalies as the model's training did, but for some changes, and put the normal images before them.
+def several_times(image: Tensor, number: int) -> Tensor:
+    """Repeat images until there are so many, or more."""
+    return image.repeat(math.ceil(number / len(image)), 1, 1, 1)
 
-    Several times on each image, where there are few, as AnoSeg's own calibration does.
+
+def forge(model: AnoSeg, image: Tensor, changes: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Forge anomalies as the model's training did, but for some changes: images, and masks.
+
+    As many, and so as often on each image, as AnoSeg's own calibration does.
     """
-    normal = normal.repeat(math.ceil(FORGED_IMAGES / len(normal)), 1, 1, 1)
     forger, changes = copy.deepcopy(model.augmenter), dict(changes)
     forger.saliency = changes.pop("saliency", forger.saliency)
     forger.flags = {**forger.flags, **changes}
-    image, mask = forger.forge(normal, generator=torch.Generator().manual_seed(JUDGING_SEED))
-    return torch.cat((normal, image)), torch.cat((torch.zeros_like(mask), mask))
+    generator = torch.Generator().manual_seed(JUDGING_SEED)
+    forged, mask = forger.forge(several_times(image, FORGED_IMAGES), generator=generator)
+    return forged, mask
 
 
 @torch.no_grad()
-def predicted(model: AnoSeg, labelled: Labelled) -> Predicted:
+def predict(model: AnoSeg, image: Tensor, mask: Tensor) -> Predicted:
     """Predict maps and image scores, as the network gives them."""
-    images, masks = labelled
-    predictions: list[Any] = [model.model(chunk) for chunk in images.split(16)]
+    predictions: list[Any] = [model.model(chunk) for chunk in image.split(16)]
     maps = torch.cat([prediction.anomaly_map for prediction in predictions])
     image_scores = torch.cat([prediction.pred_score for prediction in predictions])
-    masks = masks.view_as(maps)
+    masks = mask.view_as(maps).bool()
     return Predicted(maps, masks, image_scores, masks.flatten(1).any(1))
 
 
 def report(rows: list[Row]) -> str:
-    """Tabulate what was judged on drawn defects, and on the test images of each set, for pixels and for images."""
+    """Tabulate what was judged on drawn defects, and on the test images of each set: pixels, images, numbers."""
     table = pd.DataFrame(rows)
     table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
     of = dict(iter(table.groupby("of")))
     pixels = summary(of["pixels"], ["share"])
     images = summary(of["images"], ["balanced accuracy", "found", "false alarms"])
-    return "\n\n".join(part.round(3).to_markdown() for part in (pixels, images))
+    numbers = summary(of["numbers"], ["share", "least of lots"])
+    return "\n\n".join(part.round(3).to_markdown() for part in (pixels, images, numbers))
 
 
 def summary(table: pd.DataFrame, figures: list[str]) -> pd.DataFrame:

@@ -17,6 +17,7 @@ TINY = {
     "calibration": ["--test", "--markdown"],
     "cost": ["--quick", "--markdown"],
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
+    "own_thresholds": ["--markdown"],
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
     "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
     "startup": ["--quick"],
@@ -118,10 +119,36 @@ def test_calibration_judges_every_kind_of_anomaly_by_its_best_threshold(run):
     rows = run("calibration")["rows"]
     kinds = {row["judged on"] for row in rows}
     assert kinds == {"test", *(f"drawn, strength {strength}" for strength in ("1", "0.5", "0.25"))}
-    pixels, images = ([row for row in rows if row["of"] == name] for name in ("pixels", "images"))
+    pixels, images, numbers = ([row for row in rows if row["of"] == name] for name in ("pixels", "images", "numbers"))
     assert len(pixels) == len({row["calibration"] for row in pixels}) * len(kinds) == 10 * len(kinds)
     assert len(images) == len({row["calibration"] for row in images}) * len(kinds) == 19 * len(kinds)
-    assert all(0 <= row["share"] <= 1.001 for row in pixels)
+    assert len(numbers) == 3 * len(kinds)
+    assert all(0 <= row["share"] <= 1.001 for row in (*pixels, *numbers))
+    assert all(row["least of lots"] <= row["share"] for row in numbers)
+
+
+def test_own_thresholds_count_on_every_kind_of_image(run):
+    overall, *kinds = run("own_thresholds")["rows"]
+    assert 0 <= overall["share"] <= 1.001
+    assert {row["kind"] for row in kinds} == {"good", "scratch", "stain", "chip", "foreign", "smear"}
+    assert sum(row["images"] for row in kinds) == overall["images"]
+
+
+def test_own_thresholds_count_what_is_missed_and_what_is_false():
+    masks = torch.zeros(4, 10, 10, dtype=torch.bool)
+    masks[:3, :5] = True
+    marked = torch.zeros_like(masks)
+    marked[0, :5], marked[1, 0, :2], marked[2, 9] = True, True, True  # whole, a bit, beside
+    marked[3, 0, 0] = True
+    module = load("own_thresholds")
+    called = torch.tensor([True, True, False, True])
+    overall, dents, good = module.count(
+        module.Predicted([*["dent"] * 3, "good"], marked.float(), masks, marked, called)
+    )
+    assert overall["IoU"] == pytest.approx(52 / (150 + 11), abs=1e-4)
+    assert (dents["images"], dents["called anomalous"]) == (3, 2)
+    assert (dents["no defect pixel marked"], dents["IoU below 0.1"]) == (1, 2)
+    assert (good["images"], good["called anomalous"], good["any pixel marked"]) == (1, 1, 1)
 
 
 def test_image_thresholds_are_found_on_anomalies_alone_and_with_those_of_training(calibration):
@@ -129,11 +156,11 @@ def test_image_thresholds_are_found_on_anomalies_alone_and_with_those_of_trainin
         labels = torch.tensor([False, False, True, True])
         return calibration.Predicted(torch.empty(0), torch.empty(0), torch.tensor(image_scores), labels)
 
-    found_on = {"bold": predicted(0.4, 0.45, 0.8, 0.9), "faint": predicted(0.1, 0.2, 0.3, 0.5)}
+    found_on = {calibration.TRAINING: predicted(0.4, 0.45, 0.8, 0.9), "faint": predicted(0.1, 0.2, 0.3, 0.5)}
     rows = calibration.of_images(found_on, predicted(0.1, 0.45, 0.6, 0.95))
     names = ("calibration", "threshold", "found", "false alarms", "balanced accuracy")
     assert [tuple(row[name] for name in names) for row in rows] == [
-        ("bold", 0.8, 0.5, 0.0, 0.75),
+        ("as in training", 0.8, 0.5, 0.0, 0.75),
         ("faint", 0.3, 1.0, 0.5, 0.75),
         ("faint, and as in training", 0.5, 1.0, 0.0, 1.0),
     ]

@@ -1,0 +1,135 @@
+"""What trained AnoSegs find and miss on test images at their own thresholds, which no test image has a say in.
+
+Each training is calibrated as `configs/laptop_pretrained.yaml` says, on its held-out normal images and on anomalies
+forged on them. Then it is told what share of the best IoU its pixel threshold leaves, and, for good images and for each
+kind of defect: of how many the image score says that they are anomalous, on how many of the defects no pixel is marked,
+on how many the map overlaps the truth by little, and on how many of the good ones anything is marked. For the record:
+nothing may be chosen by it.
+
+Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
+any, a network that saw a few pictures of the demonstration data shows that the script works.
+
+    python benchmarks/own_thresholds.py runs/as_shipped*/jobs/AnoSeg-* --json own_thresholds.json --markdown
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+import yaml
+from calibration import Row, demonstration, trainings
+from lightning.pytorch import Trainer
+from pixel_loss import scores
+from study import BARE, VERSIONS
+from torch import Tensor
+from torchmetrics.functional.classification import binary_jaccard_index
+
+from anomalib_anoseg import AnoSeg
+
+CONFIG = Path(__file__).parents[1] / "configs" / "laptop_pretrained.yaml"
+GOOD = "good"
+POOR_IOU = 0.1
+PREDICTED = ("anomaly_map", "gt_mask", "pred_mask", "pred_label")  # fields of anomalib's batches
+
+
+class Predicted(NamedTuple):
+    """What a calibrated model says of the test images, and what is true."""
+
+    kinds: list[str]  # of defects, or "good"
+    maps: Tensor  # (N, H, W)
+    masks: Tensor  # (N, H, W), bool
+    marked: Tensor  # (N, H, W), bool
+    called_anomalous: Tensor  # (N,), bool
+
+
+def main() -> None:
+    """Count for every training, then report."""
+    options = parse_options()
+    torch.set_num_threads(1)
+    found = trainings(options.jobs) if options.jobs else demonstration()
+    rows = [names | row for names, model, data in found for row in count(predict(as_shipped(model), data))]
+    if options.json:
+        options.json.write_text(json.dumps({**VERSIONS, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    if options.markdown:
+        print(report(rows))
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else None)
+    parser.add_argument("jobs", type=Path, nargs="*", help="job folders of a board with AnoSeg")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", action="store_true", help="print tables")
+    return parser.parse_args()
+
+
+def as_shipped(trained: AnoSeg) -> AnoSeg:
+    """Give a training's weights to a model that calibrates itself as the shipped configuration does."""
+    settings: dict[str, Any] = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model"]["init_args"]
+    calibration = {name: value for name, value in settings.items() if name.startswith("calibration_")}
+    model = AnoSeg(**(dict(trained.hparams) | calibration | BARE | {"post_processor": True}))
+    model.model.load_state_dict(trained.model.state_dict())
+    return model
+
+
+def predict(model: AnoSeg, data: Any) -> Predicted:  # noqa: ANN401
+    """Calibrate on held-out images and predict the test images."""
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.validate(model, datamodule=data, verbose=False)
+    batches: Any = trainer.predict(model, data.test_dataloader())
+    maps, masks, marked, called = (torch.cat([getattr(batch, name) for batch in batches]) for name in PREDICTED)
+    kinds = [Path(path).parent.name for batch in batches for path in batch.image_path]
+    return Predicted(kinds, maps, masks, marked, called)
+
+
+def count(predicted: Predicted) -> list[Row]:
+    """Judge the pixel threshold by all images, and count on those of each kind."""
+    best = scores(predicted.maps, predicted.masks)["best_iou"]
+    iou = binary_jaccard_index(predicted.marked, predicted.masks).item()
+    overall = {"kind": "all", "images": len(predicted.kinds), "IoU": round(iou, 4), "best IoU": best}
+    rows: list[Row] = [overall | {"share": round(iou / best, 4)}]
+    for kind in sorted(set(predicted.kinds)):
+        chosen = torch.tensor([other == kind for other in predicted.kinds])
+        marked, masks = predicted.marked[chosen].flatten(1), predicted.masks[chosen].flatten(1)
+        row = {"kind": kind, "images": len(marked), "called anomalous": predicted.called_anomalous[chosen].sum().item()}
+        rows.append(row | (marks_on_good(marked) if kind == GOOD else marks_on_defects(marked, masks)))
+    return rows
+
+
+def marks_on_good(marked: Tensor) -> Row:
+    """Count good images with marks: bool ``(N, pixels)``."""
+    return {"any pixel marked": marked.any(1).sum().item()}
+
+
+def marks_on_defects(marked: Tensor, masks: Tensor) -> Row:
+    """Count images of defects that are hardly marked: bool ``(N, pixels)``, both."""
+    hits, either = (marked & masks).sum(1), (marked | masks).sum(1)
+    return {
+        "no defect pixel marked": (hits == 0).sum().item(),
+        f"IoU below {POOR_IOU}": (hits < POOR_IOU * either).sum().item(),
+    }
+
+
+def report(rows: list[Row]) -> str:
+    """Tabulate what the pixel threshold leaves on each set, with the range over seeds, and mean counts."""
+    table = pd.DataFrame(rows)
+    table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
+    is_overall = table["kind"] == "all"
+    shares = table[is_overall].groupby("set", sort=False)
+    left = shares[["IoU", "best IoU", "share"]].mean().join(shares["share"].agg(["min", "max"]).add_prefix("share, "))
+    counts = table[~is_overall].groupby(["set", "kind"], sort=False).mean(numeric_only=True)
+    counts = counts.drop(columns=["IoU", "best IoU", "share"])
+    return "\n\n".join([left.round(3).to_markdown(), counts.round(1).reset_index().to_markdown(index=False)])
+
+
+if __name__ == "__main__":
+    main()
