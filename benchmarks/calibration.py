@@ -15,7 +15,7 @@ Trainings are job folders of a board; run it where the board ran, because their 
 any, a network that saw a few pictures of the demonstration data shows that the script works.
 
     python benchmarks/calibration.py runs/as_shipped*/jobs/AnoSeg-* --test --json calibration.json
-    python benchmarks/calibration.py --others calibration.json calibration_laptop.json --markdown
+    python benchmarks/calibration.py --others calibration.json --markdown
 """
 
 import argparse
