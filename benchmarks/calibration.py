@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 from lightning.pytorch import Trainer
-from pixel_loss import scores
+from pixel_loss import QUIET, scores
 from study import BARE, JUDGING_SEED, VERSIONS, draw, find_object
 from torch import Tensor
 from torchmetrics.functional.classification import binary_recall, binary_specificity
@@ -121,16 +121,7 @@ def demonstration() -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
     """Train a tiny network for an epoch."""
     sizes: dict[str, Any] = {"image_size": 64, "num_train": 40, "train_batch_size": 8}
     model, data = AnoSeg((64, 64), width=0.125, patch_count=3, lr=1e-3, **BARE), DemoTextures("brick", **sizes)
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, datamodule=data)
+    Trainer(max_epochs=1, limit_val_batches=0, **QUIET).fit(model, datamodule=data)
     yield {"configuration": "AnoSeg", "training": "demonstration"}, model.eval(), data
 
 
@@ -235,13 +226,19 @@ def predict(model: AnoSeg, image: Tensor, mask: Tensor) -> Predicted:
 
 def report(rows: list[Row]) -> str:
     """Tabulate what was judged on drawn defects, and on the test images of each set: pixels, images, numbers."""
-    table = pd.DataFrame(rows)
-    table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
+    table = with_sets(rows)
     of = dict(iter(table.groupby("of")))
     pixels = summary(of["pixels"], ["share"])
     images = summary(of["images"], ["balanced accuracy", "found", "false alarms"])
     numbers = summary(of["numbers"], ["share", "least of lots"])
     return "\n\n".join(part.round(3).to_markdown() for part in (pixels, images, numbers))
+
+
+def with_sets(rows: list[Row]) -> pd.DataFrame:
+    """Tabulate rows, with the set that each training is of."""
+    table = pd.DataFrame(rows)
+    table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
+    return table
 
 
 def summary(table: pd.DataFrame, figures: list[str]) -> pd.DataFrame:

@@ -17,12 +17,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 import yaml
-from calibration import Row, demonstration, trainings
+from calibration import Row, demonstration, trainings, with_sets
 from lightning.pytorch import Trainer
-from pixel_loss import scores
+from pixel_loss import QUIET, scores
 from study import BARE, VERSIONS
 from torch import Tensor
 from torchmetrics.functional.classification import binary_jaccard_index
@@ -77,13 +76,7 @@ def as_shipped(trained: AnoSeg) -> AnoSeg:
 
 def predict(model: AnoSeg, data: Any) -> Predicted:  # noqa: ANN401
     """Calibrate on held-out images and predict the test images."""
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = Trainer(**QUIET)
     trainer.validate(model, datamodule=data, verbose=False)
     batches: Any = trainer.predict(model, data.test_dataloader())
     maps, masks, marked, called = (torch.cat([getattr(batch, name) for batch in batches]) for name in PREDICTED)
@@ -121,8 +114,7 @@ def marks_on_defects(marked: Tensor, masks: Tensor) -> Row:
 
 def report(rows: list[Row]) -> str:
     """Tabulate what the pixel threshold leaves on each set, with the range over seeds, and mean counts."""
-    table = pd.DataFrame(rows)
-    table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
+    table = with_sets(rows)
     is_overall = table["kind"] == "all"
     shares = table[is_overall].groupby("set", sort=False)
     left = shares[["IoU", "best IoU", "share"]].mean().join(shares["share"].agg(["min", "max"]).add_prefix("share, "))

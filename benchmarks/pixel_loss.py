@@ -44,6 +44,14 @@ FORMS: dict[str, dict[str, Any]] = {
     "cross-entropy": {"segmentation_loss": "cross_entropy"},
     "balanced cross-entropy": {"segmentation_loss": "balanced_cross_entropy"},
 }
+# Of a trainer's habits those that no measurement needs.
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 LAPTOP = Path(__file__).parents[1] / "configs" / "laptop.yaml"
 
 
@@ -105,15 +113,11 @@ def train(name: str, arguments: dict[str, Any], options: argparse.Namespace) -> 
     judge = Judge(name, validation_sets(data, model), options.every)
     optimizers = 2 if model.model.discriminator is not None else 1
     trainer = Trainer(
-        accelerator="cpu",
         precision=options.precision,
         max_steps=options.steps * optimizers,
         limit_val_batches=0,
         callbacks=[judge],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
     )
     trainer.fit(model, datamodule=data)
     return judge.judgements

@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from pixel_loss import LAPTOP, as_tensors, datamodule, iou_at, scores
+from pixel_loss import LAPTOP, QUIET, as_tensors, datamodule, iou_at, scores
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
@@ -126,15 +126,11 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, seconds: float,
     data = datamodule(folder.parent if folder else None, folder.name if folder else DEMO, batch)
     clock, load = Clock(), load_average()
     trainer = Trainer(
-        accelerator="cpu",
         precision="bf16-mixed",
         max_epochs=-1,
         limit_val_batches=0,
         callbacks=[clock, BudgetTimer(seconds, "cpu", clock.stopwatch)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
     )
     trainer.fit(model, datamodule=data)
     row: Row = {"load": load, "steps": trainer.fit_loop.total_batch_idx + 1}
