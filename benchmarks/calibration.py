@@ -3,8 +3,9 @@
 A threshold that is best for bold anomalies, from which a network learned, lies too high for real defects, which it
 marks with less confidence. So the best thresholds are found on anomalies of several kinds, forged by AnoSeg's own
 augmentation on the normal images that a training held out, as many as AnoSeg itself forges at the end of a training,
-and judged by others on the same images: some of each kind that the demonstration data's code draws, at full, half and a
-quarter of the strength, on the object if there is one.
+and judged by others on the same images: some of each kind that the demonstration data's code draws, on the object if
+there is one, at the full opacity, a half, a quarter and an eighth: all together, as a test set has bold defects and
+faint ones, and each alone.
 What counts for the pixel threshold is the share of the best IoU that is left at it; for the image threshold the
 balanced accuracy, the mean of the share of anomalies that are found and of the share of normal images that pass. How
 much hangs on which anomalies happen to be forged is told by thresholds that are found on some of them, drawn by lot.
@@ -47,23 +48,24 @@ SMALL, HALF_FAINT = {"area": (0.001, 0.02)}, {"opacity": (0.15, 0.5)}
 FAINT, FAINTER = {"opacity": (0.15, 0.3)}, {"opacity": (0.1, 0.2)}
 BOTH_FAINT = {"opacity": (0.1, 0.3)}
 ANYWHERE: dict[str, Any] = {"saliency": NoSaliency()}
-SHIPPED, TRAINING = "small and faint", "as in training"
+SHIPPED, TRAINING = "small and faint or fainter", "as in training"
 CALIBRATIONS: dict[str, dict[str, Any]] = {
     TRAINING: {},
     "as in training, anywhere": ANYWHERE,
     "small": SMALL,
     "faint": FAINT,
     "small and half as faint": SMALL | HALF_FAINT,
-    SHIPPED: SMALL | FAINT,
-    "small and faint or fainter": SMALL | BOTH_FAINT,
+    "small and faint": SMALL | FAINT,
+    SHIPPED: SMALL | BOTH_FAINT,
     "small and faint, anywhere": SMALL | FAINT | ANYWHERE,
     "fainter": FAINTER,
     "small and fainter": SMALL | FAINTER,
 }
 NUMBERS, LOTS = (20, 64, 200), 50  # of forged images; of times that so many are drawn by lot
 FORGED_IMAGES = SelfCalibratingPostProcessor().forged_images
-STRENGTHS = (1.0, 0.5, 0.25)
+STRENGTHS = (1.0, 0.5, 0.25, 0.125)  # the last is barely visible
 BINS = 4096  # of thresholds
+DRAWN, TEST = "drawn", "test"  # what a calibration is chosen by, and what it may not be chosen by
 DRAWN_ON = 24  # images, at least: each takes a defect of each kind
 
 Row = dict[str, Any]
@@ -139,21 +141,25 @@ def judge(names: dict[str, str], model: AnoSeg, data: Any, with_test: bool) -> l
     if with_test:
         batches = list(pictures.for_test())
         tested, masks = torch.cat([batch.image for batch in batches]), torch.cat([batch.mask for batch in batches])
-        kinds["test"] = predict(model, tested, masks)
+        kinds[TEST] = predict(model, tested, masks)
     rows = []
     for kind, prediction in kinds.items():
         judged = [*of_pixels(found_on, prediction), *of_images(found_on, prediction)]
-        judged += of_numbers(found_on[SHIPPED], prediction)
+        if kind in {DRAWN, TEST}:
+            judged += of_numbers(found_on, prediction)
         rows += [names | {"judged on": kind} | row for row in judged]
     return rows
 
 
 def draw_all(model: AnoSeg, image: Tensor, normal: Predicted) -> dict[str, Predicted]:
-    """Draw defects of every kind and strength on the object, and predict them, after the normal images."""
+    """Draw defects of every kind on the object, of all strengths and of each; predict them, after normal images."""
     image = several_times(image, DRAWN_ON)
-    times, places = len(image) // len(normal.maps), find_object(image)
-    drawn = {strength: predict(model, *draw(image, places, strength)) for strength in STRENGTHS}
-    return {f"drawn, strength {name:g}": normal.several_times_before(other, times) for name, other in drawn.items()}
+    places = find_object(image)
+    drawn = {f"drawn, strength {strength:g}": draw(image, places, strength) for strength in STRENGTHS}
+    predicted = {name: predict(model, *pair) for name, pair in drawn.items()}
+    together = Predicted(*(torch.cat(parts) for parts in zip(*predicted.values(), strict=True)))
+    times = len(image) // len(normal.maps)
+    return {name: normal.several_times_before(other, times) for name, other in ({DRAWN: together} | predicted).items()}
 
 
 def of_pixels(found_on: dict[str, Predicted], prediction: Predicted) -> Iterator[Row]:
@@ -182,18 +188,19 @@ def of_images(found_on: dict[str, Predicted], prediction: Predicted) -> Iterator
         yield {"of": "images", "calibration": calibration, "threshold": round(threshold, 4), **figures}
 
 
-def of_numbers(found: Predicted, prediction: Predicted) -> Iterator[Row]:
+def of_numbers(found_on: dict[str, Predicted], prediction: Predicted) -> Iterator[Row]:
     """Judge pixel thresholds that are found on so many forged images, drawn by lot, and as many normal ones."""
     iou, _ = binary_iou_curve(prediction.maps, prediction.masks, BINS)
-    histograms = [score_histogram(*pair, BINS) for pair in zip(found.maps, found.masks, strict=True)]
-    of_pairs = torch.stack(histograms).unflatten(0, (2, -1)).sum(0)  # of a normal image and what was forged on it
     generator = torch.Generator().manual_seed(JUDGING_SEED)
-    for number in NUMBERS:
-        lots = [torch.randint(len(of_pairs), (number,), generator=generator) for _ in range(LOTS)]
-        places = [iou_curve_compute(of_pairs[lot].sum(0))[0].argmax() for lot in lots]
-        shares = iou[torch.stack(places)] / iou.max()
-        figures = {"share": round(shares.mean().item(), 4), "least of lots": round(shares.min().item(), 4)}
-        yield {"of": "numbers", "calibration": f"{number} forged images", **figures}
+    for calibration, found in found_on.items():
+        histograms = [score_histogram(*pair, BINS) for pair in zip(found.maps, found.masks, strict=True)]
+        of_pairs = torch.stack(histograms).unflatten(0, (2, -1)).sum(0)  # of a normal image and what was forged on it
+        for number in NUMBERS:
+            lots = [torch.randint(len(of_pairs), (number,), generator=generator) for _ in range(LOTS)]
+            places = [iou_curve_compute(of_pairs[lot].sum(0))[0].argmax() for lot in lots]
+            shares = iou[torch.stack(places)] / iou.max()
+            figures = {"share": round(shares.mean().item(), 4), "least of lots": round(shares.min().item(), 4)}
+            yield {"of": "numbers", "calibration": calibration, "forged images": number, **figures}
 
 
 def several_times(image: Tensor, number: int) -> Tensor:
@@ -230,7 +237,9 @@ def report(rows: list[Row]) -> str:
     of = dict(iter(table.groupby("of")))
     pixels = summary(of["pixels"], ["share"])
     images = summary(of["images"], ["balanced accuracy", "found", "false alarms"])
-    numbers = summary(of["numbers"], ["share", "least of lots"])
+    shipped = of["numbers"][of["numbers"]["calibration"] == SHIPPED]
+    names = shipped["forged images"].astype(int).astype(str) + " forged images"
+    numbers = summary(shipped.assign(calibration=names), ["share", "least of lots"])
     return "\n\n".join(part.round(3).to_markdown() for part in (pixels, images, numbers))
 
 
@@ -242,19 +251,21 @@ def with_sets(rows: list[Row]) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame, figures: list[str]) -> pd.DataFrame:
-    """Take means over drawn defects, and of the first figure the least, and the mean on each set and its test images.
+    """Take means over drawn defects, and of the first figure the least, and the mean by set, strength and test images.
 
-    The least is that of the means over the seeds of a configuration, a set and a strength.
+    The least is that of the means over the seeds of a configuration and a set.
     """
-    is_test, first = table["judged on"] == "test", figures[0]
-    drawn = table[~is_test].groupby(["calibration", "configuration", "set", "judged on"], sort=False)[figures].mean()
-    by_calibration = drawn.groupby("calibration", sort=False)
-    means = by_calibration.mean()
-    means.insert(1, "least", by_calibration[first].min())
-    each = drawn.reset_index().pivot_table(index="calibration", columns="set", values=first)
-    test = table[is_test].pivot_table(index="calibration", columns=["configuration", "set"], values=first)
+    first, judged_on = figures[0], table["judged on"]
+    drawn = table[judged_on == DRAWN]
+    by_calibration = drawn.groupby(["calibration", "configuration", "set"], sort=False)[figures].mean()
+    means = by_calibration.groupby("calibration", sort=False).mean()
+    means.insert(1, "least", by_calibration.groupby("calibration")[first].min())
+    each = drawn.pivot_table(index="calibration", columns="set", values=first)
+    by_strength = table[~judged_on.isin([DRAWN, TEST])]
+    strengths = by_strength.pivot_table(index="calibration", columns="judged on", values=first, sort=False)
+    test = table[judged_on == TEST].pivot_table(index="calibration", columns=["configuration", "set"], values=first)
     test.columns = [f"test: {', '.join(column)}" for column in test.columns]
-    return means.join(each).join(test)
+    return means.join(each).join(strengths).join(test)
 
 
 if __name__ == "__main__":

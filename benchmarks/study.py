@@ -216,7 +216,11 @@ def find_object(normal: Tensor) -> Tensor:
 
 
 def draw(normal: Tensor, places: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Draw a defect of each kind on each image, half of it at least in those places: images and masks."""
+    """Draw a defect of each kind on each image, half of it at least in those places: images and masks.
+
+    The strength is the opacity of what was drawn, from 0 to 1: kinds differ in what they do with a strength of their
+    own, and a splinter does nothing.
+    """
     rng = np.random.default_rng(JUDGING_SEED)
     surfaces = [image.permute(1, 2, 0).double().numpy() for image in normal]
     pairs = [
@@ -230,7 +234,8 @@ def draw(normal: Tensor, places: Tensor, strength: float = 1.0) -> tuple[Tensor,
 def draw_one(kind: Any, strength: float, surface: Any, place: Any, rng: np.random.Generator) -> tuple[Any, Any]:  # noqa: ANN401
     """Draw a defect until half of it lies in its place, or patience ends: a picture and its mask."""
     for _ in range(ATTEMPTS):
-        picture, mask = defects.mark_changes(surface, kind(surface, rng, strength))
+        faded = (1 - strength) * surface + strength * kind(surface, rng, 1.0)
+        picture, mask = defects.mark_changes(surface, faded)
         if 2 * place[mask].sum() >= mask.sum():
             break
     return picture, mask

@@ -115,14 +115,24 @@ def test_study_judges_every_trial_by_all_that_it_predicts(run):
     assert scores == [{"map"}, {"map"}, {"map", "detector"}]
 
 
+def test_all_kinds_of_defects_are_drawn_as_faint_as_they_should():
+    study = load("study")
+    normal = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    anywhere = torch.ones(2, 1, 64, 64, dtype=torch.bool)
+    (opaque, _), (faint, mask) = (study.draw(normal, anywhere, strength) for strength in (1.0, 0.5))
+    before = normal.repeat_interleave(len(study.defects.DEFECTS), dim=0)
+    torch.testing.assert_close(faint, torch.where(mask.bool(), before.lerp(opaque, 0.5), before))
+    assert mask.unflatten(0, (2, -1)).amax((0, 2, 3, 4)).all()
+
+
 def test_calibration_judges_every_kind_of_anomaly_by_its_best_threshold(run):
     rows = run("calibration")["rows"]
     kinds = {row["judged on"] for row in rows}
-    assert kinds == {"test", *(f"drawn, strength {strength}" for strength in ("1", "0.5", "0.25"))}
+    assert kinds == {"drawn", "test", *(f"drawn, strength {strength}" for strength in ("1", "0.5", "0.25", "0.125"))}
     pixels, images, numbers = ([row for row in rows if row["of"] == name] for name in ("pixels", "images", "numbers"))
     assert len(pixels) == len({row["calibration"] for row in pixels}) * len(kinds) == 10 * len(kinds)
     assert len(images) == len({row["calibration"] for row in images}) * len(kinds) == 19 * len(kinds)
-    assert len(numbers) == 3 * len(kinds)
+    assert len(numbers) == 10 * 3 * len({"drawn", "test"})
     assert all(0 <= row["share"] <= 1.001 for row in (*pixels, *numbers))
     assert all(row["least of lots"] <= row["share"] for row in numbers)
 
