@@ -9,6 +9,7 @@ from anomalib_anoseg.transforms.color_jitter import RandomColorJitter
 from anomalib_anoseg.transforms.cut_paste import CutPaste, HardCutPaste
 from anomalib_anoseg.transforms.draem_perlin import DraemPerlin
 from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
+from anomalib_anoseg.transforms.one_of import OneOf
 from anomalib_anoseg.transforms.perlin_anomaly import PerlinAnomaly
 from anomalib_anoseg.transforms.rotation import RandomFreeTurn, RandomQuarterTurn
 from anomalib_anoseg.transforms.saliency_perlin import SaliencyPerlin
@@ -21,6 +22,7 @@ __all__ = [
     "ForgedBatch",
     "HardCutPaste",
     "NoiseTextures",
+    "OneOf",
     "PerlinAnomaly",
     "RandomColorJitter",
     "RandomFreeTurn",

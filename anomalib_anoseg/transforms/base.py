@@ -56,8 +56,15 @@ class SeededAugmentation(IntensityAugmentationBase2D):
         return self
 
     def set_rng_device_and_dtype(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Follow the module to ``device``: a generator belongs to one device and starts there from its seed."""
+        """Follow the module to ``device``: a generator belongs to one device and starts there from its seed.
+
+        Transforms within this one come along, as they draw from its generator; newer kornia moves them, older does not.
+        """
         super().set_rng_device_and_dtype(device, dtype)
+        for part in self.children():
+            for transform in part.modules():
+                if isinstance(transform, SeededAugmentation):
+                    transform.set_rng_device_and_dtype(device, dtype)
         if self.generator is not None and self.generator.device != device:
             self.generator = torch.Generator(device).manual_seed(self.generator.initial_seed())
 
@@ -246,6 +253,14 @@ def check_value(name: str, value: float, low: float, high: float) -> None:
 def constant(values: Sequence[float] | Sequence[Sequence[float]], device: torch.device) -> Tensor:
     """Bring numbers to a device; made there by ``torch.tensor(..., device=device)`` they would make the host wait."""
     return torch.tensor(values).to(device, non_blocking=True)
+
+
+def under_prefix(prefix: str, params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Pick the parameters whose names start with ``prefix``, which is those of a transform within another, without it.
+
+    The very same tensors: what a transform writes into them stays known for a replay.
+    """
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
 
 
 def in_parts(image_size: tuple[int, int], *values: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, check_interval, check_value
+from anomalib_anoseg.transforms.base import SeededAugmentation, check_interval, check_value, under_prefix
 from anomalib_anoseg.transforms.color_jitter import MOST_JITTER, RandomColorJitter
 from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
 from anomalib_anoseg.transforms.patches import Patches
@@ -177,9 +177,7 @@ class CutPaste(SalientAnomaly):
 
     def _apply_source(self, image: Tensor, params: dict[str, Tensor], number: int) -> Tensor:
         for index, transform in enumerate(self._source()):
-            prefix = f"source.{number}.{index}."
-            own = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
-            image = transform(image, params=own)
+            image = transform(image, params=under_prefix(f"source.{number}.{index}.", params))
         return image
 
 

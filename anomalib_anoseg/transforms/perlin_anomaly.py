@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomalib_anoseg.transforms.base import check_interval, check_value, constant, per_image
+from anomalib_anoseg.transforms.base import check_interval, check_value, constant, per_image, under_prefix
 from anomalib_anoseg.transforms.perlin import LATTICE_LINES, perlin_noise, rotate_noise
 from anomalib_anoseg.transforms.rotation import turn
 from anomalib_anoseg.transforms.saliency import Saliency, enlarged
@@ -112,9 +112,7 @@ class PerlinAnomaly(SalientAnomaly):
         del transform
         exact = input.to(torch.promote_types(input.dtype, torch.float32))
         noise, threshold = self._draw_noise(self.estimate_saliency(input, params), params, flags, input)
-        prefix = "texture."
-        drawn = {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
-        texture = self.textures(input, drawn | {"noise": noise}).to(exact.dtype)
+        texture = self.textures(input, under_prefix("texture.", params) | {"noise": noise}).to(exact.dtype)
         # In place, so that it stays floating point: what follows wants that, and comparing takes half as long.
         marked = noise.gt_(threshold)
         params["marked"].copy_(marked, non_blocking=True)

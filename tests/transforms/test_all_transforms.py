@@ -11,6 +11,7 @@ from anomalib_anoseg.transforms import (
     CutPaste,
     DraemPerlin,
     HardCutPaste,
+    OneOf,
     PerlinAnomaly,
     RandomColorJitter,
     RandomFreeTurn,
@@ -35,6 +36,19 @@ class CutPasteOnObject(CutPaste):
         super().__init__(saliency=Left(), **arguments)
 
 
+class OwnImage(Textures):
+    """Each image is its own texture: those of another source may come from the rest of the batch."""
+
+    def look_up(self, image, params):
+        del params
+        return (image.float() * 255).to(torch.uint8)
+
+
+class PatchOrNoise(OneOf):
+    def __init__(self, **arguments):
+        super().__init__([HardCutPaste(), DraemPerlin(OwnImage(), p=1.0)], **arguments)
+
+
 TRANSFORMS = [
     RandomQuarterTurn,
     RandomFreeTurn,
@@ -45,6 +59,7 @@ TRANSFORMS = [
     CutPasteOnObject,
     SaliencyPerlin,
     DraemPerlin,
+    PatchOrNoise,
 ]
 SIZES = [(64, 64), (61, 97)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -113,14 +128,6 @@ def test_replays_from_its_parameters(transform_class):
     assert torch.equal(transform(image, params=transform._params), output)
 
 
-class OwnImage(Textures):
-    """Each image is its own texture: those of another source may come from the rest of the batch."""
-
-    def look_up(self, image, params):
-        del params
-        return (image.float() * 255).to(torch.uint8)
-
-
 def test_batch_of_one_equals_slice_of_batch(transform_class):
     arguments = {"textures": OwnImage()} if issubclass(transform_class, PerlinAnomaly) else {}
     transform, image = transform_class(p=1.0, **arguments), torch.rand(4, 3, 32, 32)
@@ -147,7 +154,7 @@ def test_mask_follows_in_a_container(transform_class):
     elif transform_class is RandomColorJitter:
         assert torch.equal(moved, mask)
     else:
-        marked = container._params[0].data["marked"] == 1
+        marked = next(iter(container.children())).make_mask(image) == 1
         assert (moved[marked] == 1).all()
         assert torch.equal(image[:, :1].round()[~marked], moved[~marked])
         assert transform_class is SaliencyPerlin or torch.equal(moved[~marked], mask[~marked])
