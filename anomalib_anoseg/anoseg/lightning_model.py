@@ -1,8 +1,6 @@
 """AnoSeg: anomaly segmentation by self-supervised learning (arXiv 2110.03396), as an anomalib model."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,6 +17,7 @@ from anomalib_anoseg.anoseg.argument_checks import check_detector, check_frozen
 from anomalib_anoseg.anoseg.detector import DetectorModel
 from anomalib_anoseg.anoseg.detector_loss import DetectorDiscriminatorLoss, DetectorGeneratorLoss, DetectorLoss
 from anomalib_anoseg.anoseg.first_stage import load_segmentation
+from anomalib_anoseg.anoseg.forging import change_patches, create_patches, mix
 from anomalib_anoseg.anoseg.loss import AnoSegLoss, GeneratorLoss, SegmentationLoss, discriminator_loss
 from anomalib_anoseg.anoseg.networks import DISCRIMINATOR_CHANNELS, MIN_TRAINING_SIDE, count_spare_layers
 from anomalib_anoseg.anoseg.other_score import OtherScore, swap_calibrations
@@ -30,7 +29,7 @@ from anomalib_anoseg.common.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.input_checks import check_batch, check_pre_processor
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 from anomalib_anoseg.reproducibility import seeded_weights
-from anomalib_anoseg.transforms import CutPaste, HardCutPaste
+from anomalib_anoseg.transforms import CutPaste, OneOf
 from anomalib_anoseg.transforms.base import check_value
 from anomalib_anoseg.transforms.cut_paste import check_patches
 
@@ -82,6 +81,8 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         patch_saliency (str): Where patches are pasted: ``"none"`` for anywhere, or, as defects lie on the object, where
             it is found by ``"border_contrast"``, ``"spectral_residual"``, or a folder of maps of all normal images,
             held-out ones too, made by any tool. Defaults to ``"none"``, the paper's.
+        perlin_share (float): Share of the images whose anomaly is a noise-shaped piece of another image, as SGSF's,
+            in place of patches; ``patch_saliency`` says where it lies, too. Defaults to ``0``, the paper's.
         calibration_area (tuple[float, float] | None): Range of the area of those patches on which the pixel threshold
             and the range of maps are found, where there are no real anomalies to find them on. Faint ones give
             a lower threshold than those of training, which a network marks with more confidence than defects. The image
@@ -144,7 +145,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
 
     model: AnoSegModel
     loss: AnoSegLoss
-    augmenter: CutPaste
+    augmenter: CutPaste | OneOf
     min_side = MIN_TRAINING_SIDE
     other_score: OtherScore | None
     unexported = ("augmenter", "other_score")
@@ -184,6 +185,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         patch_softness: tuple[float, float] = (0.0, 0.0),
         patch_mark: Literal["patch", "changed"] = "patch",
         patch_saliency: str = "none",
+        perlin_share: float = 0.0,
         calibration_area: tuple[float, float] | None = None,
         calibration_opacity: tuple[float, float] | None = None,
         segmentation_loss: SegmentationLoss = "balanced_cross_entropy",
@@ -253,8 +255,8 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         self._calibration_changes = {name: tuple(value) for name, value in given.items() if value is not None}
         check_patches(**patches, prefix="patch_")
         check_patches(**patches | self._calibration_changes, prefix="calibration_")
-        paste = partial(HardCutPaste, hard_p=hard_p, jitter=jitter) if hard_augmentation else CutPaste
-        self.augmenter = paste(**patches, saliency=patch_saliency)
+        hard = {"hard_p": hard_p, "jitter": jitter} if hard_augmentation else None
+        self.augmenter = mix(create_patches(hard, patch_saliency, patches), perlin_share)
         self.loss = AnoSegLoss(segmentation_loss, segmentation_weight, reconstruction_weight, adversarial_weight)
         self.detector_loss = DetectorLoss(
             detector_adversarial_weight,
@@ -292,11 +294,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
     @property
     def map_calibration_forger(self) -> CutPaste | None:
         """Forges what the pixel threshold is found on, and half of what the image threshold is, if not as training."""
-        if not self._calibration_changes:
-            return None
-        changed = copy.copy(self.augmenter)
-        changed.flags = {**changed.flags, **self._calibration_changes}
-        return changed
+        return change_patches(self.augmenter, self._calibration_changes) if self._calibration_changes else None
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Let the calibration of the image score that is not in use run, too, if there are two."""

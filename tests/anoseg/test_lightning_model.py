@@ -18,7 +18,7 @@ from torch.optim import SGD
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.anoseg import stages
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel
-from anomalib_anoseg.transforms import CutPaste, HardCutPaste
+from anomalib_anoseg.transforms import CutPaste, HardCutPaste, SaliencyPerlin
 
 FROZEN = {"freeze_encoder": True, "coordinates": False}
 
@@ -56,6 +56,25 @@ def test_length_is_the_users_unless_the_model_was_given_one():
 
 def test_hard_augmentation_is_a_switch():
     assert type(tiny(hard_augmentation=False).augmenter) is CutPaste
+
+
+def test_a_share_of_the_images_gets_noise_in_place_of_patches_where_these_would_lie():
+    model = tiny(perlin_share=0.25, patch_saliency="border_contrast")
+    model.augmenter.forge(torch.rand(8, 3, 64, 64))
+    assert sorted(model.augmenter._params["kind"].tolist()) == [0] * 6 + [1] * 2
+    patches, noise = model.augmenter.kinds
+    assert (type(patches), type(noise)) == (HardCutPaste, SaliencyPerlin)
+    assert patches.saliency is noise.saliency
+    assert (noise.p, noise.flags["rotation_p"]) == (1.0, 0.0)
+    assert type(tiny(perlin_share=0).augmenter) is HardCutPaste
+
+
+def test_maps_are_calibrated_on_patches_alone():
+    changed = tiny(perlin_share=0.5, calibration_opacity=(0.1, 0.2))
+    assert isinstance(changed.map_calibration_forger, HardCutPaste)
+    assert changed.map_calibration_forger.flags["opacity"] == (0.1, 0.2)
+    assert changed.augmenter.kinds[0].flags["opacity"] == (1.0, 1.0)
+    assert tiny(perlin_share=0.5).map_calibration_forger is None
 
 
 def test_channels_last_is_a_switch():
@@ -299,6 +318,7 @@ def test_overfits_four_images(train_on_four):
         ({"patch_rotation_p": 2.0}, "patch_rotation_p must lie within"),
         ({"patch_count": 0}, "patch_count must lie within"),
         ({"patch_opacity": (0.0, 1.0)}, "patch_opacity must lie within"),
+        ({"perlin_share": 1.5}, "perlin_share must lie within [0.0, 1.0], got 1.5"),
         ({"calibration_area": (0.3, 0.2)}, "calibration_area must lie within"),
         ({"calibration_opacity": (0.0, 1.0)}, "calibration_opacity must lie within"),
         ({"patch_mark": "edge"}, "patch_mark must be 'patch' or 'changed', got 'edge'"),
