@@ -42,12 +42,14 @@ from anomalib_anoseg.leaderboard.rebuild import load_job
 from anomalib_anoseg.leaderboard.runs import RunFolder
 from anomalib_anoseg.metrics.functional import binary_iou_curve, iou_curve_compute, score_histogram
 from anomalib_anoseg.post_processing import MAX_NORMAL_IMAGES, SelfCalibratingPostProcessor
+from anomalib_anoseg.transforms import OneOf
 from anomalib_anoseg.transforms.saliency import NoSaliency
 
 SMALL, HALF_FAINT = {"area": (0.001, 0.02)}, {"opacity": (0.15, 0.5)}
 FAINT, FAINTER = {"opacity": (0.15, 0.3)}, {"opacity": (0.1, 0.2)}
 BOTH_FAINT = {"opacity": (0.1, 0.3)}
 ANYWHERE: dict[str, Any] = {"saliency": NoSaliency()}
+WITH_NOISE = {"with_noise": True}  # where it was learned from; its size is not that of patches and stays
 SHIPPED, TRAINING = "small and faint or fainter", "as in training"
 CALIBRATIONS: dict[str, dict[str, Any]] = {
     TRAINING: {},
@@ -60,6 +62,9 @@ CALIBRATIONS: dict[str, dict[str, Any]] = {
     "small and faint, anywhere": SMALL | FAINT | ANYWHERE,
     "fainter": FAINTER,
     "small and fainter": SMALL | FAINTER,
+    "faint, with noise": FAINT | WITH_NOISE,
+    "fainter, with noise": FAINTER | WITH_NOISE,
+    "small and faint or fainter, with noise": SMALL | BOTH_FAINT | WITH_NOISE,
 }
 NUMBERS, LOTS = (20, 64, 200), 50  # of forged images; of times that so many are drawn by lot
 FORGED_IMAGES = SelfCalibratingPostProcessor().forged_images
@@ -209,13 +214,17 @@ def several_times(image: Tensor, number: int) -> Tensor:
 
 
 def forge(model: AnoSeg, image: Tensor, changes: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Forge anomalies as the model's training did, but for some changes: images, and masks.
+    """Forge anomalies as the model's training did, but for some changes, with which patches stay alone: images, masks.
 
     As many, and so as often on each image, as AnoSeg's own calibration does.
     """
-    forger, changes = copy.deepcopy(model.augmenter), dict(changes)
-    forger.saliency = changes.pop("saliency", forger.saliency)
-    forger.flags = {**forger.flags, **changes}
+    forger: Any = copy.deepcopy(model.augmenter)
+    if changes and isinstance(forger, OneOf) and not changes.get("with_noise"):
+        forger = forger.kinds[0]
+    kinds: Any = forger.kinds if isinstance(forger, OneOf) else [forger]
+    for kind in kinds:
+        kind.saliency = changes.get("saliency", kind.saliency)
+        kind.flags = {name: changes.get(name, value) for name, value in kind.flags.items()}
     generator = torch.Generator().manual_seed(JUDGING_SEED)
     forged, mask = forger.forge(several_times(image, FORGED_IMAGES), generator=generator)
     return forged, mask

@@ -9,9 +9,8 @@ its own. It is judged by anomalies on the held-out images, the same for all tria
   does;
 - `forged`: by the shipped augmentation, whose best threshold is the one of the others' `IoU at the forged threshold`.
 
-A trial may also replace what is no argument of AnoSeg: the `batch`, the `seconds` of training, the `augmenter`, by
-several that take turns, and the `normalisation` layers of all networks, by `group` normalisation. One with a detector
-is judged by both image scores.
+A trial may also replace what is no argument of AnoSeg: the `batch`, the `seconds` of training, and the `normalisation`
+layers of all networks, by `group` normalisation. One with a detector is judged by both image scores.
 
     python benchmarks/study.py --set datasets/mvtec/screw datasets/mvtec/toothbrush --seconds 120 --json study.json
     python benchmarks/study.py --only --json study.json --markdown
@@ -34,7 +33,7 @@ from pixel_loss import LAPTOP, QUIET, as_tensors, datamodule, iou_at, scores
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_anoseg import AnoSeg, __version__, transforms
+from anomalib_anoseg import AnoSeg, __version__
 from anomalib_anoseg.data import defects
 from anomalib_anoseg.leaderboard.metering import BudgetTimer, Stopwatch, load_average
 from anomalib_anoseg.transforms import SyntheticAnomaly
@@ -116,11 +115,8 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, seconds: float,
     settings = laptop()
     shipped = AnoSeg(**settings).augmenter
     changes = {name: value for name, value in changes.items() if name not in LENGTHS}
-    augmenters, normalisation = changes.pop("augmenter", None), changes.pop("normalisation", "batch")
+    normalisation = changes.pop("normalisation", "batch")
     model = AnoSeg(**(settings | changes | {"seed": seed}), **BARE)
-    if augmenters is not None:
-        replaced: Any = InTurns([create(entry, model.augmenter) for entry in augmenters])
-        model.augmenter = replaced
     if normalisation == "group":
         normalise_groups(model)
     data = datamodule(folder.parent if folder else None, folder.name if folder else DEMO, batch)
@@ -149,37 +145,6 @@ def normalise_groups(module: nn.Module) -> None:
             setattr(module, name, nn.GroupNorm(max(1, child.num_features // GROUP), child.num_features))
         else:
             normalise_groups(child)
-
-
-def create(entry: dict[str, Any] | str, own: SyntheticAnomaly) -> SyntheticAnomaly:
-    """Make an augmentation from its class and arguments; ``"own"`` stands for that of the trial's model."""
-    if entry == "own":
-        return own
-    arguments: dict[str, Any] = dict(entry)  # type: ignore[arg-type]
-    made: SyntheticAnomaly = getattr(transforms, arguments.pop("kind"))(**arguments)
-    return made
-
-
-class InTurns(nn.Module):
-    """Forges the images of a batch by several augmentations in turns."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, parts: list[SyntheticAnomaly]) -> None:
-        super().__init__()
-        self.parts = parts
-
-    def check_paths(self, paths: list[str]) -> None:
-        """Need nothing beside the images."""
-
-    def forge(self, image: Tensor, generator: torch.Generator, paths: list[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Forge a batch."""
-        del paths
-        places = [torch.arange(number, len(image), len(self.parts)) for number in range(len(self.parts))]
-        forged, mask = torch.empty_like(image), torch.empty_like(image[:, :1])
-        for part, place in zip(self.parts, places, strict=True):
-            forged[place], mask[place] = part.forge(image[place], generator=generator)
-        return forged, mask
 
 
 class Clock(Callback):

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.transforms import SaliencyPerlin
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
 TINY = {
@@ -130,11 +133,25 @@ def test_calibration_judges_every_kind_of_anomaly_by_its_best_threshold(run):
     kinds = {row["judged on"] for row in rows}
     assert kinds == {"drawn", "test", *(f"drawn, strength {strength}" for strength in ("1", "0.5", "0.25", "0.125"))}
     pixels, images, numbers = ([row for row in rows if row["of"] == name] for name in ("pixels", "images", "numbers"))
-    assert len(pixels) == len({row["calibration"] for row in pixels}) * len(kinds) == 10 * len(kinds)
-    assert len(images) == len({row["calibration"] for row in images}) * len(kinds) == 19 * len(kinds)
-    assert len(numbers) == 10 * 3 * len({"drawn", "test"})
+    assert len(pixels) == len({row["calibration"] for row in pixels}) * len(kinds) == 13 * len(kinds)
+    assert len(images) == len({row["calibration"] for row in images}) * len(kinds) == 25 * len(kinds)
+    assert len(numbers) == 13 * 3 * len({"drawn", "test"})
     assert all(0 <= row["share"] <= 1.001 for row in (*pixels, *numbers))
     assert all(row["least of lots"] <= row["share"] for row in numbers)
+
+
+def test_calibrations_change_patches_alone_or_noise_as_well(monkeypatch):
+    module, drawn, draw = load("calibration"), [], SaliencyPerlin.generate_parameters
+    monkeypatch.setattr(SaliencyPerlin, "generate_parameters", lambda *args: drawn.append(args) or draw(*args))
+    model = AnoSeg((64, 64), width=0.125, perlin_share=0.5, patch_opacity=(0.9, 1.0))
+    image = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    faint = {"opacity": (0.1, 0.1)}
+    for changes, has_noise in (({}, True), (faint, False), (faint | module.WITH_NOISE, True)):
+        drawn.clear()
+        forged, _ = module.forge(model, image, changes)
+        assert bool(drawn) == has_noise
+        change = (forged - image.repeat(len(forged) // 4, 1, 1, 1)).abs().max()
+        assert change <= 0.101 if changes else change > 0.5
 
 
 def test_own_thresholds_count_on_every_kind_of_image(run):
