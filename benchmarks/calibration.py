@@ -49,7 +49,7 @@ SMALL, HALF_FAINT = {"area": (0.001, 0.02)}, {"opacity": (0.15, 0.5)}
 FAINT, FAINTER = {"opacity": (0.15, 0.3)}, {"opacity": (0.1, 0.2)}
 BOTH_FAINT = {"opacity": (0.1, 0.3)}
 ANYWHERE: dict[str, Any] = {"saliency": NoSaliency()}
-WITH_NOISE = {"with_noise": True}  # where it was learned from; its size is not that of patches and stays
+WITH_NOISE = {"with_noise": True}  # changed as patches are, but for its size, which is none of its arguments
 SHIPPED, TRAINING = "small and faint or fainter", "as in training"
 CALIBRATIONS: dict[str, dict[str, Any]] = {
     TRAINING: {},
@@ -214,9 +214,9 @@ def several_times(image: Tensor, number: int) -> Tensor:
 
 
 def forge(model: AnoSeg, image: Tensor, changes: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Forge anomalies as the model's training did, but for some changes, with which patches stay alone: images, masks.
+    """Forge anomalies as the model's training did, or patches alone that differ from those, or its noise, too.
 
-    As many, and so as often on each image, as AnoSeg's own calibration does.
+    As many, and so as often on each image, as AnoSeg's own calibration does: images, and masks.
     """
     forger: Any = copy.deepcopy(model.augmenter)
     if changes and isinstance(forger, OneOf) and not changes.get("with_noise"):

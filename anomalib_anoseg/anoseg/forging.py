@@ -9,14 +9,14 @@ from anomalib_anoseg.transforms.base import check_value
 
 
 def create_patches(hard: Mapping[str, Any] | None, saliency: str, arguments: Mapping[str, Any]) -> CutPaste:
-    """Create what pastes patches: cut from hard-augmented images by the arguments ``hard``, or plain ones."""
+    """Create what pastes patches; ``hard`` are the arguments of hard augmentation, if there shall be any."""
     if hard is None:
         return CutPaste(**arguments, saliency=saliency)
     return HardCutPaste(**hard, **arguments, saliency=saliency)
 
 
-def mix(patches: CutPaste, perlin_share: float) -> CutPaste | OneOf:
-    """Put noise-shaped anomalies in the place of a share of the patches, and on the same objects."""
+def add_noise(patches: CutPaste, perlin_share: float) -> CutPaste | OneOf:
+    """Give a share of the images a noise-shaped anomaly in place of patches, where these would lie, too."""
     check_value("perlin_share", perlin_share, 0.0, 1.0)
     if not perlin_share:
         return patches
@@ -24,7 +24,7 @@ def mix(patches: CutPaste, perlin_share: float) -> CutPaste | OneOf:
     return OneOf([patches, noise], [1 - perlin_share, perlin_share])
 
 
-def change_patches(augmenter: CutPaste | OneOf, changes: Mapping[str, tuple[float, ...]]) -> CutPaste:
+def copy_patches(augmenter: CutPaste | OneOf, changes: Mapping[str, tuple[float, ...]]) -> CutPaste:
     """Copy what pastes the patches, with other ranges."""
     patches: Any = augmenter.kinds[0] if isinstance(augmenter, OneOf) else augmenter
     changed = copy.copy(patches)

@@ -17,7 +17,7 @@ from anomalib_anoseg.anoseg.argument_checks import check_detector, check_frozen
 from anomalib_anoseg.anoseg.detector import DetectorModel
 from anomalib_anoseg.anoseg.detector_loss import DetectorDiscriminatorLoss, DetectorGeneratorLoss, DetectorLoss
 from anomalib_anoseg.anoseg.first_stage import load_segmentation
-from anomalib_anoseg.anoseg.forging import change_patches, create_patches, mix
+from anomalib_anoseg.anoseg.forging import add_noise, copy_patches, create_patches
 from anomalib_anoseg.anoseg.loss import AnoSegLoss, GeneratorLoss, SegmentationLoss, discriminator_loss
 from anomalib_anoseg.anoseg.networks import DISCRIMINATOR_CHANNELS, MIN_TRAINING_SIDE, count_spare_layers
 from anomalib_anoseg.anoseg.other_score import OtherScore, swap_calibrations
@@ -81,8 +81,9 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         patch_saliency (str): Where patches are pasted: ``"none"`` for anywhere, or, as defects lie on the object, where
             it is found by ``"border_contrast"``, ``"spectral_residual"``, or a folder of maps of all normal images,
             held-out ones too, made by any tool. Defaults to ``"none"``, the paper's.
-        perlin_share (float): Share of the images whose anomaly is a noise-shaped piece of another image, as SGSF's,
-            in place of patches; ``patch_saliency`` says where it lies, too. Defaults to ``0``, the paper's.
+        perlin_share (float): Share of the images that get in place of patches a noise-shaped piece of an image of the
+            batch, as SGSF's, where ``patch_saliency`` says; the other arguments of patches, and those of calibration,
+            are of patches alone. Defaults to ``0``, the paper's.
         calibration_area (tuple[float, float] | None): Range of the area of those patches on which the pixel threshold
             and the range of maps are found, where there are no real anomalies to find them on. Faint ones give
             a lower threshold than those of training, which a network marks with more confidence than defects. The image
@@ -256,7 +257,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         check_patches(**patches, prefix="patch_")
         check_patches(**patches | self._calibration_changes, prefix="calibration_")
         hard = {"hard_p": hard_p, "jitter": jitter} if hard_augmentation else None
-        self.augmenter = mix(create_patches(hard, patch_saliency, patches), perlin_share)
+        self.augmenter = add_noise(create_patches(hard, patch_saliency, patches), perlin_share)
         self.loss = AnoSegLoss(segmentation_loss, segmentation_weight, reconstruction_weight, adversarial_weight)
         self.detector_loss = DetectorLoss(
             detector_adversarial_weight,
@@ -294,7 +295,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
     @property
     def map_calibration_forger(self) -> CutPaste | None:
         """Forges what the pixel threshold is found on, and half of what the image threshold is, if not as training."""
-        return change_patches(self.augmenter, self._calibration_changes) if self._calibration_changes else None
+        return copy_patches(self.augmenter, self._calibration_changes) if self._calibration_changes else None
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Let the calibration of the image score that is not in use run, too, if there are two."""

@@ -47,6 +47,7 @@ class SeededAugmentation(IntensityAugmentationBase2D):
     def __init__(self, p: float = 1.0, keepdim: bool = False) -> None:
         check_value("p", p, 0.0, 1.0)
         super().__init__(p=p, keepdim=keepdim)
+        self.disable_features = True  # kornia 0.8 would keep a copy of each output on the host, and wait for it
 
     def manual_seed(self, seed: int) -> Self:
         """Draw from an own generator on the transform's device from now on, started at ``seed``."""
@@ -58,7 +59,7 @@ class SeededAugmentation(IntensityAugmentationBase2D):
     def set_rng_device_and_dtype(self, device: torch.device, dtype: torch.dtype) -> None:
         """Follow the module to ``device``: a generator belongs to one device and starts there from its seed.
 
-        Transforms within this one come along, as they draw from its generator; newer kornia moves them, older does not.
+        Transforms within this one come along, as they draw from its stream: older kornia's ``to`` leaves them behind.
         """
         super().set_rng_device_and_dtype(device, dtype)
         for part in self.children():
@@ -161,7 +162,6 @@ class SyntheticAnomaly(SeededAugmentation):
             changes.
         """
         self._gives_masks = True
-        self.disable_features = True  # kornia 0.8 would make a list of the two, and copy them to the host
         return self
 
     def forward(

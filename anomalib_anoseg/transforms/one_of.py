@@ -1,6 +1,8 @@
 """Anomalies of several kinds within a batch, each image with one of them."""
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,13 +21,14 @@ class OneOf(SyntheticAnomaly):
     that was drawn for it made; so the cost is the sum of theirs.
 
     Args:
-        kinds: The transforms, one or more; each keeps its own probability of an anomaly.
+        kinds: The transforms, one or more. Each keeps its own probability of an anomaly, but draws from the random
+            stream of this one.
         weights: How often each is drawn, in relation to the others: 0 or more, not all 0. Equally often if ``None``.
         p: Probability of an anomaly, before that of the transform that is drawn.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
 
     Raises:
-        ValueError: If there is no transform, or not a weight for each, or one is negative, or all are 0.
+        ValueError: If there is no transform, or not a weight for each, or one is negative or infinite, or all are 0.
 
     Convention:
         - ``_params["kind"]``: ``(B,)`` int64, the number of the transform that each image takes; those of transform
@@ -50,21 +53,26 @@ class OneOf(SyntheticAnomaly):
         keepdim: bool = False,
     ) -> None:
         weights = [1.0] * len(kinds) if weights is None else list(weights)
-        if not kinds or len(weights) != len(kinds):
-            raise ValueError(f"kinds must hold a transform for each of weights, got {len(kinds)} and {len(weights)}.")
-        if min(weights) < 0 or not sum(weights):
-            raise ValueError(f"weights must be 0 or more, and not all 0, got {tuple(weights)}.")
+        if not kinds:
+            raise ValueError("kinds must hold one transform or more, got none.")
+        if len(weights) != len(kinds):
+            raise ValueError(f"weights must be one for each of {len(kinds)} kinds, got {tuple(weights)}.")
+        if not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
+            raise ValueError(f"weights must be finite, 0 or more, and not all 0, got {tuple(weights)}.")
         super().__init__(p=p, keepdim=keepdim)
         self.kinds = nn.ModuleList(kinds)
-        self.flags = {"weights": tuple(weight / sum(weights) for weight in weights)}
+        # Summed here and not on the device: some devices cannot do it in the same way each time.
+        ends = tuple(accumulate(weight / sum(weights) for weight in weights))
+        self.flags = {"ends": ends[:-1]}
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """Draw which transform each image takes, and all parameters of all transforms."""
-        ends = constant(self.flags["weights"], self.device).cumsum(0)[:-1]
+        ends = constant(self.flags["ends"], self.device)
         params = {"kind": torch.bucketize(draw_spread(self, batch_shape[0]), ends, right=True)}
         for number, transform in self._numbered():
-            transform.generator = self.generator
+            own, transform.generator = transform.generator, self.generator
             params |= _numbered(number, transform.forward_parameters(batch_shape))
+            transform.generator = own
         return params
 
     def complete_parameters(self, params: dict[str, Tensor], image: Tensor, paths: Sequence[str] | None) -> None:

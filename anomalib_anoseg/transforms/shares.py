@@ -12,6 +12,8 @@ from torch import Tensor
 
 from anomalib_anoseg.transforms.base import SeededAugmentation
 
+EPSILON = 2.0**-24  # below 1 the next number in float32
+
 
 def draw_spread(transform: SeededAugmentation, count: int) -> Tensor:
     """Draw a number for each image, ``(B,)`` float32, uniform in ``[0, 1)``, such that each ``B``-th part holds one.
@@ -19,7 +21,8 @@ def draw_spread(transform: SeededAugmentation, count: int) -> Tensor:
     So an interval of length ``q`` holds ``q * B`` of them, rounded up or down.
     """
     order = transform.uniform((count,), 0.0, 1.0).argsort()
-    return (order + transform.uniform((1,), 0.0, 1.0)) / count
+    # Rounding could make a 1 of the last one.
+    return ((order + transform.uniform((1,), 0.0, 1.0)) / count).clamp(max=1 - EPSILON)
 
 
 def most(share: float, count: int) -> int:

@@ -18,7 +18,7 @@ from torch.optim import SGD
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.anoseg import stages
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel
-from anomalib_anoseg.transforms import CutPaste, HardCutPaste, SaliencyPerlin
+from anomalib_anoseg.transforms import CutPaste, HardCutPaste, OneOf, SaliencyPerlin
 
 FROZEN = {"freeze_encoder": True, "coordinates": False}
 
@@ -67,6 +67,15 @@ def test_a_share_of_the_images_gets_noise_in_place_of_patches_where_these_would_
     assert patches.saliency is noise.saliency
     assert (noise.p, noise.flags["rotation_p"]) == (1.0, 0.0)
     assert type(tiny(perlin_share=0).augmenter) is HardCutPaste
+
+
+def test_patches_and_noise_train_and_calibrate_together(tiny_data, tmp_path):
+    model = tiny(perlin_share=0.5, calibration_opacity=(0.2, 0.3), patch_saliency="border_contrast")
+    engine = fit(model, tiny_data, tmp_path)
+    again = AnoSeg.load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path, visualizer=False)
+    assert isinstance(again.augmenter, OneOf)
+    assert again.post_processor.pixel_threshold.isfinite()
+    assert torch.load(model.to_torch(tmp_path), weights_only=False)["model"].augmenter is None
 
 
 def test_maps_are_calibrated_on_patches_alone():

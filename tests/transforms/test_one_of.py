@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kornia.augmentation import AugmentationSequential
 
 from anomalib_anoseg.transforms import CutPaste, DraemPerlin, HardCutPaste, OneOf, SaliencyPerlin
 from anomalib_anoseg.transforms.base import under_prefix
@@ -24,16 +25,45 @@ class _ByFile(Saliency):
         self.checked.append(paths)
 
 
-def test_every_image_is_what_its_own_transform_makes():
-    kinds, image = [CutPaste(), DraemPerlin(p=1.0)], torch.rand(8, 3, 32, 32)
+def test_every_image_is_what_its_own_transform_makes_and_its_gate_lets_through():
+    kinds, image = [CutPaste(p=0.5), SaliencyPerlin(rotation_p=0.5, p=0.5)], torch.rand(32, 3, 32, 32)
     both = OneOf(kinds).manual_seed(0)
     forged, mask = both.forge(image)
     drawn = both._params
     alone = [kind.forge(image, under_prefix(f"{number}.", drawn)) for number, kind in enumerate(kinds)]
-    assert sorted(drawn["kind"].tolist()) == [0] * 4 + [1] * 4
+    assert sorted(drawn["kind"].tolist()) == [0] * 16 + [1] * 16
     for index, number in enumerate(drawn["kind"].tolist()):
         assert torch.equal(forged[index], alone[number].image[index])
         assert torch.equal(mask[index], alone[number].mask[index])
+        assert drawn[f"{number}.batch_prob"][index] or not mask[index].any()
+    for number in range(2):
+        of_kind = mask[drawn["kind"] == number].flatten(1).any(1)
+        assert 2 < of_kind.sum() < 14
+
+
+def test_masks_go_where_their_images_go():
+    mask = torch.zeros(8, 1, 32, 32)
+    mask[:, :, :10, 5:20] = 1
+    both = OneOf([CutPaste(p=0.5), SaliencyPerlin(rotation_p=1.0, p=0.5)])
+    image, moved = AugmentationSequential(both, data_keys=["input", "mask"])(mask.expand(-1, 3, -1, -1), mask)
+    marked = both.make_mask(mask) == 1
+    assert moved[marked].all()
+    assert torch.equal(image[:, :1].round()[~marked], moved[~marked])
+    assert torch.equal((moved != mask)[~marked.expand_as(mask)].any(), torch.tensor(True))
+
+
+def test_kinds_keep_a_stream_of_their_own():
+    kind = CutPaste().manual_seed(3)
+    before = kind.generator.get_state()
+    OneOf([kind])(torch.rand(2, 3, 16, 16))
+    assert torch.equal(kind.generator.get_state(), before)
+
+
+def test_no_copy_of_an_output_is_kept_on_the_host():
+    both = OneOf([HardCutPaste(), DraemPerlin(p=1.0)])
+    both.forge(torch.rand(2, 3, 32, 32))
+    both(torch.rand(2, 3, 32, 32))
+    assert not any(hasattr(part, "_output_image") for part in both.modules())
 
 
 @pytest.mark.parametrize(("weights", "counts"), [((3, 1), [6, 2]), ((0.0, 1.0), [0, 8]), ((2, 0), [8, 0])])
@@ -87,10 +117,12 @@ def test_transforms_within_others_follow_to_a_device():
 @pytest.mark.parametrize(
     ("kinds", "weights", "message"),
     [
-        ([], None, "kinds must hold a transform for each of weights, got 0 and 0"),
-        ([CutPaste()], (1, 1), "kinds must hold a transform for each of weights, got 1 and 2"),
-        ([CutPaste(), CutPaste()], (1, -1), r"weights must be 0 or more, and not all 0, got \(1, -1\)"),
-        ([CutPaste()], (0,), r"weights must be 0 or more, and not all 0, got \(0,\)"),
+        ([], None, "kinds must hold one transform or more, got none"),
+        ([CutPaste()], (1, 1), r"weights must be one for each of 1 kinds, got \(1, 1\)"),
+        ([CutPaste(), CutPaste()], (1, -1), r"weights must be finite, 0 or more, and not all 0, got \(1, -1\)"),
+        ([CutPaste()], (0,), r"weights must be finite, 0 or more, and not all 0, got \(0,\)"),
+        ([CutPaste()], (float("nan"),), r"weights must be finite"),
+        ([CutPaste()], (float("inf"),), r"weights must be finite"),
     ],
 )
 def test_refuses_weights_that_do_not_fit(kinds, weights, message):
