@@ -50,7 +50,7 @@ FAINT, FAINTER = {"opacity": (0.15, 0.3)}, {"opacity": (0.1, 0.2)}
 BOTH_FAINT = {"opacity": (0.1, 0.3)}
 ANYWHERE: dict[str, Any] = {"saliency": NoSaliency()}
 WITH_NOISE = {"with_noise": True}  # changed as patches are, but for its size, which is none of its arguments
-SHIPPED, TRAINING = "small and faint or fainter", "as in training"
+SHIPPED, TRAINING = "small and faint or fainter, with noise", "as in training"
 CALIBRATIONS: dict[str, dict[str, Any]] = {
     TRAINING: {},
     "as in training, anywhere": ANYWHERE,
@@ -58,13 +58,13 @@ CALIBRATIONS: dict[str, dict[str, Any]] = {
     "faint": FAINT,
     "small and half as faint": SMALL | HALF_FAINT,
     "small and faint": SMALL | FAINT,
-    SHIPPED: SMALL | BOTH_FAINT,
+    "small and faint or fainter": SMALL | BOTH_FAINT,
     "small and faint, anywhere": SMALL | FAINT | ANYWHERE,
     "fainter": FAINTER,
     "small and fainter": SMALL | FAINTER,
     "faint, with noise": FAINT | WITH_NOISE,
     "fainter, with noise": FAINTER | WITH_NOISE,
-    "small and faint or fainter, with noise": SMALL | BOTH_FAINT | WITH_NOISE,
+    SHIPPED: SMALL | BOTH_FAINT | WITH_NOISE,
 }
 NUMBERS, LOTS = (20, 64, 200), 50  # of forged images; of times that so many are drawn by lot
 FORGED_IMAGES = SelfCalibratingPostProcessor().forged_images

@@ -7,6 +7,8 @@ from typing import Any
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste, OneOf, SaliencyPerlin
 from anomalib_anoseg.transforms.base import check_value
 
+Augmenter = CutPaste | OneOf
+
 
 def create_patches(hard: Mapping[str, Any] | None, saliency: str, arguments: Mapping[str, Any]) -> CutPaste:
     """Create what pastes patches; ``hard`` are the arguments of hard augmentation, if there shall be any."""
@@ -15,7 +17,7 @@ def create_patches(hard: Mapping[str, Any] | None, saliency: str, arguments: Map
     return HardCutPaste(**hard, **arguments, saliency=saliency)
 
 
-def add_noise(patches: CutPaste, perlin_share: float) -> CutPaste | OneOf:
+def add_noise(patches: CutPaste, perlin_share: float) -> Augmenter:
     """Give a share of the images a noise-shaped anomaly in place of patches, where these would lie, too."""
     check_value("perlin_share", perlin_share, 0.0, 1.0)
     if not perlin_share:
@@ -24,9 +26,15 @@ def add_noise(patches: CutPaste, perlin_share: float) -> CutPaste | OneOf:
     return OneOf([patches, noise], [1 - perlin_share, perlin_share])
 
 
-def copy_patches(augmenter: CutPaste | OneOf, changes: Mapping[str, tuple[float, ...]]) -> CutPaste:
-    """Copy what pastes the patches, with other ranges."""
-    patches: Any = augmenter.kinds[0] if isinstance(augmenter, OneOf) else augmenter
-    changed = copy.copy(patches)
-    changed.flags = {**patches.flags, **changes}
+def change_ranges(augmenter: Augmenter, changes: Mapping[str, tuple[float, ...]]) -> Augmenter:
+    """Copy what forges anomalies, with other ranges; each kind takes those that it has."""
+    if isinstance(augmenter, OneOf):
+        kinds: Any = augmenter.kinds
+        return OneOf([_change(kind, changes) for kind in kinds], augmenter.flags["weights"])
+    return _change(augmenter, changes)
+
+
+def _change(kind: Any, changes: Mapping[str, tuple[float, ...]]) -> Any:  # noqa: ANN401
+    changed = copy.copy(kind)
+    changed.flags = {name: changes.get(name, value) for name, value in kind.flags.items()}
     return changed

@@ -17,7 +17,7 @@ from anomalib_anoseg.anoseg.argument_checks import check_detector, check_frozen
 from anomalib_anoseg.anoseg.detector import DetectorModel
 from anomalib_anoseg.anoseg.detector_loss import DetectorDiscriminatorLoss, DetectorGeneratorLoss, DetectorLoss
 from anomalib_anoseg.anoseg.first_stage import load_segmentation
-from anomalib_anoseg.anoseg.forging import add_noise, copy_patches, create_patches
+from anomalib_anoseg.anoseg.forging import Augmenter, add_noise, change_ranges, create_patches
 from anomalib_anoseg.anoseg.loss import AnoSegLoss, GeneratorLoss, SegmentationLoss, discriminator_loss
 from anomalib_anoseg.anoseg.networks import DISCRIMINATOR_CHANNELS, MIN_TRAINING_SIDE, count_spare_layers
 from anomalib_anoseg.anoseg.other_score import OtherScore, swap_calibrations
@@ -29,7 +29,6 @@ from anomalib_anoseg.common.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.input_checks import check_batch, check_pre_processor
 from anomalib_anoseg.post_processing import SelfCalibratingPostProcessor
 from anomalib_anoseg.reproducibility import seeded_weights
-from anomalib_anoseg.transforms import CutPaste, OneOf
 from anomalib_anoseg.transforms.base import check_value
 from anomalib_anoseg.transforms.cut_paste import check_patches
 
@@ -82,13 +81,14 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
             it is found by ``"border_contrast"``, ``"spectral_residual"``, or a folder of maps of all normal images,
             held-out ones too, made by any tool. Defaults to ``"none"``, the paper's.
         perlin_share (float): Share of the images that get in place of patches a noise-shaped piece of an image of the
-            batch, as SGSF's, where ``patch_saliency`` says; the other arguments of patches, and those of calibration,
-            are of patches alone. Defaults to ``0``, the paper's.
+            batch, as SGSF's, where ``patch_saliency`` says; its opacity in training is 0.1 to 1, and it is marked
+            wherever it is. Defaults to ``0``, the paper's.
         calibration_area (tuple[float, float] | None): Range of the area of those patches on which the pixel threshold
             and the range of maps are found, where there are no real anomalies to find them on. Faint ones give
             a lower threshold than those of training, which a network marks with more confidence than defects. The image
             threshold is found on these and on patches as in training. Defaults to ``None``, as in training.
-        calibration_opacity (tuple[float, float] | None): Range of their opacity. Defaults to ``None``, as in training.
+        calibration_opacity (tuple[float, float] | None): Range of their opacity, and of that of noise among them.
+            Defaults to ``None``, as in training.
         segmentation_loss (Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]): Form of the
             pixel-wise loss; the paper prints ``l1``, which tends to end in the constant map. Defaults to
             ``"balanced_cross_entropy"`` [choice].
@@ -146,7 +146,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
 
     model: AnoSegModel
     loss: AnoSegLoss
-    augmenter: CutPaste | OneOf
+    augmenter: Augmenter
     min_side = MIN_TRAINING_SIDE
     other_score: OtherScore | None
     unexported = ("augmenter", "other_score")
@@ -293,9 +293,9 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
             self.other_score = OtherScore()
 
     @property
-    def map_calibration_forger(self) -> CutPaste | None:
+    def map_calibration_forger(self) -> Augmenter | None:
         """Forges what the pixel threshold is found on, and half of what the image threshold is, if not as training."""
-        return copy_patches(self.augmenter, self._calibration_changes) if self._calibration_changes else None
+        return change_ranges(self.augmenter, self._calibration_changes) if self._calibration_changes else None
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Let the calibration of the image score that is not in use run, too, if there are two."""

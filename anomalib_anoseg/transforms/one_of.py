@@ -61,13 +61,12 @@ class OneOf(SyntheticAnomaly):
             raise ValueError(f"weights must be finite, 0 or more, and not all 0, got {tuple(weights)}.")
         super().__init__(p=p, keepdim=keepdim)
         self.kinds = nn.ModuleList(kinds)
-        # Summed here and not on the device: some devices cannot do it in the same way each time.
-        ends = tuple(accumulate(weight / sum(weights) for weight in weights))
-        self.flags = {"ends": ends[:-1]}
+        self.flags = {"weights": tuple(weight / sum(weights) for weight in weights)}
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """Draw which transform each image takes, and all parameters of all transforms."""
-        ends = constant(self.flags["ends"], self.device)
+        # Summed on the host: some devices cannot do it in the same way each time.
+        ends = constant(tuple(accumulate(self.flags["weights"]))[:-1], self.device)
         params = {"kind": torch.bucketize(draw_spread(self, batch_shape[0]), ends, right=True)}
         for number, transform in self._numbered():
             own, transform.generator = transform.generator, self.generator

@@ -78,11 +78,17 @@ def test_patches_and_noise_train_and_calibrate_together(tiny_data, tmp_path):
     assert torch.load(model.to_torch(tmp_path), weights_only=False)["model"].augmenter is None
 
 
-def test_maps_are_calibrated_on_patches_alone():
-    changed = tiny(perlin_share=0.5, calibration_opacity=(0.1, 0.2))
-    assert isinstance(changed.map_calibration_forger, HardCutPaste)
-    assert changed.map_calibration_forger.flags["opacity"] == (0.1, 0.2)
-    assert changed.augmenter.kinds[0].flags["opacity"] == (1.0, 1.0)
+def test_maps_are_calibrated_on_fainter_patches_and_fainter_noise():
+    model = tiny(perlin_share=0.25, calibration_opacity=(0.1, 0.2), calibration_area=(0.01, 0.02))
+    forger = model.map_calibration_forger
+    patches, noise = forger.kinds
+    assert (type(patches), type(noise)) == (HardCutPaste, SaliencyPerlin)
+    assert patches.flags["opacity"] == noise.flags["opacity"] == (0.1, 0.2)
+    assert patches.flags["area"] == (0.01, 0.02)
+    assert noise.flags.keys() == model.augmenter.kinds[1].flags.keys()
+    assert forger.flags["weights"] == (0.75, 0.25)
+    learned, learned_noise = model.augmenter.kinds
+    assert (learned.flags["opacity"], learned_noise.flags["opacity"]) == ((1.0, 1.0), (0.1, 1.0))
     assert tiny(perlin_share=0.5).map_calibration_forger is None
 
 
