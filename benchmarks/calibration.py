@@ -15,7 +15,7 @@ With `--test` it is also told what is left on the test images. That is for the r
 Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
 any, a network that saw a few pictures of the demonstration data shows that the script works.
 
-    python benchmarks/calibration.py runs/as_shipped*/jobs/AnoSeg-* --test --json calibration.json
+    python benchmarks/calibration.py runs/as_shipped{,_tile}/jobs/AnoSeg-* --test --json calibration.json
     python benchmarks/calibration.py --others calibration.json --markdown
 """
 

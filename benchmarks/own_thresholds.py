@@ -9,7 +9,7 @@ nothing may be chosen by it.
 Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
 any, a network that saw a few pictures of the demonstration data shows that the script works.
 
-    python benchmarks/own_thresholds.py runs/as_shipped*/jobs/AnoSeg-* --json own_thresholds.json --markdown
+    python benchmarks/own_thresholds.py runs/as_shipped{,_tile}/jobs/AnoSeg-* --json own_thresholds.json --markdown
 """
 
 import argparse

@@ -87,6 +87,7 @@ BOARDS = [
     CONFIGS / "benchmark" / "mvtec.yaml",
     *(CONFIGS.parent / "benchmarks" / "board" / f"{name}.yaml" for name in ("five_minutes", "mvtec", "tile")),
 ]
+AS_SHIPPED = [OURS / f"as_shipped{suffix}.yaml" for suffix in ("", "_tile")]
 
 
 # What a training of the paper's losses has beside a laptop's.
@@ -114,7 +115,19 @@ def test_boards_train_anoseg_as_the_laptop_does_and_with_all_losses(path):
             assert ALL_LOSSES | settings == laptop | ALL_LOSSES
 
 
-def test_laptops_differ_by_their_encoder_alone():
+@pytest.mark.parametrize("path", AS_SHIPPED, ids=lambda path: path.stem)
+def test_as_shipped_is_as_the_pretrained_laptop(path):
+    tasks = read_tasks(yaml.safe_load(path.read_text()))
+    first, *others = (dict(task.job.settings) for task in tasks if task.job.label.startswith("AnoSeg"))
+    assert all(settings == first for settings in others)
+    laptop = yaml.safe_load((CONFIGS / "laptop_pretrained.yaml").read_text())["model"]["init_args"]
+    laptop = {name: value for name, value in laptop.items() if not name.startswith("calibration_")}  # boards have one
+    assert first.pop("pre_trained").endswith("tf_efficientnet_lite0.pth")  # a file in place of a download
+    assert laptop.pop("pre_trained") is True
+    assert first == laptop
+
+
+def test_laptops_differ_by_their_encoder_and_its_noise_alone():
     plain, pretrained = (
         yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("laptop", "laptop_pretrained")
     )
@@ -122,6 +135,7 @@ def test_laptops_differ_by_their_encoder_alone():
         "backbone": "tf_efficientnet_lite0",
         "pre_trained": True,
         "freeze_encoder": True,
+        "perlin_share": 0.5,
     }
     assert pretrained == plain
 
