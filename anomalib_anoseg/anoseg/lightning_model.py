@@ -86,7 +86,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         calibration_area (tuple[float, float] | None): Range of the area of those patches on which the pixel threshold
             and the range of maps are found, where there are no real anomalies to find them on. Faint ones give
             a lower threshold than those of training, which a network marks with more confidence than defects. The image
-            threshold is found on these and on patches as in training. Defaults to ``None``, as in training.
+            threshold is found on these and on anomalies as in training. Defaults to ``None``, as in training.
         calibration_opacity (tuple[float, float] | None): Range of their opacity, and of that of noise among them.
             Defaults to ``None``, as in training.
         segmentation_loss (Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]): Form of the
