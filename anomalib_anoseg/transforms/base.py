@@ -11,6 +11,8 @@ from typing_extensions import Self
 
 # See `in_parts`: how many there are, and pixels of an image from which on they pay.
 PARTS, WORTH_PARTS = 8, 128 * 128
+# A person can just about see that a pixel differs by more than this.
+VISIBLE = 3 / 255
 
 
 class ForgedBatch(NamedTuple):
@@ -248,6 +250,11 @@ def check_value(name: str, value: float, low: float, high: float) -> None:
     """
     if not low <= value <= high:
         raise ValueError(f"{name} must lie within [{low}, {high}], got {value}.")
+
+
+def find_changed(after: Tensor, before: Tensor) -> Tensor:
+    """Find the pixels of ``(B, C, H, W)`` images that changed by more than :data:`VISIBLE`: bool ``(B, 1, H, W)``."""
+    return ((after - before).abs() > VISIBLE).any(1, keepdim=True)
 
 
 def constant(values: Sequence[float] | Sequence[Sequence[float]], device: torch.device) -> Tensor:

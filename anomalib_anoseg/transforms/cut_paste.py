@@ -7,7 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, check_interval, check_value, under_prefix
+from anomalib_anoseg.transforms.base import (
+    SeededAugmentation,
+    check_interval,
+    check_value,
+    find_changed,
+    under_prefix,
+)
 from anomalib_anoseg.transforms.color_jitter import MOST_JITTER, RandomColorJitter
 from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
 from anomalib_anoseg.transforms.patches import Patches
@@ -17,8 +23,6 @@ from anomalib_anoseg.transforms.salient_anomaly import SalientAnomaly, move_to_s
 
 # Grey levels are 1/255 apart: a patch that differs by less on average cannot be seen, and would be a false label.
 MIN_DIFFERENCE = 1 / 255
-# A single pixel must differ by more than this to be marked as changed.
-CHANGED = 3 / 255
 # Draws of a patch an image until one differs visibly. With a chance of one half that a patch differs (an object on a
 # plain background), one image in 16 stays normal, and its mask says so.
 ATTEMPTS = 4
@@ -151,7 +155,7 @@ class CutPaste(SalientAnomaly):
             marked |= inside
         output = torch.where(marked, image.to(input.dtype), input)
         if flags["mark"] == "changed":
-            marked &= ((output - input).abs() > CHANGED).any(1, keepdim=True)
+            marked &= find_changed(output, input)
         params["marked"].copy_(marked, non_blocking=True)
         return output
 

@@ -3,13 +3,20 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomalib_anoseg.transforms.base import check_interval, check_value, constant, per_image, under_prefix
+from anomalib_anoseg.transforms.base import (
+    check_interval,
+    check_value,
+    constant,
+    find_changed,
+    per_image,
+    under_prefix,
+)
 from anomalib_anoseg.transforms.perlin import LATTICE_LINES, perlin_noise, rotate_noise
 from anomalib_anoseg.transforms.rotation import turn
 from anomalib_anoseg.transforms.saliency import Saliency, enlarged
@@ -33,6 +40,8 @@ class PerlinAnomaly(SalientAnomaly):
             ``[0, 1]``.
         textures: What shows: a folder of pictures, a module, or ``None`` for other images of the batch.
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
+        mark: What the mask marks: ``"noise"``, wherever it exceeds the threshold, or those of its pixels that are
+            ``"changed"``.
         rotation_p: Probability of turning the whole image by ``U(-90, 90)`` degrees before.
         frequencies: Numbers of cells of the noise's lattice along an axis, to choose from, each within ``[1, 32]``.
         redraws: How often an empty mask is drawn again, ``0 <= redraws <= 20``.
@@ -49,6 +58,7 @@ class PerlinAnomaly(SalientAnomaly):
         threshold: tuple[float, float],
         textures: Textures | str | Path | None,
         opacity: tuple[float, float],
+        mark: Literal["noise", "changed"],
         rotation_p: float,
         frequencies: Sequence[int],
         redraws: int,
@@ -60,6 +70,8 @@ class PerlinAnomaly(SalientAnomaly):
         for name, value in zip("ab", threshold, strict=True):
             check_value(f"threshold ({name})", value, 0.0, 1.0)
         check_interval("opacity", opacity, 0.01, 1.0)
+        if mark not in {"noise", "changed"}:
+            raise ValueError(f"mark must be 'noise' or 'changed', got {mark!r}.")
         check_value("rotation_p", rotation_p, 0.0, 1.0)
         check_value("redraws", redraws, 0, 20)
         if not frequencies or not set(frequencies) <= set(range(1, LATTICE_LINES)):
@@ -68,6 +80,7 @@ class PerlinAnomaly(SalientAnomaly):
         self.flags = {
             "threshold": tuple(threshold),
             "opacity": tuple(opacity),
+            "mark": mark,
             "rotation_p": rotation_p,
             "frequencies": tuple(frequencies),
             "redraws": int(redraws),
@@ -110,6 +123,12 @@ class PerlinAnomaly(SalientAnomaly):
     ) -> Tensor:
         """Turn ``(B, C, H, W)`` images and let textures show through where the noise says so."""
         del transform
+        output = self._show_through(input, params, flags)
+        if flags["mark"] == "changed":
+            params["marked"].mul_(find_changed(output, self.turn(input, params)).to(params["marked"].device))
+        return output
+
+    def _show_through(self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]) -> Tensor:
         exact = input.to(torch.promote_types(input.dtype, torch.float32))
         noise, threshold = self._draw_noise(self.estimate_saliency(input, params), params, flags, input)
         texture = self.textures(input, under_prefix("texture.", params) | {"noise": noise}).to(exact.dtype)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from anomalib_anoseg.transforms.perlin import FREQUENCIES
 from anomalib_anoseg.transforms.perlin_anomaly import PerlinAnomaly
@@ -23,6 +24,8 @@ class SaliencyPerlin(PerlinAnomaly):
         textures: What shows through: a folder of pictures, such as DTD, a module, or ``None`` for other images of the
             batch (our choice where there is no folder).
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
+        mark: What the mask marks: ``"noise"``, wherever the texture shows, or, which is not the paper's, those of its
+            pixels that are ``"changed"`` by more than 3/255 in some channel, which a person can just about see.
         rotation_p: Probability of turning the whole image by ``U(-90, 90)`` degrees, its saliency with it; normal
             images are turned as well.
         frequencies: Numbers of cells of the noise's lattice along an axis, to choose from, each within ``[1, 32]``.
@@ -63,10 +66,11 @@ class SaliencyPerlin(PerlinAnomaly):
         threshold: tuple[float, float] = (0.4, 0.2),
         textures: Textures | str | Path | None = None,
         opacity: tuple[float, float] = (0.1, 1.0),
+        mark: Literal["noise", "changed"] = "noise",
         rotation_p: float = 0.3,
         frequencies: Sequence[int] = FREQUENCIES,
         redraws: int = 5,
         p: float = 0.75,
         keepdim: bool = False,
     ) -> None:
-        super().__init__(saliency, threshold, textures, opacity, rotation_p, frequencies, redraws, p, keepdim)
+        super().__init__(saliency, threshold, textures, opacity, mark, rotation_p, frequencies, redraws, p, keepdim)

@@ -62,6 +62,22 @@ def test_mask_marks_exactly_the_changed_pixels(transform, size, dtype):
     assert mask.flatten(1).any(1).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("rotation_p", [0.0, 0.5])
+def test_mask_of_what_changed_leaves_out_what_nobody_sees(rotation_p):
+    # Four grey levels between texture and image: it takes more than three quarters of the texture's weight to see it.
+    image = torch.full((128, 3, 48, 48), 100 / 255)
+    arguments = {"textures": Flat(104 / 255), "opacity": (0.5, 1.0), "rotation_p": rotation_p, "p": 1.0}
+    whole = SaliencyPerlin(**arguments).manual_seed(0)
+    transform = SaliencyPerlin(**arguments, mark="changed").manual_seed(0)
+    every, changed = whole.forge(image), transform.forge(image)
+    assert torch.equal(every.image, changed.image)
+    is_seen = ((changed.image - transform.turn(image)).abs() > 3 / 255).any(1, keepdim=True)
+    assert torch.equal(changed.mask.bool(), is_seen)
+    assert torch.equal(transform.transform_masks(torch.zeros_like(changed.mask), transform._params), changed.mask)
+    assert 0 < changed.mask.sum() < 0.9 * every.mask.sum()
+    assert not changed.mask[every.mask == 0].any()
+
+
 def test_opacity_weighs_texture_against_image():
     image = torch.full((256, 3, 32, 32), 0.25)
     transform = DraemPerlin(Flat(0.75), opacity=(0.1, 1.0), p=1.0).manual_seed(0)
@@ -227,6 +243,7 @@ def test_with_masks_changes_nothing_in_a_container():
         ({"threshold": (0.4,)}, r"threshold must be \(a, b\), got \(0.4,\)"),
         ({"opacity": (0.5, 0.2)}, "opacity must lie within"),
         ({"rotation_p": 2.0}, "rotation_p must lie within"),
+        ({"mark": "patch"}, "mark must be 'noise' or 'changed', got 'patch'"),
         ({"redraws": -1}, "redraws must lie within"),
         ({"frequencies": (4, 64)}, r"frequencies must be whole numbers from 1 to 32, got \(4, 64\)"),
         ({"frequencies": ()}, "frequencies must be whole numbers"),
