@@ -2,9 +2,9 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from anomalib_anoseg.transforms import CutPaste, HardCutPaste, OneOf, SaliencyPerlin
+from anomalib_anoseg.transforms import CutPaste, HardCutPaste, NoiseTextures, OneOf, SaliencyPerlin, Textures
 from anomalib_anoseg.transforms.base import check_value
 
 Augmenter = CutPaste | OneOf
@@ -17,12 +17,18 @@ def create_patches(hard: Mapping[str, Any] | None, saliency: str, arguments: Map
     return HardCutPaste(**hard, **arguments, saliency=saliency)
 
 
-def add_noise(patches: CutPaste, perlin_share: float) -> Augmenter:
-    """Give a share of the images a noise-shaped anomaly in place of patches, where these would lie, too."""
+def add_noise(
+    patches: CutPaste, perlin_share: float, perlin_textures: str, perlin_mark: Literal["noise", "changed"]
+) -> Augmenter:
+    """Give a share of the images a noise-shaped anomaly in place of patches, where these would lie, too.
+
+    What shows through are images of the ``"batch"``, the ``"noise"`` itself, or pictures in a folder.
+    """
     check_value("perlin_share", perlin_share, 0.0, 1.0)
     if not perlin_share:
         return patches
-    noise = SaliencyPerlin(patches.saliency, rotation_p=0.0, p=1.0)
+    textures: Textures | str | None = {"batch": None, "noise": NoiseTextures()}.get(perlin_textures, perlin_textures)
+    noise = SaliencyPerlin(patches.saliency, textures=textures, mark=perlin_mark, rotation_p=0.0, p=1.0)
     return OneOf([patches, noise], [1 - perlin_share, perlin_share])
 
 

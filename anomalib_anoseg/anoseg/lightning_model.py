@@ -80,9 +80,11 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         patch_saliency (str): Where patches are pasted: ``"none"`` for anywhere, or, as defects lie on the object, where
             it is found by ``"border_contrast"``, ``"spectral_residual"``, or a folder of maps of all normal images,
             held-out ones too, made by any tool. Defaults to ``"none"``, the paper's.
-        perlin_share (float): Share of the images that get in place of patches a noise-shaped piece of an image of the
-            batch, as SGSF's, where ``patch_saliency`` says; its opacity in training is 0.1 to 1, and it is marked
-            wherever it is. Defaults to ``0``, the paper's.
+        perlin_share (float): Share of the images that get noise-shaped anomalies, as SGSF's, in place of patches, where
+            these would lie; their opacity in training is 0.1 to 1. Defaults to ``0``, the paper's.
+        perlin_textures (str): What shows through them: images of the ``"batch"``, the ``"noise"`` itself, in grey, or
+            pictures in a folder, such as DTD's. Defaults to ``"batch"`` [choice].
+        perlin_mark (Literal["noise", "changed"]): See ``patch_mark``. Defaults to ``"noise"``, all of it [choice].
         calibration_area (tuple[float, float] | None): Range of the area of those patches on which the pixel threshold
             and the range of maps are found, where there are no real anomalies to find them on. Faint ones give
             a lower threshold than those of training, which a network marks with more confidence than defects. The image
@@ -105,15 +107,13 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         detector_adversarial_weight (float): Weight of the detector's adversarial loss. Defaults to ``1`` [choice].
         detector_reconstruction_weight (float): Weight of its reconstruction loss. Defaults to ``50`` [choice].
         detector_feature_weight (float): Weight of its feature matching. Defaults to ``1`` [choice].
-        detector_classification_weight (float): Weight of its loss that takes synthetic anomalies for fakes. Defaults
-            to ``1`` [choice].
+        detector_classification_weight (float): Weight of its loss on anomalies as fakes. Defaults to ``1`` [choice].
         detector_beta (float): Weight of the reconstruction's error in its score, beside that of features. Defaults to
             ``0.1``, the paper's.
         lr (float): Adam's learning rate, for all networks. Defaults to ``2e-4`` [choice].
         betas (tuple[float, float]): Adam's betas. Defaults to ``(0.5, 0.999)`` [choice].
-        lr_decay_start (float): Fraction of the training, or of each of its stages, after which the learning rate falls
-            linearly to zero; ``1`` keeps it constant. Follows epochs, steps or ``max_time``. Defaults to ``0.5``
-            [choice].
+        lr_decay_start (float): Fraction of the training, or of each stage, after which the learning rate falls linearly
+            to zero; ``1`` keeps it constant. Follows epochs, steps or ``max_time``. Defaults to ``0.5`` [choice].
         averaging (float): Decay of the exponentially averaged weights and normalisation statistics with which the
             model predicts, in ``[0, 1)``; ``0`` predicts with the latest. Defaults to ``0.99`` [choice].
         score_window (int): Odd side in pixels of the square over which the map is averaged before its maximum becomes
@@ -187,6 +187,8 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         patch_mark: Literal["patch", "changed"] = "patch",
         patch_saliency: str = "none",
         perlin_share: float = 0.0,
+        perlin_textures: str = "batch",
+        perlin_mark: Literal["noise", "changed"] = "noise",
         calibration_area: tuple[float, float] | None = None,
         calibration_opacity: tuple[float, float] | None = None,
         segmentation_loss: SegmentationLoss = "balanced_cross_entropy",
@@ -257,7 +259,8 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         check_patches(**patches, prefix="patch_")
         check_patches(**patches | self._calibration_changes, prefix="calibration_")
         hard = {"hard_p": hard_p, "jitter": jitter} if hard_augmentation else None
-        self.augmenter = add_noise(create_patches(hard, patch_saliency, patches), perlin_share)
+        forger = create_patches(hard, patch_saliency, patches)
+        self.augmenter = add_noise(forger, perlin_share, perlin_textures, perlin_mark)
         self.loss = AnoSegLoss(segmentation_loss, segmentation_weight, reconstruction_weight, adversarial_weight)
         self.detector_loss = DetectorLoss(
             detector_adversarial_weight,

@@ -18,7 +18,15 @@ from torch.optim import SGD
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.anoseg import stages
 from anomalib_anoseg.anoseg.torch_model import AnoSegModel
-from anomalib_anoseg.transforms import CutPaste, HardCutPaste, OneOf, SaliencyPerlin
+from anomalib_anoseg.transforms import (
+    BatchTextures,
+    CutPaste,
+    HardCutPaste,
+    NoiseTextures,
+    OneOf,
+    SaliencyPerlin,
+    TextureFolder,
+)
 
 FROZEN = {"freeze_encoder": True, "coordinates": False}
 
@@ -65,8 +73,18 @@ def test_a_share_of_the_images_gets_noise_in_place_of_patches_where_these_would_
     patches, noise = model.augmenter.kinds
     assert (type(patches), type(noise)) == (HardCutPaste, SaliencyPerlin)
     assert patches.saliency is noise.saliency
-    assert (noise.p, noise.flags["rotation_p"]) == (1.0, 0.0)
+    assert (noise.p, noise.flags["rotation_p"], noise.flags["mark"]) == (1.0, 0.0, "noise")
+    assert tiny(perlin_share=0.25, perlin_mark="changed").augmenter.kinds[1].flags["mark"] == "changed"
     assert type(tiny(perlin_share=0).augmenter) is HardCutPaste
+
+
+@pytest.mark.parametrize(
+    ("perlin_textures", "kind"), [("batch", BatchTextures), ("noise", NoiseTextures), ("pictures", TextureFolder)]
+)
+def test_what_shows_through_noise_is_a_choice(perlin_textures, kind):
+    textures = tiny(perlin_share=0.5, perlin_textures=perlin_textures).augmenter.kinds[1].textures
+    assert type(textures) is kind
+    assert kind is not TextureFolder or str(textures.root) == perlin_textures
 
 
 def test_patches_and_noise_train_and_calibrate_together(tiny_data, tmp_path):
@@ -336,6 +354,7 @@ def test_overfits_four_images(train_on_four):
         ({"perlin_share": 1.5}, "perlin_share must lie within [0.0, 1.0], got 1.5"),
         ({"calibration_area": (0.3, 0.2)}, "calibration_area must lie within"),
         ({"calibration_opacity": (0.0, 1.0)}, "calibration_opacity must lie within"),
+        ({"perlin_share": 0.5, "perlin_mark": "edge"}, "mark must be 'noise' or 'changed', got 'edge'"),
         ({"patch_mark": "edge"}, "patch_mark must be 'patch' or 'changed', got 'edge'"),
         ({"segmentation_loss": "dice"}, "segmentation_loss must be one of"),
         ({"segmentation_weight": -1.0}, "segmentation_weight must not be negative"),
