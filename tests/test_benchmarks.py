@@ -193,6 +193,22 @@ def test_image_thresholds_are_found_on_anomalies_alone_and_with_those_of_trainin
     ]
 
 
+def test_calibrations_are_compared_with_the_best_training_by_training(calibration):
+    shares = {"best": (0.9, 0.8, 1.0), "worse": (0.8, 0.7, 0.9), "as good": (0.8, 0.9, 0.94)}
+    rows = [
+        {"calibration": name, "configuration": "AnoSeg", "training": f"screw, seed {seed}", "judged on": judged_on}
+        | {"share": share if judged_on == "drawn" else 0.5}
+        for name, values in shares.items()
+        for seed, share in enumerate(values)
+        for judged_on in ("drawn", "test")
+    ]
+    table = calibration.with_sets(rows)
+    found = calibration.with_distances(calibration.summary(table, ["share"]), table, "share")
+    assert found["behind"].round(6).to_dict() == {"best": 0.0, "worse": 0.1, "as good": 0.02}
+    # Three differences of deviation 0.105830, so a standard error of 0.061101, and 4.302653 of Student's.
+    assert found["95 %"].to_numpy() == pytest.approx([0.0, 0.0, 0.262897], abs=1e-5)
+
+
 def test_guidance_measures_every_form_of_the_bank(run):
     [figures] = run("guidance")["figures"].values()
     computed, stored, single = (figures[name] for name in list(figures)[:3])

@@ -131,15 +131,17 @@ def test_as_shipped_is_as_the_pretrained_laptop(path):
     assert first == laptop
 
 
-def test_laptops_differ_by_their_encoder_and_its_noise_alone():
+def test_laptops_differ_by_their_encoder_its_noise_and_their_calibration_alone():
     plain, pretrained = (
         yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("laptop", "laptop_pretrained")
     )
+    del plain["model"]["init_args"]["calibration_area"]
     plain["model"]["init_args"] |= {
         "backbone": "tf_efficientnet_lite0",
         "pre_trained": True,
         "freeze_encoder": True,
         "perlin_share": 0.5,
+        "calibration_opacity": [0.15, 0.3],
     }
     assert pretrained == plain
 
