@@ -105,9 +105,9 @@ def parse_options() -> argparse.Namespace:
 
 
 def laptop() -> dict[str, Any]:
-    """Read the model's arguments in `configs/laptop.yaml`, but those of its calibration, which no trial needs."""
+    """Read the model's arguments in `configs/laptop.yaml`."""
     settings: dict[str, Any] = yaml.safe_load(LAPTOP.read_text(encoding="utf-8"))["model"]["init_args"]
-    return {name: value for name, value in settings.items() if not name.startswith("calibration_")}
+    return settings
 
 
 def run(changes: dict[str, Any], folder: Path | None, seed: int, seconds: float, batch: int) -> Row:

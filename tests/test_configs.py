@@ -99,7 +99,6 @@ def test_boards_train_anoseg_as_the_laptop_does_and_with_all_losses(path):
     tasks = read_tasks(yaml.safe_load(path.read_text()))
     whole = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())
     laptop, length = whole["model"]["init_args"], whole["trainer"]["max_epochs"]
-    laptop = {name: value for name, value in laptop.items() if not name.startswith("calibration_")}  # boards have one
     of_anoseg = [task.job for task in tasks if task.job.label.startswith("AnoSeg")]
     assert len({job.label for job in of_anoseg}) == (3 if path.stem == "five_minutes" else 2)
     for job in of_anoseg:
@@ -131,11 +130,16 @@ def test_as_shipped_is_as_the_pretrained_laptop(path):
     assert first == laptop
 
 
+def test_the_laptops_board_trains_it_as_it_says():
+    tasks = read_tasks(yaml.safe_load((OURS / "laptop.yaml").read_text()))
+    laptop = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())["model"]["init_args"]
+    assert all(task.job.settings == laptop for task in tasks)
+
+
 def test_laptops_differ_by_their_encoder_its_noise_and_their_calibration_alone():
     plain, pretrained = (
         yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("laptop", "laptop_pretrained")
     )
-    del plain["model"]["init_args"]["calibration_area"]
     plain["model"]["init_args"] |= {
         "backbone": "tf_efficientnet_lite0",
         "pre_trained": True,
@@ -151,9 +155,9 @@ def test_anosegs_ablation_leaves_out_one_part_after_the_other():
     settings = {task.job.label: task.job.settings for task in read_tasks(yaml.safe_load(path.read_text()))}
     whole, network = settings.pop("AnoSeg"), {"masked_reconstruction": False, "adversarial": False}
     laptop = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())["model"]["init_args"]
-    on_object = {"patch_saliency", "calibration_area", "calibration_opacity"}
+    del laptop["patch_saliency"]
     assert not whole.keys() & network.keys()
-    assert whole | network == {name: value for name, value in laptop.items() if name not in on_object}
+    assert whole | network == laptop
     assert settings == {
         "plain CutPaste": whole | network | {"hard_augmentation": False},
         "with hard augmentation": whole | network,
