@@ -180,7 +180,7 @@ class TextureFolder(Textures):
             raise FileNotFoundError(
                 f"textures: there are no pictures ({', '.join(sorted(SUFFIXES))}) in {str(self.root)!r}. Nothing is "
                 f"downloaded: name a folder of pictures, for example of the Describable Textures Dataset from {DTD}, "
-                "or none, for what the transform shows without a folder."
+                "or leave it out, for what shows through without one."
             )
         return paths
 
