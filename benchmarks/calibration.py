@@ -38,13 +38,13 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_recall, binary_specificity
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.board.report.statistics import half_width
+from anomalib_anoseg.board.run.rebuild import load_job
+from anomalib_anoseg.board.run.run_folder import RunFolder
 from anomalib_anoseg.data import DemoTextures
-from anomalib_anoseg.leaderboard.pictures import Pictures, resize_of
-from anomalib_anoseg.leaderboard.rebuild import load_job
-from anomalib_anoseg.leaderboard.runs import RunFolder
-from anomalib_anoseg.leaderboard.statistics import half_width
+from anomalib_anoseg.deploy.pictures import Pictures, resize_of
 from anomalib_anoseg.metrics.functional import binary_iou_curve, iou_curve_compute, score_histogram
-from anomalib_anoseg.post_processing import MAX_NORMAL_IMAGES, SelfCalibratingPostProcessor
+from anomalib_anoseg.training.post_processor import MAX_NORMAL_IMAGES, SelfCalibratingPostProcessor
 from anomalib_anoseg.transforms import OneOf
 from anomalib_anoseg.transforms.saliency import NoSaliency
 

@@ -34,13 +34,13 @@ from cost import QUIET, describe, mean_time
 from torch import Tensor
 
 from anomalib_anoseg import SGSF
+from anomalib_anoseg.board.report.statistics import half_width
+from anomalib_anoseg.board.run.rebuild import load_job
+from anomalib_anoseg.board.run.run_folder import RunFolder
 from anomalib_anoseg.data import DemoTextures
-from anomalib_anoseg.leaderboard.exports import size_of_file_mb
-from anomalib_anoseg.leaderboard.rebuild import load_job
-from anomalib_anoseg.leaderboard.runs import RunFolder
-from anomalib_anoseg.leaderboard.runtimes import Form, load_runtime
-from anomalib_anoseg.leaderboard.statistics import half_width
-from anomalib_anoseg.sgsf.references import ReferenceSet, collect_references
+from anomalib_anoseg.deploy.forms import size_of_file_mb
+from anomalib_anoseg.deploy.runtimes import Form, load_runtime
+from anomalib_anoseg.models.sgsf.references import ReferenceSet, collect_references
 
 METRICS = {
     "image_AUROC": "image AUROC",

@@ -11,69 +11,57 @@ import anomalib_anoseg
 
 PACKAGE = Path(anomalib_anoseg.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-# Each may import from the package only what stands here; anything else would make data flow in circles.
+# Rooms from the top to the bottom: each may import from itself and from those that stand here, and from no other.
 MAY_IMPORT = {
-    "transforms": {"transforms"},
-    "data": {"data"},
-    "metrics": {"metrics"},
-    "input_checks": set(),
-    "reproducibility": set(),
-    "registration": set(),
-    "export_metadata": set(),
-    "doctor": {"data", "doctor", "export_metadata", "leaderboard", "registration"},
-    "post_processing": {"transforms"},
-    "leaderboard": {
-        "data",
-        "export_metadata",
-        "final_validation",
-        "leaderboard",
-        "metrics",
-        "post_processing",
-        "transforms",
-    },
-    "checkpoints": set(),
-    "final_validation": set(),
-    "schedules": set(),
-    "contact_sheet": set(),
-    "preview": {"contact_sheet", "input_checks", "reproducibility", "transforms"},
-    "common": {
-        "checkpoints",
-        "common",
-        "export_metadata",
-        "final_validation",
-        "input_checks",
-        "metrics",
-        "post_processing",
-        "reproducibility",
-        "transforms",
-    },
-    "anoseg": {
-        "anoseg",
-        "checkpoints",
-        "common",
-        "input_checks",
-        "post_processing",
-        "reproducibility",
-        "schedules",
-        "transforms",
-    },
-    "sgsf": {"sgsf", "common", "input_checks", "reproducibility", "schedules", "transforms"},
+    "cli": {"_autoload", "board", "deploy", "models", "training", "transforms", "data", "common"},
+    "board": {"models", "deploy", "training", "transforms", "metrics", "data", "common"},
+    "models": {"deploy", "training", "transforms", "metrics", "common"},
+    "deploy": {"training", "transforms", "common"},
+    "training": {"transforms", "metrics", "common"},
+    "transforms": {"common"},
+    "metrics": {"common"},
+    "data": {"common"},
+    "common": set(),
+    "_autoload": set(),
 }
+# Rooms within rooms, likewise: who may import whom of the same folder.
+WITHIN = {
+    "models": {"anoseg": set(), "sgsf": set()},
+    "board": {
+        "run": set(),
+        "baselines": {"run"},
+        "measure": {"run"},
+        "report": {"run"},
+    },
+}
+ENTRANCES = {"__init__", "__main__", "_autoload", "cli"}
 
 
-def imported_parts(file):
+def imported_modules(file):
     for node in ast.walk(ast.parse(file.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module]
-        yield from (name.split(".")[1] for name in names if name.startswith("anomalib_anoseg."))
+        yield from (name.split(".")[1:] for name in names if name.startswith("anomalib_anoseg."))
+
+
+def test_the_top_level_has_eight_rooms_and_each_is_guarded():
+    names = {path.stem for path in PACKAGE.iterdir() if path.name not in {"__pycache__", "py.typed"}}
+    assert names - ENTRANCES <= MAY_IMPORT.keys()
+    assert len(names - ENTRANCES) <= 8
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_go_one_way(file):
-    part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if part in MAY_IMPORT:
-        assert set(imported_parts(file)) <= MAY_IMPORT[part]
+    room, *inner = file.relative_to(PACKAGE).with_suffix("").parts
+    if room not in MAY_IMPORT:
+        assert room in ENTRANCES
+        return
+    modules = list(imported_modules(file))
+    assert {module[0] for module in modules} <= MAY_IMPORT[room] | {room}
+    if inner[0] in WITHIN.get(room, {}):
+        siblings = {module[1] for module in modules if module[0] == room and module[1:2]} & WITHIN[room].keys()
+        assert siblings <= WITHIN[room][inner[0]] | {inner[0]}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

@@ -8,8 +8,8 @@ import torch
 import yaml
 from anomalib.cli import AnomalibCLI
 
-from anomalib_anoseg.leaderboard.grid import read_tasks
-from anomalib_anoseg.leaderboard.judging import FORGED_DEFECTS
+from anomalib_anoseg.board.run.grid import read_tasks
+from anomalib_anoseg.board.run.protocol import FORGED_DEFECTS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 OURS = CONFIGS.parent / "benchmarks" / "board"

@@ -73,7 +73,12 @@ def editable_wheel(tmp_path_factory):
 def test_source_distribution_holds_what_the_wheel_and_its_tests_need(archives):
     with tarfile.open(archives[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    needed = {"pyproject.toml", "anomalib_anoseg.pth", "anomalib_anoseg/_autoload.py", "tests/test_packaging.py"}
+    needed = {
+        "pyproject.toml",
+        "anomalib_anoseg.pth",
+        "anomalib_anoseg/_autoload/__init__.py",
+        "tests/test_packaging.py",
+    }
     assert needed <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(".git/")]
 
@@ -85,7 +90,7 @@ def test_wheel_holds_the_package_and_the_pth_file_only(wheel):
         entry_points = next(archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"anomalib_anoseg", "anomalib_anoseg.pth"}
     assert "anomalib_anoseg/py.typed" in names
-    assert "[anomalib.models]\nAnoSeg = anomalib_anoseg.anoseg.lightning_model:AnoSeg" in entry_points
+    assert "[anomalib.models]\nAnoSeg = anomalib_anoseg.models.anoseg.lightning_model:AnoSeg" in entry_points
 
 
 @pytest.mark.parametrize("kind", ["wheel", "editable_wheel"])

@@ -145,7 +145,7 @@ assert type(host.__spec__.loader) is type(host.__loader__) is type(json.__loader
 assert "class Padim" in inspect.getsource(host)
 assert importlib.resources.files("anomalib.models").joinpath("__init__.py").is_file()
 assert importlib.reload(host) is host and host.__all__ == ["Padim"]
-from anomalib_anoseg.registration import register
+from anomalib_anoseg._autoload.registration import register
 assert register() == register() == ["Foreign"] and host.__all__ == ["Padim", "Foreign"]
 """
     assert python(code, fake_host) == (None, [])
@@ -209,7 +209,7 @@ import json, anomalib.models as host
 print(json.dumps([host.__all__, sorted(host.ALLOWED_MODULES), hasattr(host, "Odd")]))
 """
     printed, lines = python(code, fake_host)
-    players = ["anomalib_anoseg", "anomalib_anoseg.leaderboard", "anomalib_anoseg.leaderboard.players"]
+    players = ["anomalib_anoseg", "anomalib_anoseg.board", "anomalib_anoseg.board.baselines"]
     assert printed == [["Padim", "Zoo"], ["anomalib.models", *players, "zoo"], False]
     assert len(lines) == 1
     assert lines[0].startswith("anomalib-anoseg: could not register Odd of odd: ")
@@ -232,7 +232,9 @@ def test_unsupported_version_of_anomalib_is_named_with_the_supported_range(fake_
     (fake_host / "anomalib/__init__.py").write_text('__version__ = "3.0.0"')
     shutil.rmtree(fake_host / "anomalib_anoseg-1.0.dist-info")  # now the metadata of our own package counts
     _, (line,) = python("import anomalib.models", fake_host)
-    assert line.startswith("anomalib-anoseg: could not register AnoSeg of anomalib_anoseg.anoseg.lightning_model: ")
+    assert line.startswith(
+        "anomalib-anoseg: could not register AnoSeg of anomalib_anoseg.models.anoseg.lightning_model: "
+    )
     assert "its package supports anomalib<3,>=2.7, but this is anomalib 3.0.0; run `pip install" in line
 
 
@@ -288,12 +290,13 @@ def get_model(other_packages):
 import json
 from anomalib.models import get_model, list_models
 forms = ["AnoSeg", "anoseg", "ano_seg", "Foreign", {"class_path": "AnoSeg"}, {"class_path": "anomalib.models.AnoSeg"},
-         {"class_path": "anomalib_anoseg.AnoSeg"}, {"class_path": "anomalib_anoseg.anoseg.AnoSeg"},
-         {"class_path": "anomalib_anoseg.anoseg.lightning_model.AnoSeg"}, {"class_path": "foreign.Foreign"}]
+         {"class_path": "anomalib_anoseg.AnoSeg"}, {"class_path": "anomalib_anoseg.models.anoseg.AnoSeg"},
+         {"class_path": "anomalib_anoseg.models.anoseg.lightning_model.AnoSeg"}, {"class_path": "foreign.Foreign"}]
 classes = {json.dumps(form): type(get_model(form)).__name__ for form in forms}
 small = {"width": 0.125}
 classes |= {name: type(get_model(name, **small)).__name__ for name in ("SGSF", "sgsf", "s_g_s_f")}
-for path in ("SGSF", "anomalib.models.SGSF", "anomalib_anoseg.SGSF", "anomalib_anoseg.sgsf.lightning_model.SGSF"):
+full_path = "anomalib_anoseg.models.sgsf.lightning_model.SGSF"
+for path in ("SGSF", "anomalib.models.SGSF", "anomalib_anoseg.SGSF", full_path):
     classes[path + " in a dict"] = type(get_model({"class_path": path, "init_args": small})).__name__
 classes["padim"] = type(get_model("padim", pre_trained=False)).__name__
 width = get_model({"class_path": "foreign.Foreign", "init_args": {"width": 5}}).width
@@ -332,7 +335,7 @@ print(json.dumps([type(data).__module__, data.image_size]))
 def test_what_is_no_datamodule_is_refused():
     from importlib.metadata import EntryPoint
 
-    from anomalib_anoseg.registration import DATA_GROUP, RegistrationError, _register_datamodule
+    from anomalib_anoseg._autoload.registration import DATA_GROUP, RegistrationError, _register_datamodule
 
     with pytest.raises(RegistrationError, match=r"<class 'pathlib\..*Path'> does not derive from AnomalibDataModule"):
         _register_datamodule(None, EntryPoint("Path", "pathlib:Path", DATA_GROUP))
@@ -342,10 +345,10 @@ def test_what_is_no_datamodule_is_refused():
 def test_whatever_is_imported_first_the_model_is_registered():
     code = """
 import json, os, pkgutil, sys
-import anomalib_anoseg.anoseg  # loads torch and the like once; the children forget only what is tested
+import anomalib_anoseg.models.anoseg  # loads torch and the like once; the children forget only what is tested
 modules = [module.name for module in pkgutil.walk_packages(anomalib_anoseg.__path__, "anomalib_anoseg.")]
-first = ["from anomalib_anoseg import AnoSeg", "from anomalib_anoseg.anoseg import AnoSeg",
-         "from anomalib_anoseg import SGSF", "from anomalib_anoseg.sgsf import SGSF",
+first = ["from anomalib_anoseg import AnoSeg", "from anomalib_anoseg.models.anoseg import AnoSeg",
+         "from anomalib_anoseg import SGSF", "from anomalib_anoseg.models.sgsf import SGSF",
          "from anomalib.models import AnoSeg", "import anomalib.engine", "import anomalib.cli"]
 first += ["import " + module for module in modules]
 failed = []
@@ -368,7 +371,7 @@ print(json.dumps([failed, modules]))
 """
     (failed, modules), lines = python(code)
     assert (failed, lines) == ([], [])
-    assert "anomalib_anoseg.anoseg.lightning_model" in modules
+    assert "anomalib_anoseg.models.anoseg.lightning_model" in modules
 
 
 # ---------------------------------------------------------------------------------------------- the console script
@@ -400,14 +403,14 @@ def test_players_of_boards_are_reached_by_their_path_alone(tmp_path):
 import json
 from anomalib.models import get_model, list_models
 before = sorted(list_models("pascal"))
-path = "anomalib_anoseg.leaderboard.players.ConstantMap"
+path = "anomalib_anoseg.board.baselines.ConstantMap"
 print(json.dumps([before, type(get_model({"class_path": path})).__name__]))
 """
     write_package(tmp_path, "anomalib_anoseg", "")
     (tmp_path / "anomalib_anoseg.py").unlink()
     shutil.copytree(PACKAGE, tmp_path / "anomalib_anoseg")
     info = tmp_path / "anomalib_anoseg-1.0.dist-info" / "entry_points.txt"
-    info.write_text("[anomalib.models]\nAnoSeg = anomalib_anoseg.anoseg.lightning_model:AnoSeg\n")
+    info.write_text("[anomalib.models]\nAnoSeg = anomalib_anoseg.models.anoseg.lightning_model:AnoSeg\n")
     (known, found), complaints_ = python(code, path=tmp_path)
     assert not complaints_
     assert "AnoSeg" in known

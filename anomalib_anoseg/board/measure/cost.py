@@ -1,0 +1,227 @@
+"""What the models of a board cost to run, measured in every form in which they can be shipped.
+
+For each chosen job the trained model is exported by anomalib (Torch, ONNX, OpenVINO in FP32, FP16 and INT8). Of each
+form we measure the size of its files, its accuracy on the job's test images, so that one sees what a cheaper form
+loses, and its latency and memory, in a process of its own and in turns with all others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections import Counter, defaultdict
+from contextlib import ExitStack, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from anomalib_anoseg.board.measure.latency import measure_in_turns
+from anomalib_anoseg.board.measure.measurement import JobCost
+from anomalib_anoseg.board.run.run_folder import SCHEMA, RunFolder, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anomalib_anoseg.board.measure.latency import Worker
+    from anomalib_anoseg.deploy.runtimes import Form
+
+__all__ = ["measure_cost"]
+
+PACKAGES = ("anomalib-anoseg", "anomalib", "torch", "onnxruntime", "openvino", "nncf")
+
+
+class _Options(NamedTuple):
+    batches: tuple[int, ...]
+    rounds: int
+    seconds: float
+    threads: int
+    calibration_images: int
+
+
+def measure_cost(
+    runs: Path,
+    seeds: int | None = 1,
+    latency_categories: int | None = 1,
+    batches: tuple[int, ...] = (1, 16),
+    rounds: int = 4,
+    seconds: float = 0.5,
+    threads: int = 1,
+    calibration_images: int = 300,
+    jobs_at_once: int = 4,
+    force: bool = False,
+) -> list[Path]:
+    """Measure what the finished jobs of a board cost to run, and write a ``cost.json`` beside each one's row.
+
+    Latency is the wall's time of one call, from pictures at the model's size in memory to scores and maps in memory,
+    on the CPU. Multiply-adds are half of what torch's counter of floating-point operations finds in convolutions and
+    matrix products of one picture. Memory is the largest resident size of a process that predicts one picture at a
+    time, its libraries included. OpenVINO's FP32 computes in float32; FP16 and INT8 are files of that precision, which
+    compute in what OpenVINO chooses for the processor; ``in_use`` says what that was. INT8 is calibrated on validation
+    images and training images, never on test images.
+
+    Args:
+        runs: Folder that ``anomalib-anoseg board`` wrote; any other is refused.
+        seeds: So many seeds of each model and category are measured, the first ones; null for all.
+        latency_categories: Latency and memory are measured on so many categories of each model, the first ones,
+            because they hardly depend on it; null for all.
+        batches: Pictures a call for which latency is measured.
+        rounds: Turns of each form a batch size; more are more robust.
+        seconds: Length of a turn; it has three calls at least.
+        threads: Threads of each library. One is the least disturbed by neighbours.
+        calibration_images: Pictures on which INT8 is calibrated, at most.
+        jobs_at_once: So many jobs take turns with each other, each with a process for each form, which need memory.
+        force: Whether to measure again what has a ``cost.json``.
+
+    Returns:
+        list[Path]: The files written. A form that cannot be measured is named under ``left_out``, with the reason.
+
+    Raises:
+        ValueError: If a number is out of range, no job of the board is finished, or nothing could be measured; files
+            that say why are there then.
+    """
+    _check_numbers(
+        seeds=seeds,
+        latency_categories=latency_categories,
+        rounds=rounds,
+        threads=threads,
+        calibration_images=calibration_images,
+        jobs_at_once=jobs_at_once,
+        batches=min(batches, default=0),
+    )
+    if seconds <= 0:
+        raise ValueError(f"seconds must be positive, got {seconds}")
+    options = _Options(batches, rounds, seconds, threads, calibration_images)
+    jobs = _choose(RunFolder(runs), seeds, latency_categories)
+    waiting = [job for job in jobs if force or not _is_measured(job)]
+    console = Console(stderr=True)
+    console.print(f"{len(waiting)} jobs to measure, {len(jobs) - len(waiting)} measured already")
+    threads_before = torch.get_num_threads()
+    try:
+        with _progress(console) as progress:
+            whole = progress.add_task("jobs", total=len(waiting))
+            for start in range(0, len(waiting), jobs_at_once):
+                group = waiting[start : start + jobs_at_once]
+                _measure_group(group, options, progress)
+                progress.advance(whole, len(group))
+    finally:
+        torch.set_num_threads(threads_before)
+    for job in waiting:
+        for name, reason in job.left_out.items():
+            console.print(f"left out: {job.title}, {name}: {reason}", markup=False, soft_wrap=True)
+    if waiting and not any(job.figures["accuracy"] for job in waiting):
+        job = waiting[0]
+        raise ValueError(f"Nothing could be measured. {job.title}: {next(iter(job.left_out.values()), 'no reason')}")
+    return [job.path for job in waiting]
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be 1 or more, got {number}")
+
+
+def _choose(folder: RunFolder, seeds: int | None, latency_categories: int | None) -> list[JobCost]:
+    """Choose the first finished seeds of each model and category, and the first categories of each model.
+
+    Raises:
+        ValueError: If no job is finished.
+    """
+    rows = folder.rows()
+    if not rows:
+        raise ValueError(f"No job of {folder.path} is finished. Run `anomalib-anoseg board` to its end first.")
+    seen: Counter[tuple[str, str]] = Counter()
+    categories: dict[str, list[str]] = defaultdict(list)
+    jobs = []
+    for row in rows:
+        seen[row.label, row.data_name] += 1
+        if seeds is not None and seen[row.label, row.data_name] > seeds:
+            continue
+        if row.data_name not in categories[row.label]:
+            categories[row.label].append(row.data_name)
+        number = categories[row.label].index(row.data_name)
+        wants_latency = latency_categories is None or number < latency_categories
+        jobs.append(JobCost(row, folder.job_folder(row.id), wants_latency))
+    return jobs
+
+
+def _is_measured(job: JobCost) -> bool:
+    """Tell whether there is a file with all that is wanted; one that says why nothing was measured is none."""
+    if not job.path.is_file():
+        return False
+    found = json.loads(job.path.read_text(encoding="utf-8"))
+    is_measured = found.get("schema") == SCHEMA and bool(found["accuracy"])
+    return is_measured and (found["latency_measured"] or not job.wants_latency)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
+
+
+def _measure_group(group: Sequence[JobCost], options: _Options, progress: Progress) -> None:
+    """Measure some jobs, their latencies in turns, and write their files."""
+    with TemporaryDirectory() as temporary, ExitStack() as running:
+        for number, job in enumerate(group):
+            folder = Path(temporary, str(number))
+            folder.mkdir()
+            job.export(folder, max(options.batches), options.calibration_images, options.threads, progress)
+        load_before = _load_average()
+        workers: dict[tuple[int, Form], Worker] = {}
+        for number, job in enumerate(group):
+            for form, worker in job.start_workers(options.threads).items():
+                workers[number, form] = running.enter_context(worker)
+        _measure_latency(group, workers, options, progress)
+    for job in group:
+        described = {
+            "schema": SCHEMA,
+            **job.figures,
+            "threads": options.threads,
+            "load_average": [load_before, _load_average()],
+            "cpu": _processor(),
+            "versions": _versions(),
+            "left_out": job.left_out,
+        }
+        write_json(job.path, described)
+
+
+def _measure_latency(
+    group: Sequence[JobCost], workers: dict[tuple[int, Form], Worker], options: _Options, progress: Progress
+) -> None:
+    turns = len(workers) * len(options.batches) * options.rounds
+    task = progress.add_task("latency, in turns", total=turns, visible=turns > 0)
+    samples, failed = measure_in_turns(
+        workers, options.batches, options.rounds, options.seconds, lambda: progress.advance(task)
+    )
+    for ((number, form), batch), by_round in samples.items():
+        group[number].add_latency(form, batch, by_round)
+    for ((number, form), batch), reason in failed.items():
+        group[number].left_out[f"{form.name}, batch {batch}"] = reason
+    progress.remove_task(task)
+
+
+def _load_average() -> float | None:
+    """Processes that wanted to run in the last minute, on average; ``None`` where the system does not tell."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    installed = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed

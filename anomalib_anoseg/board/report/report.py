@@ -1,0 +1,149 @@
+"""The report of a board: one self-contained HTML page, a Markdown table and a CSV."""
+
+import base64
+import importlib.util
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # imported where they are used, so that a command line that only needs this module starts fast
+    import pandas as pd
+
+    from anomalib_anoseg.board.report.records import Collection
+
+logger = logging.getLogger(__name__)
+
+PAGE, MARKDOWN, CSV = "report.html", "report.md", "report.csv"
+NEEDED = ("jinja2", "matplotlib", "pandas", "tabulate")
+
+
+def write_report(
+    runs: list[Path],
+    out: Path = Path("report"),
+    reference: str | None = None,
+    title: str = "Leaderboard",
+    images: int = 4,
+) -> Path:
+    """Write the report of one or more boards.
+
+    Everything is computed from the run folders alone; equal input gives equal files. Several folders are put together
+    into one board: a job that is in more than one of them counts once, the later finished one.
+
+    Args:
+        runs: Folders that ``anomalib-anoseg board`` wrote.
+        out: Folder of the report; ``report.html``, ``report.md`` and ``report.csv`` in it are overwritten.
+        reference: Model that all others are compared with, by its name in the report, such as ``DRAEM``.
+        title: Heading of the page.
+        images: Images a group in contact sheets; 0 leaves pictures out, for a page that may be passed on where the
+            data set may not.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ValueError: If a folder is no run folder, no job has finished, the reference is unknown, or an argument is out
+            of its range.
+    """
+    check_packages()
+    from anomalib_anoseg.board.report.collect import collect  # noqa: PLC0415
+
+    if images < 0:
+        raise ValueError(f"images must be 0 or more, got {images}. 0 leaves pictures out.")
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out must be a folder, and {out} is a file. Name another one.")
+    collection = collect([Path(run) for run in runs])
+    if reference is not None and reference not in collection.labels:
+        known = ", ".join(collection.labels)
+        raise ValueError(f"reference {reference!r} is no model of this report. Choose one of: {known}.")
+    for missing in collection.missing:
+        logger.warning("Missing: %s (%s)", missing.id, missing.reason)
+    contents = _contents(collection, reference, images)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / CSV).write_text(_csv(contents["estimates"], contents["overall"]), encoding="utf-8")
+    for name, path in (("report.html.j2", PAGE), ("report.md.j2", MARKDOWN)):
+        text = _environment().get_template(name).render(title=title, collection=collection, **contents)
+        (out / path).write_text(text, encoding="utf-8")
+    return out / PAGE
+
+
+def check_packages() -> None:
+    """Check that the packages that only the report needs are installed.
+
+    Raises:
+        ModuleNotFoundError: If one is not.
+    """
+    absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if absent:
+        raise ModuleNotFoundError(
+            f'The report needs {", ".join(absent)}, not installed here. Run: pip install "anomalib-anoseg[report]"'
+        )
+
+
+def _contents(collection: "Collection", reference: str | None, images: int) -> dict[str, Any]:
+    """Compute everything that the templates show."""
+    from anomalib_anoseg.board.report import cost_tables, origin, plots, sheets, statistics, tables  # noqa: PLC0415
+
+    jobs, labels, models, categories = collection.jobs, collection.labels, collection.models, collection.categories
+    frame = statistics.figures(jobs)
+    estimates, overall = statistics.by_category(frame), statistics.over_categories(frame)
+    ranked = statistics.ranks(estimates)
+    forms = cost_tables.forms(jobs)
+    by_model = cost_tables.models(jobs)
+    differences = statistics.paired(frame, reference) if reference else None
+    defects = [tables.defect_table(estimates, category, labels) for category in categories]
+    trade_offs = [
+        plots.against_cost(forms, "median_1", "latency, batch 1 (ms)", models),
+        plots.against_cost(forms, "file_mb", "file size (MB)", models),
+        plots.against_parameters(overall, by_model["parameters"], models),
+    ]
+    return {
+        "estimates": estimates,
+        "overall": overall,
+        "mark": tables.MARK,
+        "reference": reference,
+        "single_seed": len(collection.seeds) == 1,
+        "protocol": origin.protocol(collection),
+        "facts": origin.facts(collection),
+        "settings": origin.settings_table(jobs),
+        "summary": tables.summary(overall, ranked, labels, origin.short_of_an_epoch(jobs)),
+        "ranks": tables.rank_table(ranked, labels) if len(models) > 1 and not ranked.empty else None,
+        "paired": tables.paired_table(differences, labels, reference) if reference else None,
+        "by_category": [tables.category_table(estimates, category, labels) for category in categories],
+        "by_defect": [table for table in defects if table.rows],
+        "model_costs": cost_tables.model_table(jobs, models),
+        "form_costs": cost_tables.form_table(jobs, models),
+        "means_plot": plots.intervals(overall, models),
+        "curves": plots.iou_curves(jobs, labels, categories),
+        "trade_offs": [plot for plot in trade_offs if plot],
+        "sheets": sheets.contact_sheets(jobs, images) if images else [],
+        "color_bar": sheets.color_bar() if images else "",
+    }
+
+
+def _environment() -> Any:  # noqa: ANN401
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape  # noqa: PLC0415
+
+    environment = Environment(
+        loader=PackageLoader("anomalib_anoseg.board.report"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg_uri"] = lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    environment.filters["markdown"] = lambda table: table.frame().to_markdown(index=False)
+    return environment
+
+
+def _csv(estimates: "pd.DataFrame", overall: "pd.DataFrame") -> str:
+    """Write all means and intervals as one long table; an empty cell is a figure that there is none of."""
+    import pandas as pd  # noqa: PLC0415
+
+    both = pd.concat([overall.assign(level="all categories"), estimates.assign(level="category")], ignore_index=True)
+    both.loc[both["defect"].fillna("") != "", "level"] = "defect"
+    both["low"], both["high"] = both["mean"] - both["half"], both["mean"] + both["half"]
+    both["trivial_bar"] = both["bar"]
+    both["beats_trivial"] = (~both["below"]).where(both["bar"].notna() & ~both["trivial"])
+    columns = ["level", "label", "trivial", "variant", "category", "defect", "metric", "mean", "low", "high", "seeds"]
+    return str(both[[*columns, "trivial_bar", "beats_trivial"]].to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,1 @@
+"""Run a board: its grid, its jobs, and the folder that they leave."""

@@ -1,0 +1,199 @@
+"""What a training takes, by two clocks, and the budget that ends it.
+
+A machine with other work gives a training less of itself in the same wall time. CPU time, that of all threads of the
+training process, counts only the work that was done, and so gives models equal work on a busy machine. Two threads use
+up two seconds of it in one of the wall's.
+"""
+
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from anomalib.data import ImageBatch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.trainer.states import RunningStage
+
+from anomalib_anoseg.board.run.run_folder import Figures, write_json
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+class Stopwatch:
+    """Wall and CPU seconds of a training.
+
+    Example:
+        >>> stopwatch = Stopwatch()
+        >>> stopwatch.start()
+        >>> stopwatch.stop()
+        >>> sorted(stopwatch.seconds)
+        ['cpu', 'wall']
+    """
+
+    def __init__(self) -> None:
+        self._earlier = dict.fromkeys(CLOCKS, 0.0)
+        self._start: dict[str, float] | None = None
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by clock so far."""
+        if self._start is None:
+            return dict(self._earlier)
+        return {name: self._earlier[name] + clock() - self._start[name] for name, clock in CLOCKS.items()}
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it counts."""
+        return self._start is not None
+
+    def start(self) -> None:
+        """Go on."""
+        self._start = {name: clock() for name, clock in CLOCKS.items()}
+
+    def stop(self) -> None:
+        """Stand still."""
+        self._earlier, self._start = self.seconds, None
+
+    def set(self, seconds: dict[str, float]) -> None:
+        """Take up from what an earlier attempt took."""
+        self._earlier, self._start = dict(seconds), None
+
+    @contextmanager
+    def paused(self) -> Generator[None, None, None]:
+        """Leave something out of the account."""
+        was_running = self.is_running
+        self.stop()
+        try:
+            yield
+        finally:
+            if was_running:
+                self.start()
+
+
+class BudgetTimer(Timer):
+    """Lightning's timer by either clock, which ends a training, and which schedules can ask how far it is.
+
+    Args:
+        seconds: The budget.
+        clock: ``"wall"`` or ``"cpu"``.
+        stopwatch: What is read; someone else starts and keeps it.
+    """
+
+    def __init__(self, seconds: float, clock: str, stopwatch: Stopwatch) -> None:
+        super().__init__(timedelta(seconds=seconds), verbose=False)
+        self.clock, self.stopwatch = clock, stopwatch
+
+    def time_elapsed(self, stage: str = RunningStage.TRAINING) -> float:
+        """Seconds of training so far; other stages take nothing from a budget."""
+        return self.stopwatch.seconds[self.clock] if RunningStage(stage) == RunningStage.TRAINING else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep nothing: the stopwatch's seconds are kept."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up nothing."""
+
+
+class TrainingMeter(Callback):
+    """Counts a training's seconds, images and steps, across interruptions, and ends it after so many images.
+
+    Seconds go from the first batch to the last, without validation and checkpoints: how large a model is, or how often
+    it is looked at, must not shorten its training. How far that has come is written to a file after each epoch.
+
+    Args:
+        progress: The file.
+        max_images: Number of images after which training ends; ``None`` leaves the end to the trainer.
+    """
+
+    def __init__(self, progress: Path, max_images: float | None = None) -> None:
+        self.progress, self.max_images = progress, max_images
+        self.stopwatch = Stopwatch()
+        self.images = self.steps = self.epochs_begun = 0
+        self.set_size: int | None = None
+        self.load: dict[str, float | None] = {}
+        self._was_running = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clocks."""
+        del pl_module
+        loader: Any = trainer.train_dataloader
+        self.set_size = len(loader.dataset)
+        self.load.setdefault("load_begin", load_average())
+        self.stopwatch.start()
+        self._report(trainer)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401
+        batch: ImageBatch,
+        batch_idx: int,
+    ) -> None:
+        """Count a batch."""
+        del pl_module, outputs, batch_idx
+        self.images += len(batch.image)  # type: ignore[arg-type]
+        self.steps += 1
+        if self.max_images is not None and self.images >= self.max_images:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count an epoch, whole or cut short."""
+        del pl_module
+        self.epochs_begun += 1
+        self._report(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the clocks stand still."""
+        del trainer, pl_module
+        self._was_running = self.stopwatch.is_running
+        self.stopwatch.stop()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the clocks go on, if they went before."""
+        del trainer, pl_module
+        if self._was_running:
+            self.stopwatch.start()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clocks."""
+        del trainer, pl_module
+        self.stopwatch.stop()
+        self.load["load_end"] = load_average()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a checkpoint keeps."""
+        counts = {"images": self.images, "steps": self.steps, "epochs_begun": self.epochs_begun}
+        return {"seconds": self.stopwatch.seconds, "load": dict(self.load), **counts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up from a checkpoint."""
+        self.stopwatch.set(state_dict["seconds"])
+        self.load = dict(state_dict["load"])
+        self.images, self.steps, self.epochs_begun = (state_dict[name] for name in ("images", "steps", "epochs_begun"))
+
+    def figures(self) -> Figures:
+        """Give what a row keeps."""
+        seconds = self.stopwatch.seconds
+        return {
+            "seconds": seconds["wall"],
+            "cpu_seconds": seconds["cpu"],
+            "images": self.images,
+            "steps": self.steps,
+            "epochs": self.images / self.set_size if self.set_size else None,
+            "seconds_per_image": seconds["wall"] / self.images if self.images else None,
+            **self.load,
+        }
+
+    def _report(self, trainer: Trainer) -> None:
+        write_json(self.progress, {"epoch": self.epochs_begun, "max_epochs": trainer.max_epochs})
+
+
+def load_average() -> float | None:
+    """Processes that wanted to run in the last minute, on average; ``None`` where the system does not tell."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

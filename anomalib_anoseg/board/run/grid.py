@@ -1,0 +1,222 @@
+"""The jobs that a board's configuration asks for: anomalib's grid, with a name and a label for each job.
+
+A job's name follows from its own part of the configuration alone, so that more models or categories in the grid leave
+finished jobs finished. Its label does not: it says in what a model differs from its namesakes in the grid.
+"""
+
+import copy
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
+from anomalib.utils.config import flatten_dict
+
+from anomalib_anoseg.board.run.packed import parse_settings
+from anomalib_anoseg.board.run.run_folder import Budget, Job
+
+PLAYERS = "anomalib_anoseg.board.baselines"
+PLAYER = f"{PLAYERS}.player"
+# Where classes are also known by their name alone: the same class in another spelling makes the same job.
+KNOWN = ("anomalib.models", "anomalib.data", "anomalib_anoseg", PLAYERS)
+ACCELERATORS = ("cpu", "cuda")
+AMOUNTS = ("seconds", "images")
+CLOCKS = ("cpu", "wall")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job and what its process is told."""
+
+    job: Job
+    container: dict[str, Any]
+    trainer: dict[str, Any]
+
+
+def read_tasks(config: dict[str, Any]) -> list[Task]:
+    """Expand a configuration with anomalib's grid syntax.
+
+    Args:
+        config: Content of the YAML file.
+
+    Returns:
+        list[Task]: All jobs in the order of the grid.
+
+    Raises:
+        ValueError: If a part is missing or wrong, or two jobs could not be told apart.
+
+    Example:
+        >>> data = {"class_path": "MVTecAD", "init_args": {"category": {"grid": ["screw", "nut"]}}}
+        >>> benchmark = {"seed": 0, "model": {"class_path": "Padim"}, "data": data}
+        >>> [task.job.category for task in read_tasks({"accelerator": "cpu", "benchmark": benchmark})]
+        ['screw', 'nut']
+    """
+    benchmark = _check(config)
+    accelerators = config["accelerator"] if isinstance(config["accelerator"], list) else [config["accelerator"]]
+    tasks: list[Task] = []
+    for accelerator in accelerators:
+        if accelerator not in ACCELERATORS:
+            raise ValueError(f"accelerator must be one of {', '.join(ACCELERATORS)}, got {accelerator!r}.")
+        budget = read_budget(config.get("budget"), accelerator)
+        # anomalib's grid shares what it does not vary among the configurations it yields
+        containers = map(copy.deepcopy, get_iterator_from_grid_dict(benchmark))
+        trainer = config.get("trainer") or {}
+        tasks += [_make_task(container, accelerator, trainer, budget) for container in containers]
+    tasks = _label(tasks)
+    _check_different(tasks)
+    return tasks
+
+
+def read_budget(budget: Any, accelerator: str) -> Budget | None:  # noqa: ANN401
+    """Check a budget, and say by which clock its seconds go.
+
+    CPU time counts only what the training process itself computes, whatever else keeps the machine busy; the work of an
+    accelerator is not in it.
+
+    Args:
+        budget: ``{"images": ...}`` or ``{"seconds": ...}``, the latter also with ``"clock": "cpu"`` or ``"wall"``.
+        accelerator: ``"cpu"``, where the clock is the CPU's unless given, or ``"cuda"``, where it is the wall's.
+
+    Raises:
+        ValueError: If it is no budget.
+
+    Example:
+        >>> read_budget({"seconds": 120}, "cpu"), read_budget({"seconds": 120}, "cuda")
+        ({'seconds': 120, 'clock': 'cpu'}, {'seconds': 120, 'clock': 'wall'})
+    """
+    if budget is None:
+        return None
+    amounts = {name: budget[name] for name in AMOUNTS if name in budget} if isinstance(budget, dict) else {}
+    allowed = {"seconds", "clock"} if "seconds" in amounts else {"images"}
+    if len(amounts) != 1 or not set(budget) <= allowed or not all(map(_is_positive, amounts.values())):
+        raise ValueError(
+            "budget must be {seconds: ...}, {seconds: ..., clock: cpu} or {images: ...} with a positive number, got "
+            f"{budget!r}."
+        )
+    if "images" in amounts:
+        return amounts
+    clock = budget.get("clock", "cpu" if accelerator == "cpu" else "wall")
+    if clock not in CLOCKS:
+        raise ValueError(f"budget.clock must be one of {', '.join(CLOCKS)}, got {clock!r}.")
+    if clock == "cpu" and accelerator != "cpu":
+        raise ValueError(f"budget.clock: CPU time misses what accelerator {accelerator} computes. Set it to wall.")
+    return {**amounts, "clock": clock}
+
+
+def _is_positive(amount: Any) -> bool:  # noqa: ANN401
+    return isinstance(amount, int | float) and not isinstance(amount, bool) and amount > 0
+
+
+def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, Any], budget: Budget | None) -> Task:
+    model, data = container["model"], container["data"]
+    model = {"class_path": model} if isinstance(model, str) else model
+    data = {"class_path": data} if isinstance(data, str) else data
+    if not all(isinstance(entry, dict) and "class_path" in entry for entry in (model, data)):
+        raise ValueError("Each entry of benchmark.model and benchmark.data needs a class_path.")
+    settings, data_settings = model.get("init_args") or {}, data.get("init_args") or {}
+    trainer = {**trainer, **(model.get("trainer") or {})}
+    path = model["class_path"]
+    if path == PLAYER:
+        if "model" not in settings:
+            raise ValueError(f"benchmark.model: {PLAYER} needs init_args with the `model` to play.")
+        path, settings = settings["model"], parse_settings(settings.get("settings"))
+    seed = container.get("seed")
+    if not isinstance(seed, int):
+        raise ValueError(  # noqa: TRY004 - a value in the user's file
+            f"benchmark.seed must be a whole number, or a grid of some, got {seed!r}."
+        )
+    if (budget or {}).get("clock") == "cpu" and data_settings.get("num_workers"):
+        raise ValueError(
+            "benchmark.data.init_args.num_workers must be 0 with a budget of CPU time, which does not see what other "
+            "processes do. Remove it, or set budget.clock to wall."
+        )
+    job = Job(
+        id="",
+        label=str(model.get("label") or ""),
+        model=path,
+        dataset=data["class_path"].rpartition(".")[2],
+        category=str(data_settings.get("category", "")),
+        seed=seed,
+        settings=flatten_dict(settings),
+        accelerator=accelerator,
+        budget=budget,
+        data_label=str(data.get("label") or ""),
+        data=flatten_dict(data_settings),
+        trainer=flatten_dict(trainer),
+    )
+    container = {**container, "model": {"class_path": path, "init_args": settings}, "data": data}
+    return Task(_name(job, container, trainer), container, trainer)
+
+
+def _name(job: Job, container: dict[str, Any], trainer: dict[str, Any]) -> Job:
+    """Name a job after what is its own, its place in the grid left aside."""
+    label = job.label or job.model.rpartition(".")[2]
+    content = [label, _spell_short(container), trainer, job.accelerator, job.budget]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    parts = [re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-")[:60] for part in (label, job.data_label or job.category)]
+    return replace(job, id="-".join([*filter(None, parts), f"seed{job.seed}", digest]), label=label)
+
+
+def _spell_short(container: dict[str, Any]) -> dict[str, Any]:
+    short = {}
+    for part in ("model", "data"):
+        module, _, name = container[part]["class_path"].rpartition(".")
+        short[part] = container[part] | ({"class_path": name} if module in KNOWN else {})
+    return container | short
+
+
+def _label(tasks: list[Task]) -> list[Task]:
+    """Let labels say in which settings models differ that are called alike."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for task in tasks:
+        kinds[_kind(task)] = {"": task.job.label, **task.job.settings}
+    labels = {}
+    for kind, settings in kinds.items():
+        namesakes = [other for other in kinds.values() if other[""] == settings[""]]
+        names = sorted({name for other in namesakes for name in other if name})
+        varied = [name for name in names if len({json.dumps(other.get(name)) for other in namesakes}) > 1]
+        shown = ", ".join(f"{name}={settings[name]}" for name in varied if name in settings)
+        labels[kind] = f"{settings['']} ({shown})" if shown else settings[""]
+    return [replace(task, job=replace(task.job, label=labels[_kind(task)])) for task in tasks]
+
+
+def _kind(task: Task) -> str:
+    return json.dumps([task.job.label, task.container["model"], task.trainer], sort_keys=True, default=str)
+
+
+def _check_different(tasks: list[Task]) -> None:
+    """Refuse jobs that could not be told apart in a report, before hours of training.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    if len({task.job.id for task in tasks}) < len(tasks):
+        raise ValueError("Two jobs of the grid are equal. Remove one of them.")
+    seen: dict[tuple[Any, ...], Job] = {}
+    for job in (task.job for task in tasks):
+        first = seen.setdefault((job.label, job.dataset, job.data_name, job.seed, job.accelerator), job)
+        if first is not job:
+            before, now = asdict(first), asdict(job)
+            differing = [name for name in ("data", "trainer", "model") if before[name] != now[name]]
+            whose = "data" if differing == ["data"] else "model"
+            raise ValueError(
+                f"Two jobs of the grid are called {job.label!r} on {job.data_name!r} with seed {job.seed}, though "
+                f"their {' and '.join(differing) or 'settings'} differ. Give each entry of benchmark.{whose} a `label`."
+            )
+
+
+def _check(config: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Check that the parts are there, and give what a grid is made of.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    benchmark = config.get("benchmark") if isinstance(config, dict) else None
+    if not isinstance(benchmark, dict) or "accelerator" not in config:
+        raise ValueError("The configuration needs the keys accelerator and benchmark, as for `anomalib benchmark`.")
+    missing = [name for name in ("seed", "model", "data") if name not in benchmark]
+    if missing:
+        raise ValueError(f"benchmark lacks {', '.join(missing)}.")
+    return copy.deepcopy(benchmark)

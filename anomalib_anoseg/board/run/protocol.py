@@ -1,0 +1,64 @@
+"""One judge for all players: the same metrics, and thresholds found in the same way.
+
+anomalib's models bring metrics and post-processing of their own. On a board each of them gets the same ones: all
+metrics of :func:`~anomalib_anoseg.metrics.segmentation_evaluator`, and thresholds calibrated on defects forged on
+held-out good images (:class:`~anomalib_anoseg.training.post_processor.SelfCalibratingPostProcessor`), by one generator
+for all. anomalib's own thresholds need defective validation images: without them they are undefined, and where test images
+serve as such, they are chosen on the test.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from anomalib_anoseg.metrics import segmentation_evaluator
+from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
+from anomalib_anoseg.transforms import HardCutPaste
+
+if TYPE_CHECKING:  # importing models registers players, which need this module
+    from anomalib.models.components import AnomalibModule
+
+# Small, long, faint and turned as real defects are: what the shipped configurations train AnoSeg with, but anywhere in
+# the picture, and those on which it finds its own pixel threshold are smaller and fainter.
+FORGED_DEFECTS: dict[str, Any] = {
+    "area": (0.001, 0.1),
+    "aspect": (0.05, 20.0),
+    "rotation": 90.0,
+    "rotation_p": 0.8,
+    "count": 3,
+    "opacity": (0.15, 1.0),
+    "softness": (0.0, 1.0),
+    "mark": "changed",
+}
+
+
+def equip(model: AnomalibModule) -> AnomalibModule:
+    """Give a model the metrics and the calibration of a board; trivial models keep their fixed thresholds.
+
+    Example:
+        >>> from anomalib.models import Padim
+        >>> model = equip(Padim(pre_trained=False))
+        >>> type(model.post_processor).__name__
+        'SelfCalibratingPostProcessor'
+    """
+    model.evaluator = segmentation_evaluator()
+    if not is_trivial(model):
+        forger = HardCutPaste(**FORGED_DEFECTS)
+        # One draw on each image, as on all boards so far: their figures stay comparable.
+        model.post_processor = SelfCalibratingPostProcessor(forger=forger, forged_images=1, use_training_images=False)
+    return model
+
+
+def is_trivial(model: AnomalibModule) -> bool:
+    """Tell whether every other model has to beat this one."""
+    return getattr(model, "is_trivial", False)
+
+
+def as_figures(results: dict[str, Any]) -> dict[str, float | None]:
+    """Name the results of a test as rows do: what anomalib calls AUPR is average precision.
+
+    Example:
+        >>> as_figures({"pixel_AUPR": 0.5})
+        {'pixel_AP': 0.5}
+    """
+    return {name.replace("AUPR", "AP") if name.endswith("AUPR") else name: float(results[name]) for name in results}

@@ -1,0 +1,85 @@
+"""The doctor's one function, which asks the other modules and says what they found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from anomalib_anoseg.cli.doctor.comparison import compare, load_runtimes
+from anomalib_anoseg.cli.doctor.environment import list_machine, list_registration, list_versions
+from anomalib_anoseg.cli.doctor.models import find_files, list_thresholds, load_picture
+from anomalib_anoseg.cli.doctor.output import Findings
+
+__all__ = ["doctor"]
+
+
+def doctor(
+    model: Path | None = None,
+    image: Path | None = None,
+    model_class: str | None = None,
+    threads: int = 1,
+    tolerance: float = 1e-3,
+    calls: int = 10,
+) -> list[str]:
+    """Show what is installed and, given a model, its thresholds and whether torch, ONNX Runtime and OpenVINO agree.
+
+    All runtimes see the same picture, resized to the size of the model if its files insist on one. OpenVINO is shown
+    twice: computing in float32, and in the precision that it chooses for the processor. Files of FP16 or INT8, and the
+    latter precision, are not held to the tolerance.
+
+    Args:
+        model: A checkpoint (.ckpt), which is exported for the comparison; an exported file (.pt, .onnx, .xml), which is
+            compared with those beside it; or a folder with exports (weights/torch, weights/onnx, weights/openvino). A
+            .pt is a pickle and is loaded only if the environment variable TRUST_REMOTE_CODE is 1.
+        image: A picture to compare on. Without one, a picture of a brick wall.
+        model_class: Name or class path of a checkpoint's model, if neither its folder nor a row beside it tells.
+        threads: Threads of each library.
+        tolerance: Largest difference of scores and maps in float32, of values in [0, 1].
+        calls: Predictions for the latency, the median of which is shown, after one to warm up.
+
+    Returns:
+        list[str]: Troubles, each with a remedy; empty if there are none. The command then exits with 0, else with 1.
+    """
+    _check(model, image, threads, tolerance, calls)
+    findings = Findings()
+    findings.table("Registration", list_registration(findings))
+    findings.table("Versions", list_versions(findings))
+    findings.table("Machine", list_machine())
+    if model is not None:
+        _examine(model, image, model_class, threads, tolerance, calls, findings)
+    findings.conclude()
+    return findings.troubles
+
+
+def _examine(
+    model: Path,
+    image: Path | None,
+    model_class: str | None,
+    threads: int,
+    tolerance: float,
+    calls: int,
+    findings: Findings,
+) -> None:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        with findings.busy("exporting and loading"):
+            files = find_files(model, model_class, Path(folder), findings)
+            runtimes = load_runtimes(files, threads, findings, trusted=model.suffix == ".ckpt")
+        findings.table("Thresholds, of raw scores", *list_thresholds(model, runtimes, findings))
+        if not runtimes:
+            return
+        picture, title = load_picture(image, [runtime.input_size for runtime in runtimes])
+        headings, rows = compare(runtimes, picture, tolerance, calls, findings)
+        findings.table(title, rows, headings)
+
+
+def _check(model: Path | None, image: Path | None, threads: int, tolerance: float, calls: int) -> None:
+    if image is not None and model is None:
+        raise ValueError("image needs a model to show it to; give --model, too")
+    for name, path in {"model": model, "image": image}.items():
+        if path is not None and not path.exists():
+            raise ValueError(f"{name} names {path}, which does not exist")
+    for name, value in {"threads": threads, "calls": calls}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}")

@@ -1,0 +1,181 @@
+"""The files of a model: which there are, what they say of their thresholds, and a picture to show them."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from anomalib.data.utils import read_image
+from anomalib.utils.serialization import anomalib_safe_globals
+from torch.nn import functional as F
+
+from anomalib_anoseg.board.run.rebuild import load_model
+from anomalib_anoseg.data.demo_textures import render
+from anomalib_anoseg.deploy.forms import export_forms, one_line
+from anomalib_anoseg.deploy.metadata import FIELDS, describe_thresholds
+from anomalib_anoseg.deploy.pictures import resize_of
+from anomalib_anoseg.deploy.runtimes import Form
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from anomalib_anoseg.cli.doctor.output import Findings
+    from anomalib_anoseg.deploy.runtimes import Runtime
+
+__all__ = ["FLOAT32_FORMS", "find_files", "list_thresholds", "load_picture"]
+
+FLOAT32_FORMS = (Form("torch", "float32"), Form("onnxruntime", "float32"), Form("openvino", "FP32"))
+SUFFIXES = {"torch": ".pt", "onnxruntime": ".onnx", "openvino": ".xml"}
+FOLDERS = {"torch": "torch", "onnxruntime": "onnx", "openvino": "openvino"}
+DEMO_SIZE = 128
+
+
+def find_files(model: Path, model_class: str | None, temporary: Path, findings: Findings) -> dict[Form, Path]:
+    """Find a model's exported files, by form; a checkpoint is exported into a temporary folder first.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if model.suffix == ".ckpt":
+        return _export(model, model_class, temporary, findings)
+    if model.is_dir():
+        roots = [model, model / "weights"]
+    elif model.suffix in SUFFIXES.values():
+        named = {form: model for form in FLOAT32_FORMS if SUFFIXES[form.runtime] == model.suffix}
+        beside = model.parent.name in FOLDERS.values()
+        return (_look_into([model.parent.parent], model.stem) if beside else {}) | named
+    else:
+        raise ValueError(f"model must be a .ckpt, .pt, .onnx or .xml file or a folder of exports, got {model}")
+    files = _look_into(roots)
+    if not files:
+        raise ValueError(f"{model} holds no exports: there is no torch/*.pt, onnx/*.onnx or openvino/*.xml in it")
+    return files
+
+
+def _look_into(roots: Sequence[Path], stem: str = "*") -> dict[Form, Path]:
+    files: dict[Form, Path] = {}
+    for form in FLOAT32_FORMS:
+        for root in roots:
+            files_there = (root / FOLDERS[form.runtime]).glob(f"{stem}{SUFFIXES[form.runtime]}")
+            found = sorted(files_there, key=lambda path: (path.stem != "model", path))  # anomalib's name goes first
+            if found:
+                files.setdefault(form, found[0])
+    return files
+
+
+def _export(checkpoint: Path, model_class: str | None, folder: Path, findings: Findings) -> dict[Form, Path]:
+    class_path = _full_class_path(model_class) if model_class else _guess_class_path(checkpoint)
+    model = load_model(checkpoint, class_path)
+    height, width = resize_of(model)(torch.zeros(3, DEMO_SIZE, DEMO_SIZE)).shape[-2:]
+    files, left_out = export_forms(model, folder, (height, width), list, FLOAT32_FORMS)
+    for name, reason in left_out.items():
+        if "pip install" in reason:
+            findings.note(f"{name} is left out: {reason}.")
+        else:
+            findings.trouble(f"The model could not be exported for {name}: {reason}.", "report it with this line")
+    return files
+
+
+def _full_class_path(name: str) -> str:
+    """Complete a name that anomalib knows.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if "." in name:
+        return name
+    known = getattr(import_module("anomalib.models"), name, None)
+    if known is None:
+        raise ValueError(f"model_class names {name!r}, which anomalib does not know; give its full path with dots")
+    return f"{known.__module__}.{known.__name__}"
+
+
+def _guess_class_path(checkpoint: Path) -> str:
+    """Ask the row that a leaderboard leaves beside a checkpoint, or the folders that anomalib makes for a model.
+
+    Raises:
+        ValueError: If neither tells.
+    """
+    row = checkpoint.with_name("row.json")
+    if row.is_file():
+        return str(json.loads(row.read_text(encoding="utf-8"))["model"])
+    models: Any = import_module("anomalib.models")
+    for part in reversed(checkpoint.resolve().parts):
+        if part in models.__all__:
+            return _full_class_path(part)
+    raise ValueError(f"No folder of {checkpoint} names its model; say which it is: --model_class AnoSeg")
+
+
+def list_thresholds(
+    model: Path, runtimes: Sequence[Runtime], findings: Findings
+) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
+    """List what checkpoint and files say of their thresholds, by row, and the headings."""
+    columns = {runtime.name: runtime.thresholds for runtime in runtimes if runtime.form in FLOAT32_FORMS}
+    if model.suffix == ".ckpt":
+        columns = {"checkpoint": _checkpoint_thresholds(model)} | columns
+    for name in [name for name, values in columns.items() if not values]:
+        findings.note(
+            f"{name}: the file does not name its thresholds. anomalib folds them into the graph as constants; "
+            "in the scores and maps that come out of it they are at 0.5."
+        )
+    _check_agreement(columns, findings)
+    rows = [(field, *(values.get(field, "") for values in columns.values())) for field in FIELDS]
+    shown = [row for row in rows if any(row[1:])]
+    if any(row[1:] and "nan" in row[1:] for row in shown if row[0].endswith("threshold")):
+        findings.trouble(
+            "A threshold is nan: it was never set, so that labels and masks mean nothing.",
+            "validate the model with `anomalib validate`, or train it with validation images, and export it again",
+        )
+    return shown, ("", *columns)
+
+
+def _check_agreement(columns: dict[str, dict[str, str]], findings: Findings) -> None:
+    for field in FIELDS:
+        values = {name: column[field] for name, column in columns.items() if field in column}
+        if len(set(values.values())) > 1:
+            findings.trouble(
+                f"{field} differs: {', '.join(f'{name} {value}' for name, value in values.items())}.",
+                "export all files anew from one checkpoint",
+            )
+
+
+def _checkpoint_thresholds(path: Path) -> dict[str, str]:
+    with anomalib_safe_globals():
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    names = {"image_threshold": "_image_threshold", "pixel_threshold": "_pixel_threshold"}
+    state = content["state_dict"]
+    stored: Any = type("Stored", (), {})()
+    for field in FIELDS:
+        value = state.get(f"post_processor.{names.get(field, field)}")
+        value = content.get("anomalib_post_processor_config", {}).get(field) if value is None else value
+        if value is not None:
+            setattr(stored, field, value)
+    return describe_thresholds(stored)
+
+
+def load_picture(path: Path | None, sizes: Sequence[tuple[int, int] | None]) -> tuple[NDArray[np.float32], str]:
+    """Load a picture, ``(1, 3, H, W)`` in ``[0, 1]``, at the size that files insist on, and a title for what it shows.
+
+    Raises:
+        ValueError: If it is no picture.
+    """
+    if path is None:
+        texture, _ = render("brick", "test", "stain", 0, size=DEMO_SIZE, seed=0)
+        picture, name = torch.from_numpy(texture.astype(np.float32) / 255).permute(2, 0, 1), "a brick wall (no --image)"
+    else:
+        try:
+            picture, name = torch.as_tensor(read_image(path, as_tensor=True)), path.name
+        except Exception as error:  # noqa: BLE001 - readers raise their own kinds
+            raise ValueError(f"image names {path}, which is no picture that can be read: {one_line(error)}") from None
+    picture = picture[None].float()
+    fixed = next((size for size in sizes if size), None)
+    if fixed and picture.shape[-2:] != fixed:
+        picture = F.interpolate(picture, fixed, mode="bilinear", antialias=True).clamp(0, 1)
+    height, width = picture.shape[-2:]
+    return picture.contiguous().numpy(), f"Predictions for {name}, {height} x {width} pixels"

@@ -1,0 +1,93 @@
+"""The command ``anomalib-anoseg``: what stands around training, which is anomalib's own command's.
+
+Each subcommand is one public function; its signature and docstring are the command line. A function is imported when
+its subcommand is asked for, so that ``anomalib-anoseg --help`` needs neither torch nor anomalib.
+"""
+
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+# What each subcommand does, in a line, and where its function is.
+COMMANDS = {
+    "board": ("Train and test a grid of models, one after another.", "board.run.board", "run_board"),
+    "cost": ("Measure what the models of a board cost to run.", "board.measure.cost", "measure_cost"),
+    "report": ("Write the report of one or more boards.", "board.report.report", "write_report"),
+    "preview": ("Show anomalies forged on images of yours.", "cli.preview", "preview"),
+    "doctor": ("Show what is installed, and compare runtimes.", "cli.doctor", "doctor"),
+}
+# Arguments that are given without their names.
+POSITIONAL = {"runs"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: The words after the command's name; those of the process if ``None``.
+
+    Raises:
+        SystemExit: With 0 if all went well, 1 if a board is incomplete or the doctor found trouble, 2 if an argument is
+            wrong.
+    """  # noqa: DOC501, DOC502 - what is raised again is the caller's
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    parser = ArgumentParser(prog="anomalib-anoseg", description="Leaderboards, previews and diagnosis for anomalib.")
+    parser.add_argument("--version", action="version", version=_version())
+    subcommands = parser.add_subcommands()
+    for name, (summary, module, function) in COMMANDS.items():
+        subparser = ArgumentParser(description=summary)
+        if name == chosen:
+            _add_function(subparser, _load(module, function))
+        subcommands.add_subcommand(name, subparser, help=summary)
+    parsed = parser.parse_args(arguments)
+    name = parsed.subcommand
+    _, module, function = COMMANDS[name]
+    try:
+        call = _load(module, function)
+        given = parser.instantiate_classes(parsed)[name].as_dict()
+        result = call(**{key: value for key, value in given.items() if key in signature(call).parameters})
+    except (FileExistsError, FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        if not _is_told_by_us(error):
+            raise
+        parser.error(str(error))
+    # A board returns what is missing, the doctor what is wrong.
+    sys.exit(1 if name in {"board", "doctor"} and result else 0)
+
+
+def _add_function(parser: ArgumentParser, function: Callable[..., Any]) -> None:
+    """Make a parser's arguments from a function's."""
+    positional = [name for name in signature(function).parameters if name in POSITIONAL]
+    for name in positional:
+        hint = get_type_hints(function)[name]
+        is_list = issubclass(get_origin(hint) or object, Sequence)
+        parser.add_argument(name, **({"nargs": "+", "type": Path} if is_list else {"type": hint}))
+    if "config" not in signature(function).parameters:
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these arguments.")
+    # With sub_configs `--data FILE.yaml` reads a data module's file, as in anomalib's own command.
+    parser.add_function_arguments(function, skip=set(positional), fail_untyped=True, sub_configs=True)
+
+
+def _load(module: str, function: str) -> Callable[..., Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # what anomalib does inside is not the user's concern
+        return getattr(import_module(f"anomalib_anoseg.{module}"), function)
+
+
+def _is_told_by_us(error: Exception) -> bool:
+    """Tell whether a message was written for the user, by this package, or is that of a fault further inside."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("anomalib_anoseg.")
+
+
+def _version() -> str:
+    from anomalib_anoseg import __version__  # noqa: PLC0415
+
+    return f"anomalib-anoseg {__version__}"

@@ -1,0 +1,304 @@
+"""A look at what a model will learn from, before hours of training: forged anomalies on the user's own images."""
+
+import csv
+import inspect
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from anomalib.data import AnomalibDataModule, Folder
+from anomalib.models import AnomalibModule
+from anomalib.utils.path import create_versioned_dir
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
+
+from anomalib_anoseg.common.contact_sheet import compose_sheet
+from anomalib_anoseg.training.input_checks import (
+    NO_TRAINING_IMAGES,
+    check_image_files,
+    check_images,
+    check_pre_processor,
+)
+from anomalib_anoseg.training.seeding import seeded_streams
+from anomalib_anoseg.transforms.base import SyntheticAnomaly
+
+__all__ = ["ForgedImage", "Preview", "preview"]
+
+DEFAULT_FOLDER = Path("results/preview")
+# Images that are forged at once: a bound on memory.
+CHUNK = 8
+
+
+@dataclass(frozen=True)
+class ForgedImage:
+    """One line of a preview's table.
+
+    Attributes:
+        image: File that the anomaly was forged on.
+        name: Name of its three pictures in the folders ``normal``, ``forged`` and ``mask``.
+        share: Fraction of the picture that its mask marks, in ``[0, 1]``; 0 if no anomaly came about.
+        change: Mean absolute change inside the mask, in grey levels, ``[0, 255]``; 0 if the mask is empty.
+    """
+
+    image: str
+    name: str
+    share: float
+    change: float
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What :func:`preview` made.
+
+    Attributes:
+        folder: Holds ``sheet.png``, ``images.csv`` and the folders ``normal``, ``forged`` and ``mask``.
+        images: One entry an image.
+        data: Name of the data.
+        available: Number of training images of which these are a part.
+        seed: Gives the same files again.
+    """
+
+    folder: Path
+    images: tuple[ForgedImage, ...]
+    data: str
+    available: int
+    seed: int
+
+    @property
+    def sheet(self) -> Path:
+        """The contact sheet."""
+        return self.folder / "sheet.png"
+
+    @property
+    def empty(self) -> int:
+        """Number of images on which no visible anomaly came about."""
+        return sum(image.share == 0 for image in self.images)
+
+
+class _Images(NamedTuple):
+    """Images as they reach the networks, ``(N, 3, H, W)`` in ``[0, 1]``, and their files."""
+
+    image: Tensor
+    paths: list[str]
+
+
+class _Pictures(NamedTuple):
+    """8-bit pictures: ``normal`` and ``forged`` ``(N, 3, H, W)`` uint8, ``mask`` ``(N, 1, H, W)`` bool."""
+
+    normal: Tensor
+    forged: Tensor
+    mask: Tensor
+
+
+def preview(
+    model: AnomalibModule,
+    data: AnomalibDataModule | None = None,
+    images: Path | None = None,
+    out: Path | None = None,
+    number: int = 8,
+    seed: int = 0,
+    trainer: dict[str, Any] | None = None,
+) -> Preview:
+    """Show the anomalies that a model will forge on your images, before you train it on them.
+
+    Takes the model, data and configuration files of ``anomalib train``. Images go through the data module's
+    augmentations and the model's pre-processor as in training; only those that are shown are read. Writes a contact
+    sheet and, in the layout of anomalib's ``Folder`` data sets, the pictures themselves.
+
+    Args:
+        model: A model that learns from forged anomalies, with its settings.
+        data: A data module, whose training images are shown.
+        images: A folder with normal images, in its subfolders too, to take the place of ``data``.
+        out: Folder to write to; must be new or empty. By default ``results/preview/v0``, ``v1``, ..., with a link
+            ``results/preview/latest`` to the newest.
+        number: How many images to show.
+        seed: Chooses the images and the anomalies: equal seeds give equal files.
+        trainer: Ignored; stands in configuration files for training.
+
+    Returns:
+        Where the files are and how large and how visible the anomalies became.
+
+    Raises:
+        ValueError: If the model forges no anomalies, there are no images, or one of them cannot be used.
+        FileExistsError: If ``out`` holds anything.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from anomalib_anoseg import AnoSeg
+        >>> from anomalib_anoseg.data import DemoTextures
+        >>> folder = Path(mkdtemp())
+        >>> model, data = AnoSeg(image_size=(64, 64), width=0.125), DemoTextures(folder, num_train=8, image_size=64)
+        >>> made = preview(model, data, out=folder / "preview", number=2)  # doctest: +ELLIPSIS
+        Forged on 2 of 7 training images, seed 0:...
+        >>> made.sheet.name, len(made.images)
+        ('sheet.png', 2)
+    """
+    del trainer
+    augmenter = _find_augmenter(model)
+    if number < 1:
+        raise ValueError(f"number must be 1 or more, got {number}.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number, 0 <= seed < 2**32, got {seed}.")
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise FileExistsError(f"out: {out} is no empty folder. Name another one, or remove it.")
+    progress, console = Console(stderr=True), Console()
+    with seeded_streams(seed), torch.no_grad():
+        training_data = _set_up(_choose_data(data, images), model)
+        available = len(training_data.train_data)
+        chosen = torch.randperm(available)[:number].sort().values.tolist()
+        image, paths = _read(model, training_data, chosen, progress)
+        pictures = _forge(augmenter, image, paths, seed, progress)
+    forged = _measure(pictures, paths)
+    name = " ".join(filter(None, (training_data.name, training_data.category)))
+    made = Preview(out or create_versioned_dir(DEFAULT_FOLDER), forged, name, available, seed)
+    sheet = compose_sheet(*pictures, [_caption(image) for image in forged], _describe(model, made))
+    _write(made, pictures, sheet, progress)
+    _print(made, augmenter.p, console)
+    return made
+
+
+def _find_augmenter(model: AnomalibModule) -> SyntheticAnomaly:
+    augmenter = getattr(model, "augmenter", None)
+    if isinstance(augmenter, SyntheticAnomaly):
+        return augmenter
+    raise ValueError(
+        f"{type(model).__name__} forges no anomalies that could be shown: its `augmenter` is no `SyntheticAnomaly`. "
+        "Choose a model of this package, such as AnoSeg."
+    )
+
+
+def _choose_data(data: AnomalibDataModule | None, images: Path | None) -> AnomalibDataModule:
+    if images is None:
+        if data is None:
+            raise ValueError("Give a data module as `data`, or a folder with pictures as `images`.")
+        return data
+    if not images.is_dir():
+        raise ValueError(f"images: {images} is not a folder. Check its spelling.")
+    path = images.resolve()  # a relative one anomalib would look for below its own folder of data sets
+    try:
+        folder = Folder(path.name, path, test_split_mode="none", val_split_mode="none", num_workers=0)
+        folder.setup("fit")
+    except RuntimeError as error:
+        raise ValueError(f"images: there are no pictures in {images}. Name a folder with good parts.") from error
+    return folder
+
+
+def _set_up(data: AnomalibDataModule, model: AnomalibModule) -> AnomalibDataModule:
+    check_pre_processor(model.pre_processor)
+    # In training the model's resize becomes part of the augmentations; data modules look for it here.
+    trainer: Any = SimpleNamespace(model=model)
+    data.trainer, before = trainer, data.trainer
+    try:
+        data.prepare_data()
+        data.setup("fit")
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        if not getattr(data, "train_data", None):
+            raise ValueError(f"{NO_TRAINING_IMAGES} ({type(data).__name__} stopped with: {error})") from error
+        raise
+    finally:
+        data.trainer = before
+    if len(data.train_data) == 0:
+        raise ValueError(NO_TRAINING_IMAGES)
+    return data
+
+
+def _read(model: AnomalibModule, data: AnomalibDataModule, chosen: list[int], console: Console) -> _Images:
+    """Read training images as they reach the networks: through augmentations, collation and pre-processor."""
+    dataset = data.train_data.subsample(chosen)
+    paths = [str(path) for path in dataset.samples.image_path]
+    check_image_files(paths)
+    progress = track(range(len(paths)), "Reading images", console=console, transient=True)
+    batch: Any = (data.external_collate_fn or dataset.collate_fn)([dataset[index] for index in progress])
+    pre_processor: Any = model.pre_processor
+    if pre_processor:
+        pre_processor.on_train_batch_start(None, model, batch, 0)
+    check_images(batch.image, "what the pre_processor makes of them")
+    return _Images(batch.image, paths)
+
+
+def _forge(augmenter: SyntheticAnomaly, image: Tensor, paths: list[str], seed: int, console: Console) -> _Pictures:
+    generator = torch.Generator(image.device).manual_seed(seed)
+    batches = []
+    for start in track(range(0, len(paths), CHUNK), "Forging anomalies", console=console, transient=True):
+        chunk = slice(start, start + CHUNK)
+        forged, mask = augmenter.forge(image[chunk], generator=generator, paths=paths[chunk])
+        batches.append((augmenter.turn(image[chunk]), forged, mask))
+    normal, forged, mask = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return _Pictures(_to_grey_levels(normal), _to_grey_levels(forged), mask.bool())
+
+
+def _to_grey_levels(image: Tensor) -> Tensor:
+    return (image.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _measure(pictures: _Pictures, paths: Sequence[str]) -> tuple[ForgedImage, ...]:
+    rows = []
+    for number, path in enumerate(paths):
+        mask = pictures.mask[number, 0]
+        difference = (pictures.forged[number].int() - pictures.normal[number].int()).abs().float().mean(0)
+        change = difference[mask].mean().item() if mask.any() else 0.0
+        rows.append(ForgedImage(path, f"{number:03}_{Path(path).stem}.png", mask.float().mean().item(), change))
+    return tuple(rows)
+
+
+def _write(made: Preview, pictures: _Pictures, sheet: Image.Image, console: Console) -> None:
+    folders = {"normal": pictures.normal, "forged": pictures.forged, "mask": pictures.mask.to(torch.uint8) * 255}
+    for name in folders:
+        (made.folder / name).mkdir(parents=True)
+    for number, row in enumerate(track(made.images, "Writing pictures", console=console, transient=True)):
+        for name, images in folders.items():
+            to_pil_image(images[number]).save(made.folder / name / row.name)
+    with (made.folder / "images.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(ForgedImage)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in made.images)
+    sheet.save(made.sheet)
+
+
+def _describe(model: AnomalibModule, made: Preview) -> list[str]:
+    """Lines of text for the sheet: of what it is a part, and the settings that are not the model's defaults."""
+    defaults = inspect.signature(type(model)).parameters
+    settings = [
+        f"{name}={value}".replace(", ", ",")  # so that no line break falls into it
+        for name, value in model.hparams.items()
+        if name in defaults and _plain(value) != _plain(defaults[name].default)
+    ]
+    part = f"{len(made.images)} of {made.available} training images"
+    title = f"{type(model).__name__} on {made.data}: {part}, seed {made.seed}"
+    columns = "From left to right: normal image, forged image, mask, forged image with the outline of its mask."
+    return [title, f"Settings: {', '.join(settings) or 'defaults'}", columns]
+
+
+def _caption(image: ForgedImage) -> str:
+    told = f"{image.share:.1%} forged, changed by {image.change:.0f} grey levels"
+    return f"{told if image.share else 'no visible anomaly'}: {Path(image.image).name}"
+
+
+def _plain(value: object) -> object:
+    """Lists as tuples: configuration files know no tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _print(made: Preview, forged_p: float, console: Console) -> None:
+    """Print how large and how visible the anomalies are, and where to look at them."""
+    visible = [image for image in made.images if image.share]
+    table = Table("", "min", "median", "max")
+    for name, values, form in (
+        ("share of the picture", [image.share for image in visible], "{:.2%}"),
+        ("change inside the mask, of 255 grey levels", [image.change for image in visible], "{:.0f}"),
+    ):
+        numbers = (min(values), statistics.median(values), max(values)) if values else ()
+        table.add_row(name, *(form.format(number) for number in numbers))
+    console.print(f"Forged on {len(made.images)} of {made.available} training images, seed {made.seed}:")
+    console.print(table)
+    on_purpose = f"; {1 - forged_p:.0%} stay normal on purpose" if forged_p < 1 else ""
+    console.print(f"Without a visible anomaly (empty mask): {made.empty}{on_purpose}")
+    console.print(f"Look at {made.sheet}", soft_wrap=True, highlight=False)

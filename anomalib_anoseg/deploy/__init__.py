@@ -1,0 +1,1 @@
+"""From a trained model to a file on another computer: export, quantization, metadata and runtimes."""

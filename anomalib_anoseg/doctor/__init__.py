@@ -1,5 +1,0 @@
-"""``anomalib-anoseg doctor``: what is installed, what a model's files hold, and whether all runtimes agree on it."""
-
-from anomalib_anoseg.doctor.diagnosis import doctor
-
-__all__ = ["doctor"]

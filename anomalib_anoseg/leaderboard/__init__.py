@@ -1,5 +1,0 @@
-"""Leaderboards: models compared on the same data, by the same metrics, with what each one costs.
-
-A board runs a grid of anomalib's benchmark (:mod:`~anomalib_anoseg.leaderboard.board`) and leaves a folder
-(:mod:`~anomalib_anoseg.leaderboard.runs`) to which costs are added and from which reports are written.
-"""

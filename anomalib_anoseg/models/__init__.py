@@ -1,0 +1,1 @@
+"""The two models, AnoSeg and SGSF, and the parts that they share."""

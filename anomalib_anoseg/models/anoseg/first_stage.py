@@ -1,0 +1,54 @@
+"""AnoSeg's networks from a checkpoint, for a training of the detector alone."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.utils.serialization import anomalib_safe_globals
+
+from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel
+from anomalib_anoseg.training.checkpoints import explain_misfit
+
+PREFIX, DETECTOR = "model.", "detector."
+
+
+def load_segmentation(
+    model: AnoSegModel, path: str | Path, own: Mapping[str, Any], shaping: Mapping[str, Callable[[Any], object]]
+) -> None:
+    """Load all weights but the detector's.
+
+    Args:
+        model: Takes the weights; its detector stays as it is.
+        path: A checkpoint of AnoSeg, with or without a detector.
+        own: The arguments of the model.
+        shaping: Names of those that shape the networks, see
+            :func:`~anomalib_anoseg.training.checkpoints.explain_misfit`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no AnoSeg, or one of another shape; the message names the option to add.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"segmentation_checkpoint: there is no file {path}. Name a checkpoint of a trained AnoSeg, such as "
+            "results/AnoSeg/DATA/CATEGORY/latest/weights/lightning/model.ckpt."
+        )
+    with anomalib_safe_globals():
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    weights = {
+        name.removeprefix(PREFIX): weight
+        for name, weight in checkpoint.get("state_dict", {}).items()
+        if name.startswith(PREFIX) and not name.startswith(PREFIX + DETECTOR)
+    }
+    expected = {name for name in model.state_dict() if not name.startswith(DETECTOR)}
+    try:
+        found = model.load_state_dict(weights, strict=False)
+        if not found.unexpected_keys and expected == weights.keys():
+            return
+        reason = "its networks are others"
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+    networks = {name: alike for name, alike in shaping.items() if name not in {"detector", "image_size"}}
+    misfit = explain_misfit(checkpoint.get("hyper_parameters", {}), own, networks)
+    raise ValueError(f"segmentation_checkpoint {path} does not fit. {misfit or f'Is it one of AnoSeg? {reason}.'}")

@@ -1,0 +1,254 @@
+"""The networks that AnoSeg consists of: an encoder that knows where it looks, a decoder, and a discriminator.
+
+After arXiv 2110.03396, Sec. 3 and Table 6. Only convolutions, normalisations, activations, pooling and padding are on
+the path of inference, so that it exports as it stands.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomalib_anoseg.models.network_parts import crop, scale_channels
+from anomalib_anoseg.models.pretrained import load_pretrained
+
+# Table 6 of the paper, for 256x256 images.
+ENCODER_CHANNELS = (64, 128, 256, 512)
+DECODER_CHANNELS = (512, 256, 128, 128, 128)
+DISCRIMINATOR_CHANNELS = (64, 128, 256, 512, 512, 512, 128)
+# The discriminator halves its input eight times; two of its layers can be left out, so six times at least.
+MIN_TRAINING_SIDE = 2**6
+REDUCTION = 32
+
+
+class CoordinateEncoder(nn.Module):
+    """A timm backbone that sees the position of each pixel beside its colour (Sec. 3.3).
+
+    Args:
+        backbone: Name of a timm model with feature maps down to 1/32 of the image.
+        width: Factor on the channels of a ResNet; other backbones have their own sizes to choose from.
+        coordinates: Whether row and column, linear in ``[-1, 1]``, are two more input channels.
+        normalize: Whether colours are shifted and scaled as timm's weights of this backbone expect; images stay in
+            ``[0, 1]`` everywhere else.
+        extra_channels: Further channels of the planes to encode, which the caller appends.
+        fixed: Whether weights and normalisation statistics stay as they are loaded; not the paper's.
+
+    Attributes:
+        channels: Numbers of channels of the feature maps, finest first.
+        is_fixed: Whether it never learns.
+
+    Raises:
+        ValueError: If timm does not know the backbone or it does not halve its input five times.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        width: float = 1.0,
+        coordinates: bool = True,
+        normalize: bool = False,
+        extra_channels: int = 0,
+        fixed: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.coordinates, self.normalize, self.is_fixed = backbone, coordinates, normalize, fixed
+        self.in_channels = (5 if coordinates else 3) + extra_channels
+        self.is_scaled = (width < 1 or width > 1) and backbone.startswith("resnet")
+        scaled: dict[str, Any] = {"channels": scale_channels(ENCODER_CHANNELS, width)} if self.is_scaled else {}
+        try:
+            self.network = timm.create_model(backbone, **self._timm_arguments, **scaled)
+        except RuntimeError as error:
+            raise ValueError(f"backbone must be a timm feature extractor, got {backbone!r}: {error}") from error
+        feature_info: Any = self.network.feature_info
+        reductions = feature_info.reduction()
+        if reductions != [2, 4, 8, 16, REDUCTION]:
+            raise ValueError(
+                f"backbone must have feature maps at 1/2, 1/4, ... 1/{REDUCTION} of the image, {backbone!r} has "
+                f"1/{', 1/'.join(map(str, reductions))}; take a ResNet, EfficientNet, MobileNet or similar."
+            )
+        self.channels: list[int] = feature_info.channels()
+        if normalize:
+            expected: Any = timm.get_pretrained_cfg(backbone)
+            self.register_buffer("mean", torch.tensor(expected.mean).view(-1, 1, 1))
+            self.register_buffer("std", torch.tensor(expected.std).view(-1, 1, 1))
+        if fixed:
+            self._fix()
+
+    def _fix(self) -> None:
+        self.network.requires_grad_(False)
+        for module in self.network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.track_running_stats = False  # or those who compute statistics anew would reset it
+
+    @property
+    def _timm_arguments(self) -> dict[str, Any]:
+        return {"features_only": True, "in_chans": self.in_channels}
+
+    def load_pretrained(self, weights: str | None = None) -> None:
+        """Load the backbone's ImageNet weights, from a file if given and by timm's download otherwise.
+
+        timm spreads the colour filters of the first layer over the coordinate channels.
+
+        Raises:
+            ValueError: If ``width`` scaled the encoder: no such weights exist. Or if they cannot be had.
+        """
+        if self.is_scaled:
+            raise ValueError("pre_trained weights fit width=1 alone; set width=1 or pre_trained=False.")
+        load_pretrained(self.network, self.backbone, weights, "pre_trained", **self._timm_arguments)
+
+    def with_coordinates(self, image: Tensor) -> Tensor:
+        """Normalise ``(B, 3, H, W)`` images and append the coordinate channels, each if asked to."""
+        if self.normalize:
+            image = (image - self.mean) / self.std
+        if not self.coordinates:
+            return image
+        height, width = image.shape[-2:]
+        rows = torch.arange(height, device=image.device, dtype=image.dtype) * (2 / (height - 1)) - 1
+        columns = torch.arange(width, device=image.device, dtype=image.dtype) * (2 / (width - 1)) - 1
+        planes = torch.stack((rows[:, None].expand(height, width), columns[None].expand(height, width)))
+        return torch.cat((image, planes.expand(image.shape[0], -1, -1, -1)), 1)
+
+    def forward(self, planes: Tensor) -> list[Tensor]:
+        """Encode :meth:`with_coordinates`, sides padded to multiples of 32: features, from 1/2 down to 1/32."""
+        height, width = planes.shape[-2:]
+        padded = F.pad(planes, (0, -width % REDUCTION, 0, -height % REDUCTION), mode="replicate")
+        if self.is_fixed and self.network.training:
+            # Only here, whoever changed the mode: Lightning warns of modules in evaluation mode when training starts.
+            self.network.eval()
+        return self.network(padded)
+
+
+class Decoder(nn.Module):
+    """Five times convolution and doubling transposed convolution, then two convolutions (Table 6).
+
+    Args:
+        channels: Of the encoder's feature maps, finest first.
+        out_channels: 1 for an anomaly map, 3 for an image.
+        width: Factor on the decoder's channels.
+        skip_connections: Whether the encoder's finer features join in after each doubling; not the paper's.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], out_channels: int, width: float = 1.0, skip_connections: bool = False
+    ) -> None:
+        super().__init__()
+        *finer, in_channels = channels
+        self.skip_connections = skip_connections
+        skipped = [*reversed(finer), 0] if skip_connections else [0] * len(DECODER_CHANNELS)
+        self.stages = nn.ModuleList()
+        for middle, skip in zip(scale_channels(DECODER_CHANNELS, width), skipped, strict=True):
+            convolution = (nn.Conv2d(in_channels, middle, 3, padding=1, bias=False), *_norm_relu(middle))
+            doubling = (nn.ConvTranspose2d(middle, middle, 4, 2, 1, bias=False), *_norm_relu(middle))
+            self.stages.append(nn.Sequential(*convolution, *doubling))
+            in_channels = middle + skip
+        convolution = (nn.Conv2d(in_channels, in_channels, 3, padding=1, bias=False), *_norm_relu(in_channels))
+        self.head = nn.Sequential(*convolution, nn.Conv2d(in_channels, out_channels, 3, padding=1))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Decode the encoder's features to logits ``(B, out_channels, 32 * h, 32 * w)``."""
+        *finer, decoded = features
+        for stage in self.stages:
+            decoded = stage(decoded)
+            if self.skip_connections and finer:
+                decoded = torch.cat((decoded, finer.pop()), 1)
+        return self.head(decoded)
+
+
+def _norm_relu(channels: int) -> tuple[nn.Module, nn.Module]:
+    return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+
+
+class Segmenter(nn.Module):
+    """Encoder and map decoder: all that inference needs.
+
+    Args:
+        backbone: See :class:`CoordinateEncoder`.
+        width: Factor on the channels of both.
+        coordinates: See :class:`CoordinateEncoder`.
+        skip_connections: See :class:`Decoder`.
+        normalize: See :class:`CoordinateEncoder`.
+        freeze_encoder: Whether the encoder stays as it is, see :class:`CoordinateEncoder`.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        width: float = 1.0,
+        coordinates: bool = True,
+        skip_connections: bool = False,
+        normalize: bool = False,
+        freeze_encoder: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = CoordinateEncoder(backbone, width, coordinates, normalize, fixed=freeze_encoder)
+        self.decoder = Decoder(self.encoder.channels, 1, width, skip_connections)
+
+    def forward(self, planes: Tensor) -> Tensor:
+        """Map ``(B, 3 or 5, H, W)`` planes to logits ``(B, 1, H, W)``."""
+        return crop(self.decoder(self.encoder(planes)), planes)
+
+
+class Discriminator(nn.Module):
+    """Tells pairs of image and mask from pairs of reconstruction and anomaly map (Table 6).
+
+    Each layer halves its input. Of the three layers with equal channels, one is left out below 256 pixels of the
+    shorter side and two below 128; larger inputs are averaged to the published 2x2 before the last layer.
+
+    Args:
+        width: Factor on the channels.
+        slope: Of the leaky ReLU for negative values.
+        side: Shorter side of the images in pixels, for which layers are left out once and for all, so that features
+            mean the same at every size and none is untrained. ``None`` leaves them out by the size of each batch.
+    """
+
+    def __init__(self, width: float = 1.0, slope: float = 0.2, side: int | None = None) -> None:
+        super().__init__()
+        in_channels = 4
+        self.is_fixed = side is not None
+        *first, last = scale_channels(DISCRIMINATOR_CHANNELS, width)
+        used = len(first) - (0 if side is None else count_spare_layers(side))
+        self.layers = nn.ModuleList()
+        for index, channels in enumerate([*first[:used], last]):
+            norm = [nn.BatchNorm2d(channels)] if index else []
+            convolution = nn.Conv2d(in_channels, channels, 4, 2, 1, bias=not index)
+            self.layers.append(nn.Sequential(convolution, *norm, nn.LeakyReLU(slope, inplace=True)))
+            in_channels = channels
+        self.head = nn.Conv2d(in_channels, 1, 4, 2, 1)
+
+    def features(self, pair: Tensor) -> Tensor:
+        """Compute the penultimate features ``(B, C, 2, 2)`` of ``(B, 4, H, W)`` pairs, sides of 64 or more."""
+        *first, last = self.layers
+        spare = 0 if self.is_fixed else count_spare_layers(min(pair.shape[-2:]))
+        for layer in (*first[: len(first) - spare], last):
+            pair = layer(pair)
+        return _average_quarters(pair) if self.is_fixed else F.adaptive_avg_pool2d(pair, 2)
+
+    def judge(self, features: Tensor) -> Tensor:
+        """Judge by features ``(B, C, 2, 2)``: logits ``(B,)``, positive for real."""
+        return self.head(features).flatten()
+
+    def forward(self, pair: Tensor) -> Tensor:
+        """Judge ``(B, 4, H, W)`` pairs: logits ``(B,)``, positive for real."""
+        return self.judge(self.features(pair))
+
+
+def count_spare_layers(side: int) -> int:
+    """Count the discriminator's layers that images of this shorter side cannot fill: 0, 1 or 2."""
+    return max(0, 8 - (side.bit_length() - 1))
+
+
+def _average_quarters(maps: Tensor) -> Tensor:
+    """Average ``(B, C, H, W)`` to ``(B, C, 2, 2)`` as adaptive pooling does, in operations that export at any size."""
+    for dim in (-2, -1):
+        size = maps.shape[dim]
+        index = torch.arange(size, device=maps.device)
+        # Where the size is odd, both halves share the middle. Torch 2.10 exports no slices of any size, but weights.
+        halves = torch.stack((index < (size + 1) // 2, index >= size // 2), 1).to(maps.dtype)
+        maps = (maps.movedim(dim, -1) @ (halves / halves.sum(0))).movedim(-1, dim)
+    return maps

@@ -1,0 +1,209 @@
+"""AnoSeg's networks: what they predict in training and in evaluation.
+
+Everything here speaks anomalib's polarity: maps and masks are 1 where an image is anomalous (the paper's ``A`` is one
+minus that).
+"""
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from anomalib_anoseg.models.anoseg.networks import Decoder, Discriminator, Segmenter
+from anomalib_anoseg.models.network_parts import crop, smoothed_maximum
+from anomalib_anoseg.training.averaging import AveragedModule
+
+if TYPE_CHECKING:
+    from anomalib.data.utils.tiler import Tiler
+
+    from anomalib_anoseg.models.anoseg.detector import DetectorModel
+
+ImageScore = Literal["map", "detector"]
+
+
+class AnoSegOutput(NamedTuple):
+    """What the networks predict in training.
+
+    Attributes:
+        logits: ``(B, 1, H, W)``; their sigmoid is the anomaly map.
+        reconstruction: ``(B, 3, H, W)`` in ``[0, 1]``, the image without anomalies; ``None`` if nothing needs it.
+    """
+
+    logits: Tensor
+    reconstruction: Tensor | None
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Reconstruction and anomaly map, as the discriminator judges them.
+
+        Raises:
+            ValueError: If there is no reconstruction.
+        """
+        if self.reconstruction is None:
+            raise ValueError("A pair needs a reconstruction; build the model with reconstruction=True.")
+        return self.reconstruction, self.logits.sigmoid()
+
+    def detached_pair(self) -> tuple[Tensor, Tensor]:
+        """:meth:`pair` without a way back for gradients."""
+        reconstruction, anomaly_map = self.pair()
+        return reconstruction.detach(), anomaly_map.detach()
+
+
+class AnoSegModel(nn.Module):
+    """AnoSeg's segmentation networks, and its detector if it was given one.
+
+    Args:
+        backbone: timm encoder.
+        width: Factor on all channels; 1 is the published size.
+        coordinates: Whether the encoder sees coordinate channels.
+        reconstruction: Whether a second decoder reconstructs the image in training.
+        adversarial: Whether a discriminator judges the outputs in training; needs ``reconstruction``.
+        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. Evaluation
+            starts with statistics of their own, see :mod:`anomalib_anoseg.training.averaging`.
+        score_window: Side of the square over which the map is averaged before its maximum becomes the image score,
+            an odd number of pixels, so that no single hot pixel decides; 1 takes the plain maximum.
+        skip_connections: Whether the map decoder sees the encoder's finer features; not the paper's.
+        normalize: Whether the encoder normalises colours as its pre-trained weights expect.
+        freeze_encoder: Whether the encoder stays as its pre-trained weights are; not the paper's.
+
+    Attributes:
+        detector: Set by who wants one; it always sees whole images.
+        image_score: What becomes the image score in evaluation mode: the smoothed maximum of the ``"map"``, or the
+            score of the ``"detector"``.
+        is_frozen: Whether all but the detector is in evaluation mode, whatever mode the model is in.
+        tiler: Set by anomalib's ``TilerConfigurationCallback``: the networks then see tiles of large images.
+
+    Example:
+        >>> import torch
+        >>> model = AnoSegModel(width=0.125).eval()
+        >>> prediction = model(torch.rand(2, 3, 64, 96))
+        >>> prediction.anomaly_map.shape, prediction.pred_score.shape
+        (torch.Size([2, 1, 64, 96]), torch.Size([2]))
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        width: float = 1.0,
+        coordinates: bool = True,
+        reconstruction: bool = True,
+        adversarial: bool = True,
+        averaging: float = 0.0,
+        score_window: int = 21,
+        skip_connections: bool = False,
+        normalize: bool = False,
+        freeze_encoder: bool = False,
+    ) -> None:
+        super().__init__()
+        self.segmenter = Segmenter(backbone, width, coordinates, skip_connections, normalize, freeze_encoder)
+        channels = self.segmenter.encoder.channels
+        self.reconstruction_decoder = Decoder(channels, 3, width) if reconstruction or adversarial else None
+        self.discriminator = Discriminator(width) if adversarial else None
+        self.averaged = AveragedModule(self.segmenter, averaging) if averaging else None
+        self.detector: DetectorModel | None = None
+        self.image_score: ImageScore = "map"
+        self.score_window = score_window
+        self.is_frozen = False
+        self.tiler: Tiler | None = None
+
+    def forward(self, image: Tensor) -> AnoSegOutput | InferenceBatch:
+        """Predict from ``(B, 3, H, W)`` images in ``[0, 1]``.
+
+        Returns:
+            In training mode :class:`AnoSegOutput`; in evaluation mode the anomaly map ``(B, 1, H, W)`` in ``[0, 1]``,
+            from the averaged weights if there are any, and the image score ``(B,)``: in ``[0, 1]`` if it is the map's,
+            ``>= 0`` if it is the detector's.
+        """
+        if self.training:
+            return self._predict_for_loss(self._planes(image))
+        anomaly_map = self.predict_map(image)
+        if self.image_score == "detector" and self.detector is not None:
+            score = self.detector.score(image, anomaly_map)
+        else:
+            score = smoothed_maximum(anomaly_map, self.score_window)
+        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+
+    def predict_map(self, image: Tensor) -> Tensor:
+        """Predict anomaly maps ``(B, 1, H, W)`` as evaluation does, in ``[0, 1]``, from ``(B, 3, H, W)`` images.
+
+        Normalisation follows the mode in which the networks are, see :attr:`is_frozen`.
+        """
+        segmenter = self.averaged.module if self.averaged is not None else self.segmenter
+        # In float32 even under autocast: bfloat16 has few values near 1, and the best of all pixels would tie.
+        return self._untile(segmenter(self._planes(image))).float().sigmoid()
+
+    def _planes(self, image: Tensor) -> Tensor:
+        planes = self.segmenter.encoder.with_coordinates(image)
+        return self.tiler.tile(planes) if self.tiler else planes
+
+    def _predict_for_loss(self, planes: Tensor) -> AnoSegOutput:
+        features = self.segmenter.encoder(planes)
+        logits = self._untile(crop(self.segmenter.decoder(features), planes))
+        if self.reconstruction_decoder is None:
+            return AnoSegOutput(logits, None)
+        reconstruction = crop(self.reconstruction_decoder(features), planes).sigmoid()
+        return AnoSegOutput(logits, self._untile(reconstruction))
+
+    def discriminate(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
+        """Judge pairs of ``(B, 3, H, W)`` and ``(B, 1, H, W)``: logits ``(B,)``, positive for real.
+
+        Raises:
+            ValueError: If the model was built without a discriminator.
+        """
+        if self.discriminator is None:
+            raise ValueError("There is no discriminator; build the model with adversarial=True.")
+        return self.discriminator(torch.cat((image, anomaly_map), 1))
+
+    def _untile(self, tiles: Tensor) -> Tensor:
+        return self.tiler.untile(tiles) if self.tiler else tiles
+
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """List what the generator's optimiser trains: encoder, unless that stays as it is, and decoders."""
+        segmenter = self.segmenter.decoder if self.segmenter.encoder.is_fixed else self.segmenter
+        trained = [segmenter, self.reconstruction_decoder]
+        return [parameter for part in trained if part is not None for parameter in part.parameters()]
+
+    def load_pretrained(self, weights: str | None = None) -> None:
+        """Load ImageNet weights into the encoder, see :meth:`CoordinateEncoder.load_pretrained`."""
+        self.segmenter.encoder.load_pretrained(weights)
+        if self.averaged is not None:
+            self.averaged.set(self.segmenter)
+
+    def drop_training_parts(self) -> None:
+        """Keep what evaluation mode needs and nothing else, for export."""
+        if self.averaged is not None:
+            self.segmenter = self.averaged.module
+        self.reconstruction_decoder = self.discriminator = self.averaged = None
+        if self.image_score == "map":
+            self.detector = None
+        elif self.detector is not None:
+            self.detector.drop_training_parts()
+
+    def update_average(self, image: Tensor, step: int) -> None:
+        """Take the current weights into the average.
+
+        Args:
+            image: ``(B, 3, H, W)``, the images of this step; the last few are kept for the statistics.
+            step: Number of the optimiser step, from 1.
+        """
+        if self.averaged is not None:
+            self.averaged.follow(self.segmenter, image, step)
+
+    def freeze(self, is_frozen: bool) -> None:
+        """Keep all but the detector in evaluation mode from now on, with the weights that it predicts with, or not."""
+        if is_frozen != self.is_frozen:
+            self.is_frozen = is_frozen
+            if is_frozen and self.averaged is not None:
+                self.averaged.refresh_statistics(self._planes)
+            self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation, which starts with fresh statistics of the averaged weights."""
+        if not mode and self.averaged is not None:
+            self.averaged.refresh_statistics(self._planes)
+        super().train(mode)
+        if self.is_frozen:
+            for part in self.children():
+                part.train(mode and part is self.detector)
+        return self

@@ -1,0 +1,152 @@
+"""The references that a trained model carries, so that it predicts where its training images do not exist."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from anomalib_anoseg.models.sgsf.neighbours import closeness, medoid
+
+Precision = Literal["float32", "float16"]
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
+
+
+class ReferenceBank(nn.Module):
+    """Reference images, what they resemble, and, for speed, what the segmentation network needs of them.
+
+    Images and embeddings belong to the checkpoint, of whatever number and size, and load into a bank of any. What was
+    prepared of them can be computed again and does not, but goes along with an exported model.
+
+    Args:
+        precision: Of what is stored; ``"float16"`` halves it.
+
+    Attributes:
+        images: ``(K, 3, H, W)`` uint8, normal images.
+        embeddings: ``(K, D)`` float32 of length 1.
+
+    Raises:
+        ValueError: If the precision is unknown.
+
+    Example:
+        >>> import torch
+        >>> bank = ReferenceBank()
+        >>> bank.fill(torch.randint(256, (4, 3, 32, 48), dtype=torch.uint8), torch.eye(4))
+        >>> bank.nearest(torch.tensor([[0.0, 0.6, 0.8, 0.0]])).tolist()
+        [2]
+    """
+
+    images: Tensor
+    embeddings: Tensor
+
+    def __init__(self, precision: Precision = "float16") -> None:
+        super().__init__()
+        if precision not in DTYPES:
+            raise ValueError(f"bank_precision must be one of {tuple(DTYPES)}, got {precision!r}.")
+        self.dtype = DTYPES[precision]
+        self.register_buffer("images", torch.zeros(0, 3, 0, 0, dtype=torch.uint8))
+        self.register_buffer("embeddings", torch.zeros(0, 0))
+        self._stored = 0
+
+    def __len__(self) -> int:
+        """Count the references."""
+        return len(self.embeddings)
+
+    def fill(self, images: Tensor, embeddings: Tensor) -> None:
+        """Take references in the place of those that are there.
+
+        Args:
+            images: ``(K, 3, H, W)`` uint8, K at least 1.
+            embeddings: ``(K, D)``.
+
+        Raises:
+            ValueError: If they have other shapes or another dtype.
+        """
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:  # noqa: PLR2004
+            raise ValueError(f"images must be uint8 (K, 3, H, W), got {images.dtype} {tuple(images.shape)}.")
+        if embeddings.ndim != 2 or not len(embeddings) == len(images) > 0:  # noqa: PLR2004
+            raise ValueError(
+                f"embeddings must be (K, D), one for each of the K >= 1 images, got {tuple(embeddings.shape)} "
+                f"for {len(images)} images."
+            )
+        device = self.embeddings.device
+        self.images, self.embeddings = images.to(device).clone(), embeddings.to(device, torch.float32).clone()
+        self.forget()
+
+    def keep_medoid(self) -> None:
+        """Keep the one reference that resembles all the others most."""
+        middle = medoid(self.embeddings)[None]
+        self.fill(self.images[middle], self.embeddings[middle])
+
+    def check_size(self, image: Tensor) -> None:
+        """Check that ``(B, 3, H, W)`` images can be compared with the references, pixel by pixel.
+
+        Raises:
+            RuntimeError: If there are no references.
+            ValueError: If they are of another size.
+        """
+        if not len(self):
+            raise RuntimeError("There are no references yet: train the model, or load a checkpoint of a trained one.")
+        if image.shape[-2:] != self.images.shape[-2:]:
+            height, width = self.images.shape[-2:]
+            raise ValueError(
+                f"The references are {height}x{width} pixels, the image is {image.shape[-2]}x{image.shape[-1]}. Resize "
+                f"it, as the model's pre-processor does, or train with image_size=({image.shape[-2]}, "
+                f"{image.shape[-1]})."
+            )
+
+    def nearest(self, embedding: Tensor) -> Tensor:
+        """Find the most similar reference for each of ``(B, D)`` embeddings: ``(B,)`` int64."""
+        return closeness(embedding, self.embeddings).argmax(1)
+
+    def pictures(self, index: Tensor | None) -> Tensor:
+        """Read references as ``(B, 3, H, W)`` float32 in ``[0, 1]``.
+
+        Args:
+            index: ``(B,)`` int64, or ``None`` for all of them.
+        """
+        return self._pick(self.images, index).float() / 255
+
+    def store(self, prepared: Sequence[Tensor]) -> None:
+        """Keep what the segmentation network needs of each reference, tensors ``(K, C, h, w)``."""
+        self.forget()
+        for place, tensor in enumerate(prepared):
+            self.register_buffer(f"prepared_{place}", tensor.to(self.dtype), persistent=False)
+        self._stored = len(prepared)
+
+    def stored(self, index: Tensor | None) -> list[Tensor]:
+        """Read what was stored, in its own precision.
+
+        Args:
+            index: ``(B,)`` int64, or ``None`` for all of them.
+        """
+        return [self._pick(self.get_buffer(f"prepared_{place}"), index) for place in range(self._stored)]
+
+    @property
+    def has_stored(self) -> bool:
+        """Whether something is stored."""
+        return self._stored > 0
+
+    def forget(self) -> None:
+        """Throw away what was stored, because references or networks have changed."""
+        for place in range(self._stored):
+            delattr(self, f"prepared_{place}")
+        self._stored = 0
+
+    def drop_images(self) -> None:
+        """Keep what was stored and nothing to compute it from."""
+        self.images = self.images[:0]
+
+    @staticmethod
+    def _pick(tensor: Tensor, index: Tensor | None) -> Tensor:
+        # Unlike index_select, this keeps the layout of the rest, channels last or not.
+        return tensor if index is None else tensor[index]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
+        """Take the shapes of the references that are loaded, and forget what belonged to others."""
+        for name in ("images", "embeddings"):
+            loaded, own = state_dict.get(prefix + name), getattr(self, name)
+            if loaded is not None and loaded.shape != own.shape:
+                setattr(self, name, own.new_zeros(loaded.shape))
+        self.forget()
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,219 @@
+"""Normal pictures to compare with: each training image's most similar other ones, which NIGSF calls its contrast set.
+
+They are read once when a training starts, as pictures that are judged will be read, without the random augmentations of
+the training, and kept as 8-bit values within a stated bound on memory.
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import Tensor
+from tqdm import tqdm
+
+from anomalib_anoseg.models.sgsf.neighbours import Choice, choose_representatives, medoid, nearest_others
+
+# Images through the feature extractor at once.
+CHUNK = 16
+MEBIBYTE = 2**20
+# Seconds of reading after which a progress bar appears.
+PATIENCE = 1.0
+NO_PATH = (
+    "SGSF finds the references of a training image by its image_path, which is missing. Use one of anomalib's data "
+    "modules, set image_path in the items and batches of your own, or train with guidance=none."
+)
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """Training images that serve as references for each other. All tensors are on the host.
+
+    Attributes:
+        images: ``(K, 3, H, W)`` uint8, no two of them equal.
+        embeddings: ``(K, D)``, theirs, of length 1.
+        rows: The row in ``own`` and ``similar`` of every training image, by its path.
+        own: ``(N,)`` int64, the place among ``images`` of each training image itself, -1 if it is not there.
+        similar: ``(N, n)`` int64, the places of the most similar others, most similar first; ``None`` if any other one
+            may serve.
+    """
+
+    images: Tensor
+    embeddings: Tensor
+    rows: dict[str, int]
+    own: Tensor
+    similar: Tensor | None = None
+
+    def draw(self, paths: Sequence[str] | None, generator: torch.Generator | None = None) -> Tensor:
+        """Draw a reference for each image of a batch.
+
+        Args:
+            paths: Where the images of the batch come from.
+            generator: Random stream on the host; the global one if ``None``.
+
+        Returns:
+            ``(B, 3, H, W)`` uint8.
+
+        Paths that are missing or not those of training images are a ``ValueError``.
+        """
+        return self.images[self.choose(paths, generator)]
+
+    def choose(self, paths: Sequence[str] | None, generator: torch.Generator | None = None) -> Tensor:
+        """Draw as :meth:`draw` does: places among ``images``, ``(B,)`` int64."""
+        row = self._find(paths)
+        if self.similar is not None:
+            return self.similar[row, torch.randint(self.similar.shape[1], row.shape, generator=generator)]
+        # Any but the own one: draw among one less, and step over it.
+        own = self.own[row]
+        count = len(self.images) - (own >= 0).long()
+        place = (torch.rand(row.shape, dtype=torch.float64, generator=generator) * count).long()
+        return place + ((own >= 0) & (place >= own)).long()
+
+    def _find(self, paths: Sequence[str] | None) -> Tensor:
+        if paths is None:
+            raise ValueError(NO_PATH)
+        unknown = [path for path in paths if str(path) not in self.rows]
+        if unknown:
+            raise ValueError(
+                f"{unknown[0]} is none of the {len(self.rows)} training images that were there when the training "
+                "started. Keep the training images as they are until it ends."
+            )
+        return torch.tensor([self.rows[str(path)] for path in paths])
+
+    def choose_bank(self, count: int, method: Choice, seed: int) -> tuple[Tensor, Tensor]:
+        """Choose the references that inference has to choose from.
+
+        Args:
+            count: How many at most. One is the medoid.
+            method: How representatives are chosen if there are more.
+            seed: Of that choice.
+
+        Returns:
+            Images ``(K, 3, H, W)`` uint8 and embeddings ``(K, D)``.
+        """
+        if count == 1:
+            chosen = medoid(self.embeddings).view(1)
+        elif count < len(self.images):
+            chosen = choose_representatives(self.embeddings, count, method, seed)
+        else:
+            chosen = torch.arange(len(self.images))
+        return self.images[chosen], self.embeddings[chosen]
+
+
+def collect_references(
+    dataset: Any,  # noqa: ANN401
+    transforms: Sequence[Callable[[Tensor], Tensor] | None],
+    embed: Callable[[Tensor], Tensor],
+    size: int | None = 5,
+    include_itself: bool = False,
+    memory: float = 1024.0,
+) -> ReferenceSet:
+    """Read every training image once, and find its references.
+
+    Args:
+        dataset: Training images; items with ``image``, ``(3, H, W)`` in ``[0, 1]``, and ``image_path``. Augmentations
+            of its own are left out.
+        transforms: What images go through instead, in this order.
+        embed: Makes ``(B, 3, H, W)`` images in ``[0, 1]`` embeddings ``(B, D)`` of length 1 on the host.
+        size: How many references an image has, fewer if there are not so many; ``None`` for all.
+        include_itself: Whether an image may be its own reference, of which the paper warns.
+        memory: Mebibytes that the references may take. If the images take more, evenly spaced ones serve.
+
+    Returns:
+        The references of each image. Equal images count as one, so that none is compared with a copy of itself.
+
+    Raises:
+        ValueError: If there are fewer than two different images, they differ in size, or lack their paths.
+    """
+    rows: dict[str, int] = {}
+    row_of_content: dict[bytes, int] = {}
+    kept: list[Tensor] = []
+    embeddings: list[Tensor] = []
+    spacing = 1
+    for chunk in _read_chunks(dataset, transforms):
+        fresh = []
+        for path, image in chunk:
+            if not kept:
+                spacing = _find_spacing(len(dataset), image.numel(), memory)
+            content = hashlib.blake2b(image.numpy().tobytes()).digest()
+            if content not in row_of_content:
+                row_of_content[content] = len(row_of_content)
+                fresh.append(image)
+                kept += [image] if row_of_content[content] % spacing == 0 else []
+            rows[path] = row_of_content[content]
+        if fresh:
+            embeddings.append(embed(_stack(fresh).float() / 255))
+    if len(kept) < 2:  # noqa: PLR2004
+        raise ValueError(
+            f"SGSF compares each training image with another one, but of {len(dataset)} training images {len(kept)} "
+            "differs from the others. Add images, or train with guidance=none."
+        )
+    everything, images = torch.cat(embeddings), _stack(kept)
+    own = torch.arange(len(everything))
+    own = torch.where(own % spacing == 0, own // spacing, -1)
+    references = everything[::spacing]
+    if size is None:
+        return ReferenceSet(images, references, rows, own)
+    hidden = torch.full_like(own, -1) if include_itself else own
+    size = min(size, len(images) - (not include_itself))
+    return ReferenceSet(images, references, rows, own, nearest_others(everything, references, hidden, size))
+
+
+def _read_chunks(
+    dataset: Any,  # noqa: ANN401
+    transforms: Sequence[Callable[[Tensor], Tensor] | None],
+) -> Iterator[list[tuple[str, Tensor]]]:
+    """Read the images of a data set.
+
+    Yields:
+        Paths and images ``(3, H, W)`` uint8, some at a time.
+    """
+    plain = copy.copy(dataset)
+    if hasattr(plain, "augmentations"):
+        plain.augmentations = None
+    with tqdm(total=len(plain), desc="Reading references", unit="image", leave=False, delay=PATIENCE) as bar:
+        for start in range(0, len(plain), CHUNK):
+            items = [plain[index] for index in range(start, min(start + CHUNK, len(plain)))]
+            yield [_finish(item, transforms) for item in items]
+            bar.update(len(items))
+
+
+def _finish(item: Any, transforms: Sequence[Callable[[Tensor], Tensor] | None]) -> tuple[str, Tensor]:  # noqa: ANN401
+    if getattr(item, "image_path", None) is None:
+        raise ValueError(NO_PATH)
+    image: Tensor = item.image
+    for transform in transforms:
+        image = image if transform is None else transform(image)
+    return str(item.image_path), (image.as_subclass(Tensor).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    sizes = {tuple(image.shape) for image in images}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"References must have one size, got {sorted(sizes)}. Let pre_processor resize them to (height, width)."
+        )
+    return torch.stack(images)
+
+
+def _find_spacing(count: int, size: int, memory: float) -> int:
+    """Compute of how many images one is kept, so that those kept fit into memory.
+
+    Raises:
+        ValueError: If two do not fit.
+    """
+    fitting = int(memory * MEBIBYTE / size)
+    if fitting < 2:  # noqa: PLR2004
+        raise ValueError(
+            f"reference_memory must hold two images of {size / MEBIBYTE:.3g} MiB at least, got {memory} MiB."
+        )
+    spacing = -(-count // fitting)
+    if spacing > 1:
+        rank_zero_warn(
+            f"reference_memory of {memory} MiB holds {fitting} of {count} training images: one in {spacing} serves as "
+            "a reference."
+        )
+    return spacing

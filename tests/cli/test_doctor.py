@@ -1,0 +1,283 @@
+"""The doctor finds what is wrong, names a remedy, and is silent where nothing is."""
+
+import json
+import logging
+import shutil
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg._autoload import registration
+from anomalib_anoseg.cli.doctor import doctor, environment
+from anomalib_anoseg.deploy.forms import export_forms
+from anomalib_anoseg.deploy.metadata import own_entries, write_onnx_metadata
+from anomalib_anoseg.deploy.runtimes import Form, OnnxRuntime
+
+HOOK = "anomalib_anoseg._autoload"
+pytestmark = pytest.mark.usefixtures("calm")
+
+
+@pytest.fixture
+def calm(monkeypatch):
+    """Let no test depend on who runs it."""
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
+    monkeypatch.delenv("ANOMALIB_ANOSEG_AUTOLOAD", raising=False)
+    monkeypatch.setitem(sys.modules, HOOK, sys.modules.get(HOOK, object()))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def made(demo_checkpoint, tmp_path_factory):
+    """Exports as anomalib's engine lays them out."""
+    root = tmp_path_factory.mktemp("exports")
+    model = AnoSeg.load_from_checkpoint(demo_checkpoint).eval()
+    forms = [Form("torch", "float32"), Form("onnxruntime", "float32"), Form("openvino", "FP32")]
+    files, left_out = export_forms(model, root, (64, 64), list, forms)
+    assert not left_out
+    shutil.move(root / "FP32" / "weights" / "openvino", root / "weights" / "openvino")
+    return files[forms[0]].parents[1]
+
+
+@pytest.fixture
+def exports(made, tmp_path):
+    """A copy that may be broken."""
+    return shutil.copytree(made, tmp_path / "weights")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    values = np.random.default_rng(0).integers(0, 255, (80, 100, 3), np.uint8)
+    Image.fromarray(values).save(tmp_path / "part.png")
+    return tmp_path / "part.png"
+
+
+# ------------------------------------------------------------------------------------------------------- environment
+
+
+def test_without_a_model_it_shows_what_is_installed(capsys):
+    assert doctor() == []
+    shown = capsys.readouterr().out
+    for text in ("Registration", "Versions", "Machine", "known to anomalib", "openvino", "processor", "No trouble"):
+        assert text in shown
+
+
+def test_a_switched_off_hook_is_no_trouble(monkeypatch, capsys):
+    monkeypatch.setenv("ANOMALIB_ANOSEG_AUTOLOAD", "0")
+    monkeypatch.delitem(sys.modules, HOOK)
+    assert doctor() == []
+    assert "ANOMALIB_ANOSEG_AUTOLOAD=0 switches registration off" in capsys.readouterr().out
+
+
+def test_a_hook_that_was_not_read_is_trouble(monkeypatch):
+    monkeypatch.delitem(sys.modules, HOOK)
+    (trouble,) = doctor()
+    assert "did not read anomalib_anoseg.pth" in trouble
+    assert "Remedy: install the package with pip" in trouble
+
+
+def test_a_model_that_is_not_registered_is_trouble(monkeypatch):
+    import anomalib.models
+
+    monkeypatch.setattr(anomalib.models, "AnoSeg", type("Other", (), {}))
+    monkeypatch.setattr(
+        registration,
+        "register",
+        lambda: registration.logger.warning("could not register AnoSeg of x: the name is taken"),
+    )
+    (trouble,) = doctor()
+    assert trouble.startswith("AnoSeg is not registered: could not register AnoSeg of x: the name is taken.")
+    monkeypatch.setattr(registration, "register", list)
+    assert "nothing was said about it" in doctor()[0]
+    assert not any(type(handler) is logging.Handler for handler in registration.logger.handlers)
+
+
+def test_missing_packages_are_named_with_a_remedy(monkeypatch, capsys):
+    found = environment._version
+    monkeypatch.setattr(environment, "_version", lambda name: None if name in {"nncf", "openvino"} else found(name))
+    monkeypatch.setattr(environment, "find_spec", lambda _: None)
+    assert doctor() == []
+    shown = capsys.readouterr().out
+    assert "Not installed: openvino, nncf." in shown
+    assert "pip install 'anomalib-anoseg[openvino]'" in shown
+    assert "OpenVINO devices" not in shown
+    monkeypatch.undo()
+    assert environment._version("no-such-package") is None
+
+
+def test_an_openvino_that_does_not_start_is_shown(monkeypatch):
+    class Broken:
+        def Core(self):  # noqa: N802
+            raise RuntimeError("no\ndevice")
+
+    monkeypatch.setattr(environment, "import_module", lambda name: Broken() if name == "openvino" else __import__(name))
+    assert environment._openvino_rows() == [("OpenVINO", "does not start: no device")]
+
+
+# -------------------------------------------------------------------------------------------------------- comparison
+
+
+def test_a_checkpoint_is_exported_and_compared(demo_checkpoint, picture, capsys):
+    assert doctor(demo_checkpoint, picture, model_class="AnoSeg", calls=1) == []
+    shown = capsys.readouterr().out
+    assert "Predictions for part.png, 64 x 64 pixels" in shown
+    for name in ("checkpoint", "torch float32", "onnxruntime float32", "openvino FP32", "openvino default"):
+        assert name in shown
+    assert shown.count("forged on held-out images") == 4  # the checkpoint and three files
+    state = torch.load(demo_checkpoint, weights_only=True)["state_dict"]
+    assert shown.count(f"{state['post_processor._image_threshold'].item():.9g}") >= 4
+
+
+def test_exports_beside_each_other_are_compared(exports, monkeypatch, capsys):
+    assert doctor(exports.parent, calls=1) == []
+    shown = capsys.readouterr().out
+    assert "model.pt is a pickle" in shown
+    assert "If you trust it: TRUST_REMOTE_CODE=1" in shown
+    assert "torch float32" not in shown
+    assert "a brick wall (no --image)" in shown
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    assert doctor(exports / "onnx" / "model.onnx", calls=1) == []
+    assert "torch float32" in capsys.readouterr().out
+
+
+def test_a_single_file_stands_for_itself(exports, tmp_path, capsys):
+    for path in (exports / "openvino").iterdir():
+        shutil.copy(path, tmp_path)
+    assert doctor(tmp_path / "model.xml", calls=1) == []
+    shown = capsys.readouterr().out
+    assert "openvino default" in shown
+    assert "onnxruntime float32" not in shown
+
+
+def test_weights_that_differ_are_trouble(exports):
+    path = exports / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    biases = [each for each in model.graph.initializer if each.name.endswith("head.3.bias")]
+    assert len(biases) == 1
+    biases[0].CopyFrom(onnx.numpy_helper.from_array(np.full(1, -9, np.float32), biases[0].name))
+    (path.parent / "model.onnx.data").unlink(missing_ok=True)
+    onnx.save(model, path)
+    troubles = doctor(exports, calls=1)
+    assert any("anomaly map of openvino FP32 differs from that of onnxruntime float32 by" in each for each in troubles)
+    assert all("Remedy: export all files anew" in each for each in troubles)
+    assert any("more than 0.001" in each for each in troubles)
+    assert not any("default" in each for each in troubles)  # is not held to float32
+
+
+def test_thresholds_that_differ_are_trouble(exports):
+    write_onnx_metadata(exports / "onnx" / "model.onnx", {"image_threshold": "9"})
+    (trouble,) = doctor(exports, calls=1)
+    assert trouble.startswith("image_threshold differs: onnxruntime float32 9, openvino FP32 0.")
+
+
+def test_thresholds_that_were_never_set_are_trouble(exports, tmp_path):
+    shutil.copytree(exports / "onnx", tmp_path / "alone" / "onnx")
+    write_onnx_metadata(tmp_path / "alone" / "onnx" / "model.onnx", {"image_threshold": "nan"})
+    (trouble,) = doctor(tmp_path / "alone", calls=1)
+    assert trouble.startswith("A threshold is nan")
+    assert "anomalib validate" in trouble
+
+
+def test_files_without_thresholds_are_noted(exports, tmp_path, capsys):
+    folder = shutil.copytree(exports / "onnx", tmp_path / "alone" / "onnx")
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    del model.metadata_props[:]
+    onnx.save(model, folder / "model.onnx")
+    assert doctor(tmp_path / "alone", calls=1) == []
+    assert "onnxruntime float32: the file does not name its thresholds" in capsys.readouterr().out
+
+
+def test_broken_files_are_trouble(exports):
+    (exports / "onnx" / "model.onnx").write_bytes(b"nothing")
+    (trouble,) = doctor(exports, calls=1)
+    assert "model.onnx does not load as onnxruntime float32" in trouble
+    assert trouble.endswith("Remedy: export the model again.")
+
+
+def test_a_runtime_that_fails_on_the_picture_is_trouble(exports, monkeypatch):
+    monkeypatch.setattr(OnnxRuntime, "run", lambda *_: 1 / 0)
+    (trouble,) = doctor(exports, calls=1)
+    assert trouble.startswith("onnxruntime float32 fails on the picture: ZeroDivisionError")
+
+
+def test_without_a_library_the_others_are_compared(exports, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert doctor(exports, calls=1) == []
+    shown = capsys.readouterr().out
+    assert "openvino FP32 is left out: openvino is not installed; `pip install 'anomalib-anoseg[openvino]'`" in shown
+    assert "onnxruntime float32" in shown
+
+
+def test_an_export_that_fails_is_trouble(demo_checkpoint, monkeypatch):
+    monkeypatch.setattr(AnoSeg, "to_onnx", lambda *_, **__: 1 / 0)
+    troubles = doctor(demo_checkpoint, model_class="anomalib_anoseg.AnoSeg", calls=1)
+    assert [each.split(":")[0] for each in troubles] == [
+        "The model could not be exported for onnxruntime float32",
+        "The model could not be exported for openvino FP32",
+    ]
+
+
+@pytest.mark.parametrize("how", ["row", "folder"])
+def test_a_checkpoint_tells_its_model(demo_checkpoint, tmp_path, monkeypatch, how, capsys):
+    folder = tmp_path / ("AnoSeg/v0" if how == "folder" else "job")
+    folder.mkdir(parents=True)
+    shutil.copy(demo_checkpoint, folder)
+    if how == "row":
+        (folder / "row.json").write_text(json.dumps({"model": "anomalib_anoseg.AnoSeg"}), "utf-8")
+    monkeypatch.setattr("anomalib_anoseg.cli.doctor.models.export_forms", lambda *_: ({}, {}))
+    assert doctor(folder / "model.ckpt") == []
+    assert "Thresholds, of raw scores" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------- wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image": "model.onnx"}, "image needs a model to show it to; give --model, too"),
+        ({"model": "none.ckpt"}, "model names .*none.ckpt, which does not exist"),
+        (
+            {"model": "text.txt"},
+            r"model must be a .ckpt, .pt, .onnx or .xml file or a folder of exports, got .*text.txt",
+        ),
+        ({"model": "empty"}, r"empty holds no exports: there is no torch/\*.pt, onnx/\*.onnx or openvino/\*.xml"),
+        ({"threads": 0}, "threads must be 1 or more, got 0"),
+        ({"calls": 0}, "calls must be 1 or more, got 0"),
+        ({"tolerance": 0}, "tolerance must be positive, got 0"),
+        ({"model": "model.ckpt"}, "No folder of .*model.ckpt names its model; say which it is: --model_class AnoSeg"),
+        ({"model": "model.ckpt", "model_class": "AnoSag"}, "model_class names 'AnoSag', which anomalib does not know"),
+        ({"model": "onnx/model.onnx", "image": "text.txt"}, "image names .*text.txt, which is no picture"),
+    ],
+)
+def test_refuses_wrong_arguments(exports, demo_checkpoint, tmp_path, arguments, message):
+    root = tmp_path / "root"
+    shutil.copytree(exports / "onnx", root / "onnx")
+    (root / "empty").mkdir()
+    (root / "text.txt").write_text("no picture", "utf-8")
+    shutil.copy(demo_checkpoint, root / "model.ckpt")
+    (root / "model.onnx").touch()
+    paths = {name: root / value for name, value in arguments.items() if name in {"model", "image"}}
+    with pytest.raises(ValueError, match=message):
+        doctor(**arguments | paths)
+
+
+# ---------------------------------------------------------------------------------------------------------- metadata
+
+
+def test_metadata_of_others_stays(exports):
+    path = exports / "onnx" / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    onnx.helper.set_model_props(model, {"author": "somebody", "anomalib_anoseg.image_min": "0"})
+    onnx.save(model, path)
+    write_onnx_metadata(path, {"image_min": "0.25"})
+    entries = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    assert entries == {"author": "somebody", "anomalib_anoseg.image_min": "0.25"}
+    assert own_entries(entries) == {"image_min": "0.25"}

@@ -1,0 +1,168 @@
+"""The command `anomalib-anoseg`."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from anomalib_anoseg.cli import main as cli
+
+
+@pytest.fixture
+def offer(monkeypatch):
+    """Put functions of the test's in place of the real ones."""
+
+    def offer(**functions):
+        offered = {name: ("A line.", name, name) for name in functions}
+        monkeypatch.setattr(cli, "COMMANDS", offered)
+        monkeypatch.setattr(cli, "import_module", lambda _: SimpleNamespace(**functions))
+
+    return offer
+
+
+def status(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    return stopped.value.code
+
+
+def test_help_is_quick_because_it_loads_nothing():
+    code = (
+        "import sys\nfrom anomalib_anoseg.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'anomalib', 'matplotlib', 'pandas') if name in sys.modules])"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "[]"
+    assert "board" in process.stdout
+
+
+def test_module_is_the_command():
+    process = subprocess.run(
+        [sys.executable, "-m", "anomalib_anoseg", "--version"], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.startswith("anomalib-anoseg 0")
+
+
+def test_help_names_every_command(capsys):
+    assert status("--help") == 0
+    printed = capsys.readouterr().out
+    assert all(summary in printed for summary, _, _ in cli.COMMANDS.values())
+
+
+@pytest.mark.parametrize(("missing", "code"), [([], 0), (["a"], 1)])
+def test_board_that_lacks_rows_exits_with_1(missing, code, offer):
+    def board(config: Path, out: Path, save_every: float = 60.0) -> list[str]:
+        """Run.
+
+        Args:
+            config: A file.
+            out: A folder.
+            save_every: Seconds.
+        """
+        assert (str(config), str(out), save_every) == ("a.yaml", "runs", 2.0)
+        return missing
+
+    offer(board=board)
+    assert status("board", "--config", "a.yaml", "--out", "runs", "--save_every", "2") == code
+
+
+def test_report_takes_folders_without_a_name(offer):
+    found = []
+
+    def report(runs: list[Path], out: Path) -> Path:
+        """Write.
+
+        Args:
+            runs: Folders.
+            out: Folder.
+        """
+        found.extend([*runs, out])
+        return out
+
+    offer(report=report)
+    assert status("report", "a", "b", "--out", "c") == 0
+    assert found == [Path("a"), Path("b"), Path("c")]
+
+
+def test_cost_takes_one_folder(offer):
+    found = []
+
+    def cost(runs: Path, rounds: int = 3) -> None:
+        """Measure.
+
+        Args:
+            runs: Folder.
+            rounds: Number.
+        """
+        found.append((runs, rounds))
+
+    offer(cost=cost)
+    assert status("cost", "a", "--rounds", "2") == 0
+    assert found == [(Path("a"), 2)]
+
+
+def test_wrong_argument_exits_with_2(offer, capsys):
+    def board(config: Path) -> None:
+        """Run.
+
+        Args:
+            config: A file.
+        """
+
+    offer(board=board)
+    assert status("board") == 2
+    assert "config" in capsys.readouterr().err
+    assert status() == 2
+
+
+def test_every_command_has_its_function():
+    for name, (_, module, function) in cli.COMMANDS.items():
+        assert callable(cli._load(module, function)), name
+
+
+def test_error_of_the_user_is_one_line(tmp_path, capsys):
+    assert status("board", "--config", str(tmp_path / "nowhere.yaml"), "--out", str(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert "config: there is no file" in error
+    assert "Traceback" not in error
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_preview_takes_a_training_s_configuration(tiny_root, tmp_path, capsys):
+    arguments = (
+        "preview",
+        f"--config={CONFIGS / 'laptop.yaml'}",
+        "--model.image_size=[64,64]",
+        "--model.width=0.125",
+        f"--images={tiny_root / 'stripes' / 'train' / 'good'}",
+        "--number=1",
+        f"--out={tmp_path / 'out'}",
+    )
+    assert status(*arguments) == 0
+    assert (tmp_path / "out" / "sheet.png").is_file()
+    assert status(*arguments) == 2
+    assert "is no empty folder. Name another one, or remove it." in capsys.readouterr().err
+
+
+def test_preview_takes_a_data_module_s_configuration(tiny_root, tmp_path):
+    assert (
+        status(
+            "preview",
+            "--model=AnoSeg",
+            "--model.image_size=[64,64]",
+            "--model.width=0.125",
+            f"--data={CONFIGS / 'data' / 'folder_normal_only.yaml'}",
+            f"--data.root={tiny_root / 'stripes' / 'train'}",
+            "--data.normal_dir=good",
+            "--data.val_split_ratio=0.25",
+            "--number=1",
+            f"--out={tmp_path / 'out'}",
+        )
+        == 0
+    )
+    assert (tmp_path / "out" / "sheet.png").is_file()

@@ -1,0 +1,102 @@
+"""What an INT8 export is calibrated on, and what it leaves in floating point."""
+
+import logging
+from itertools import starmap
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from openvino import opset13 as ops
+from torch.utils.data import DataLoader
+
+from anomalib_anoseg.deploy.quantization import CalibrationImages, behind_layers, quantize
+
+
+class Data:
+    """As much of a data module as calibration needs."""
+
+    eval_batch_size = 2
+
+    def __init__(self, images):
+        self.images = images
+
+    def setup(self, stage):
+        pass
+
+    def val_dataloader(self):
+        return DataLoader([{"image": image} for image in self.images], batch_size=self.eval_batch_size)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(5, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def model():
+    """Two convolutions, something between them, and a map and a score behind them."""
+
+    def build(batch=-1, height=-1, width=-1):
+        image = ops.parameter([batch, 3, height, width], np.float32, name="image")
+        features = ops.relu(convolve(image), name="features")
+        logits = convolve(features)
+        anomaly_map = ops.sigmoid(logits, name="map")
+        score = ops.reduce_max(anomaly_map, np.array([1, 2, 3]), name="score")
+        return openvino.Model([anomaly_map, score], [image])
+
+    return build
+
+
+def convolve(node):
+    weights = np.random.default_rng(0).normal(size=(3, 3, 3, 3)).astype(np.float32)
+    return ops.convolution(node, ops.constant(weights), [1, 1], [1, 1], [1, 1], [1, 1])
+
+
+def test_what_follows_the_last_layer_is_behind_all(model):
+    built = model()
+    names = set(behind_layers(built))
+    assert {"map", "score"} <= names
+    assert not names & {"image", "features"}
+    types = {node.get_friendly_name(): node.get_type_name() for node in built.get_ops()}
+    assert "Convolution" not in {types[name] for name in names}
+
+
+def test_every_batch_comes_as_it_is_and_with_anomalies(images):
+    calibration = CalibrationImages(Data(images).val_dataloader())
+    first, second = list(calibration), list(calibration)
+    assert len(first) == len(calibration) == 6
+    assert torch.equal(torch.cat(first[::2]), images)
+    for normal, forged in zip(first[::2], first[1::2], strict=True):
+        assert (forged != normal).flatten(1).any(1).all()
+    assert all(starmap(torch.equal, zip(first, second, strict=True)))
+
+
+def test_batches_get_the_size_that_the_file_takes(images):
+    calibration = CalibrationImages(Data(images).val_dataloader(), size=(64, 40), batch_size=2)
+    assert {tuple(image.shape) for image in calibration} == {(2, 3, 64, 40)}
+
+
+def test_no_more_images_than_needed_are_read(images, monkeypatch):
+    monkeypatch.setattr("anomalib_anoseg.deploy.quantization.RECOMMENDED_IMAGES", 3)
+    assert sum(map(len, CalibrationImages(Data(images).val_dataloader()))) == 8  # two batches of two, each twice
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4, 64, 40)])
+def test_quantizes_for_any_shape_of_input(model, images, shape, caplog):
+    data = Data(images)
+    with caplog.at_level(logging.WARNING):
+        quantized = quantize(model(*shape), data)
+    assert "INT8 is calibrated on 5 images; 300 are better." in caplog.text
+    assert data.eval_batch_size == 2
+    fakes = [node for node in quantized.get_ops() if node.get_type_name() == "FakeQuantize"]
+    readers = {port.get_node().get_type_name() for fake in fakes for port in fake.output(0).get_target_inputs()}
+    assert readers == {"Convolution"}
+
+
+def test_refuses_data_without_validation_images(model, tiny_root):
+    from anomalib.data import MVTecAD
+
+    for data in (Data([]), MVTecAD(tiny_root, "stripes", val_split_mode="none")):
+        with pytest.raises(ValueError, match=r"there are none\. Hold some out \(val_split_mode: from_train\)"):
+            quantize(model(), data)

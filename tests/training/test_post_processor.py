@@ -1,0 +1,328 @@
+"""Thresholds with and without bad parts."""
+
+import copy
+
+import pytest
+import torch
+from anomalib.data import Folder, InferenceBatch
+from anomalib.engine import Engine
+from anomalib.post_processing import PostProcessor
+from lightning.pytorch import Trainer
+
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.training import post_processor as post_processing
+from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
+from anomalib_anoseg.transforms import HardCutPaste
+
+# As shipped: tests/conftest.py lowers it for all tests.
+MOST_PIXELS = post_processing.MOST_PIXELS
+
+
+def fit(data, path, epochs=1, **arguments):
+    model = AnoSeg(image_size=(64, 64), width=0.125, visualizer=False, **arguments)
+    engine = Engine(
+        accelerator="cpu",
+        default_root_dir=path,
+        max_epochs=epochs,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    engine.fit(model, datamodule=data)
+    return model
+
+
+class Meter(torch.nn.Module):
+    """A network that tells how much images were changed."""
+
+    def __init__(self, normal):
+        super().__init__()
+        self.normal = normal
+
+    def forward(self, image):
+        anomaly_map = (image - self.normal).abs().amax(1, keepdim=True)
+        return InferenceBatch(anomaly_map=anomaly_map, pred_score=anomaly_map.amax((1, 2, 3)))
+
+
+class Brightness(torch.nn.Module):
+    """Scores that say nothing of anomalies, so that a threshold hangs on how many of the images are normal."""
+
+    def __init__(self, normal):
+        super().__init__()
+        del normal
+
+    def forward(self, image):
+        return InferenceBatch(anomaly_map=image.mean(1, keepdim=True), pred_score=image.mean((1, 2, 3)))
+
+
+def calibrate(images, draws_of=100, meter=Meter, **arguments):
+    model = AnoSeg(image_size=(64, 64), width=0.125, **arguments)
+    model.model, post_processor = meter(images), model.post_processor
+    post_processor.calibrated_on = "forged on held-out images"
+    post_processor._start(Trainer(logger=False, enable_checkpointing=False), draws_of)
+    post_processor._update_with_forged(None, model, images)
+    post_processor.on_validation_epoch_end(None, model)
+    return post_processor
+
+
+def values(post_processor):
+    names = ("_image_threshold", "_pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
+    return torch.stack([getattr(post_processor, name) for name in names])
+
+
+@pytest.fixture
+def normal_only(tiny_root):
+    def make(**split):
+        sizes = {"train_batch_size": 3, "eval_batch_size": 3, "num_workers": 0, "seed": 0}
+        root = tiny_root / "stripes" / "train"
+        return Folder(name="parts", root=root, normal_dir="good", test_split_mode="none", **sizes, **split)
+
+    return make
+
+
+def test_host_has_no_thresholds_without_bad_parts(normal_only, tmp_path):
+    model = fit(normal_only(val_split_mode="same_as_test"), tmp_path, post_processor=PostProcessor())
+    assert values(model.post_processor).isnan().all()
+
+
+def test_held_out_normal_images_suffice(normal_only, tmp_path):
+    model = fit(normal_only(val_split_mode="from_train", val_split_ratio=0.25), tmp_path)
+    assert model.post_processor.calibrated_on == "forged on held-out images"
+    assert values(model.post_processor).isfinite().all()
+    assert model.post_processor.image_min < model.post_processor.image_max
+
+
+def test_training_images_are_the_last_resort_and_said_to_be(normal_only, tmp_path):
+    with pytest.warns(UserWarning, match=r"forged on training images\. There were no validation images: hold some out"):
+        model = fit(normal_only(val_split_mode="same_as_test"), tmp_path)
+    assert model.post_processor.calibrated_on == "forged on training images"
+    assert values(model.post_processor).isfinite().all()
+    assert model.model.training
+
+
+def test_real_anomalies_are_used_as_anomalib_does(tiny_data, tmp_path):
+    tiny_data.val_split_mode = type(tiny_data.val_split_mode)("same_as_test")
+    ours = fit(copy.deepcopy(tiny_data), tmp_path / "ours")
+    hosts = fit(copy.deepcopy(tiny_data), tmp_path / "hosts", post_processor=PostProcessor())
+    assert ours.post_processor.calibrated_on == "anomalous images"
+    assert torch.equal(values(ours.post_processor), values(hosts.post_processor))
+
+
+def test_calibration_repeats(tiny_data, tmp_path):
+    first, second = (fit(copy.deepcopy(tiny_data), tmp_path / name) for name in ("first", "second"))
+    other = fit(
+        copy.deepcopy(tiny_data), tmp_path / "other", post_processor=SelfCalibratingPostProcessor(calibration_seed=5)
+    )
+    assert torch.equal(values(first.post_processor), values(second.post_processor))
+    assert not torch.equal(values(first.post_processor), values(other.post_processor))
+
+
+def test_threshold_separates_what_the_map_separates(tiny_data):
+    """A network that knows the answer gets a threshold between its two answers."""
+    model = AnoSeg(image_size=(64, 64), width=0.125, visualizer=False)
+
+    tiny_data.setup()
+    images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
+
+    class Oracle(torch.nn.Module):
+        def forward(self, image):
+            changed = (image - images).abs().amax(1, keepdim=True) > 0
+            anomaly_map = 0.2 + 0.6 * changed.float()
+            return InferenceBatch(anomaly_map=anomaly_map, pred_score=anomaly_map.amax((1, 2, 3)))
+
+    model.model = Oracle()
+    post_processor = model.post_processor
+    post_processor.calibrated_on = "forged on held-out images"
+    post_processor._update_with_forged(None, model, images)
+    post_processor.on_validation_epoch_end(None, model)
+    assert 0.2 < post_processor.pixel_threshold <= 0.8
+    assert 0.2 < post_processor.image_threshold <= 0.8
+    assert (post_processor.pixel_min.item(), post_processor.pixel_max.item()) == pytest.approx((0.2, 0.8))
+
+
+@pytest.fixture
+def as_many_as_asked(monkeypatch):
+    monkeypatch.setattr(post_processing, "MOST_PIXELS", MOST_PIXELS)
+
+
+class Recorder(HardCutPaste):
+    """A generator that remembers what it forged."""
+
+    def __init__(self):
+        super().__init__()
+        self.forged = []
+
+    def forge(self, image, generator=None, paths=None):
+        made = super().forge(image, generator=generator, paths=paths)
+        self.forged.append(made.image)
+        return made
+
+
+@pytest.mark.usefixtures("as_many_as_asked")
+@pytest.mark.parametrize(
+    "split", [{"val_split_mode": "from_train", "val_split_ratio": 0.25}, {"val_split_mode": "same_as_test"}]
+)
+def test_on_few_images_anomalies_are_forged_several_times(normal_only, tmp_path, monkeypatch, split):
+    taken, update = [], PostProcessor.on_validation_batch_end
+    monkeypatch.setattr(
+        PostProcessor,
+        "on_validation_batch_end",
+        lambda self, trainer, module, batch: taken.append(batch) or update(self, trainer, module, batch),
+    )
+    data = normal_only(**split)
+    data.eval_batch_size = 1
+    forger, is_held_out = Recorder(), "val_split_ratio" in split
+    images = 2 if is_held_out else 8  # of the folder's eight
+    post_processor = SelfCalibratingPostProcessor(forger=forger, forged_images=3 * images)
+    fit(data, tmp_path, post_processor=post_processor)
+    last = slice(-3 * images if is_held_out else -3, None)  # batches of one, or of all
+    forged = torch.cat(forger.forged[last])
+    assert len(forged) == 3 * images
+    assert all(not torch.equal(one, other) for index, one in enumerate(forged) for other in forged[:index])
+    assert torch.equal(torch.cat([batch.image[len(batch.image) // 2 :] for batch in taken[last]]), forged)
+    assert all(not batch.gt_label[: len(batch.gt_label) // 2].any() for batch in taken[last])
+
+
+@pytest.mark.usefixtures("as_many_as_asked")
+def test_more_normal_images_than_are_looked_at_are_not_counted():
+    assert [count_draws(images) for images in (1, 64, 200)] == [200, 4, 4]
+
+
+@pytest.mark.usefixtures("as_many_as_asked")
+def test_large_images_are_forged_on_less_often_but_always_once():
+    assert [count_draws(64, side) for side in (64, 128, 256, 512, 1024)] == [4, 4, 2, 1, 1]
+
+
+def count_draws(images, side=32):
+    post_processor = SelfCalibratingPostProcessor(forged_images=200)
+    post_processor._start(Trainer(logger=False, enable_checkpointing=False), images)
+    return post_processor._count_draws(torch.empty(1, 3, side, side, device="meta"))
+
+
+@pytest.mark.usefixtures("as_many_as_asked")
+def test_a_training_that_goes_on_is_calibrated_on_fewer_anomalies(normal_only, tmp_path):
+    data = normal_only(val_split_mode="from_train", val_split_ratio=0.25)
+    forger = Recorder()
+    fit(data, tmp_path, post_processor=SelfCalibratingPostProcessor(forger=forger, forged_images=24), epochs=2)
+    before, after_one_epoch, after_both = 20, 20, 24
+    assert [len(forged) for forged in forger.forged] == [2] * ((before + after_one_epoch + after_both) // 2)
+
+
+def test_several_draws_find_both_thresholds(tiny_data):
+    tiny_data.setup()
+    images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
+    arguments = {"patch_opacity": (0.9, 1.0), "calibration_opacity": (0.2, 0.3)}
+    once, several = calibrate(images, **arguments), calibrate(images, draws_of=1, **arguments)
+    assert not torch.equal(values(once), values(several))
+    assert several.pixel_threshold < several.image_threshold
+
+
+@pytest.mark.parametrize("forged_images", [0, 10_001])
+def test_number_of_forged_images_is_checked(forged_images):
+    with pytest.raises(ValueError, match=rf"forged_images must lie within \[1, 10000\], got {forged_images}"):
+        SelfCalibratingPostProcessor(forged_images=forged_images)
+
+
+def test_pixel_threshold_is_found_on_faint_anomalies_and_image_threshold_on_bold_ones_too(tiny_data, monkeypatch):
+    tiny_data.setup()
+    images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
+    taken, update = [], PostProcessor.on_validation_batch_end
+    monkeypatch.setattr(
+        PostProcessor,
+        "on_validation_batch_end",
+        lambda self, trainer, module, batch: taken.append(batch) or update(self, trainer, module, batch),
+    )
+    bold, faint = calibrate(images, patch_opacity=(0.9, 1.0)), calibrate(images, patch_opacity=(0.2, 0.3))
+    both = calibrate(images, patch_opacity=(0.9, 1.0), calibration_opacity=(0.2, 0.3))
+    assert both.pixel_threshold == faint.pixel_threshold < bold.pixel_threshold
+    assert both.pixel_max == faint.pixel_max < bold.pixel_max
+    assert both.image_threshold == faint.image_threshold < bold.image_threshold
+    assert both.image_max == bold.image_max > faint.image_max
+    of_bold, of_faint, first, second = taken
+    assert torch.equal(first.image, of_bold.image)
+    assert first.anomaly_map is None
+    assert first.gt_mask is None
+    assert torch.equal(second.image, of_faint.image)
+    assert torch.equal(second.anomaly_map, of_faint.anomaly_map)
+
+
+def test_a_forger_that_is_given_finds_both_thresholds(tiny_data):
+    tiny_data.setup()
+    images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
+    one, other = (
+        calibrate(images, post_processor=SelfCalibratingPostProcessor(forger=HardCutPaste()), **arguments)
+        for arguments in ({}, {"calibration_opacity": (0.2, 0.3)})
+    )
+    assert torch.equal(values(one), values(other))
+
+
+def test_where_nothing_faint_is_visible_bold_anomalies_find_the_thresholds():
+    # Grey levels are 10 apart: of what is pasted with a weight of 0.15, no pixel changes by more than 3.
+    images = 0.5 + torch.randint(2, (4, 1, 64, 64)).expand(-1, 3, -1, -1) * 10 / 255
+    arguments = {"patch_mark": "changed", "hard_augmentation": False, "patch_rotation_p": 0.0, "meter": Brightness}
+    bold = calibrate(images, **arguments)
+    faint = calibrate(images, calibration_opacity=(0.15, 0.15), **arguments)
+    assert torch.equal(values(bold), values(faint))
+    assert bold.pixel_threshold > 0
+
+
+def test_what_is_forged_without_a_trace_is_not_one_more_normal_image(monkeypatch):
+    images = torch.linspace(0.3, 0.7, 8).view(-1, 1, 1, 1).expand(-1, 3, 64, 64) + torch.rand(8, 1, 64, 64) / 10
+    images[:6] = images[:6].mean((1, 2, 3), keepdim=True)  # nothing to see where a patch of the same is pasted
+    taken, update = [], PostProcessor.on_validation_batch_end
+    monkeypatch.setattr(
+        PostProcessor,
+        "on_validation_batch_end",
+        lambda self, trainer, module, batch: taken.append(batch) or update(self, trainer, module, batch),
+    )
+    calibrate(images, meter=Brightness, calibration_opacity=(0.5, 0.5), hard_augmentation=False, patch_mark="changed")
+    _, of_maps = taken
+    assert of_maps.gt_label.tolist() == [False] * 2 + [True] * 2
+    assert torch.equal(of_maps.image[:2], images[6:])
+    assert len(of_maps.pred_score) == len(of_maps.anomaly_map) == 4
+
+
+def test_settings_survive_a_checkpoint():
+    first, second = (
+        SelfCalibratingPostProcessor(calibration_seed=3, forged_images=7, pixel_sensitivity=0.7),
+        SelfCalibratingPostProcessor(),
+    )
+    first.calibrated_on = "forged on held-out images"
+    second.load_checkpoint_config(first.checkpoint_config())
+    assert (second.calibration_seed, second.forged_images, second.pixel_sensitivity) == (3, 7, 0.7)
+    assert second.calibrated_on == "forged on held-out images"
+
+
+def test_other_models_keep_anomalibs_calibration():
+    from types import SimpleNamespace
+
+    post_processor, loader = (
+        SelfCalibratingPostProcessor(),
+        SimpleNamespace(dataset=SimpleNamespace(has_anomalous=False)),
+    )
+    post_processor.on_validation_epoch_start(SimpleNamespace(val_dataloaders=loader), torch.nn.Linear(1, 1))
+    assert post_processor.calibrated_on == "anomalous images"
+
+
+def test_scores_beyond_the_calibration_keep_their_order():
+    post_processor = SelfCalibratingPostProcessor()
+    calibrated = {"_image_threshold": 2.0, "image_min": 1.0, "image_max": 3.0}
+    for name, value in calibrated.items():
+        for kind in (name, name.replace("image", "pixel")):
+            getattr(post_processor, kind).copy_(torch.tensor(value))
+    scores = torch.tensor([-100.0, -3.0, 0.0, 1.5, 2.0, 2.5, 4.0, 30.0, 100.0])
+    host = PostProcessor._normalize(scores, *map(torch.tensor, (1.0, 3.0, 2.0)))
+    output = post_processor(InferenceBatch(pred_score=scores, anomaly_map=scores.view(-1, 1, 1, 1)))
+    for values_ in (output.pred_score, output.anomaly_map.flatten()):
+        assert (values_.diff() > 0).all()
+        assert 0 < values_[0] < values_[-1] < 1
+        torch.testing.assert_close(values_[3:6], host[3:6])
+    assert torch.equal(output.pred_label, scores > 2)
+    assert (host[:3] == 0).all(), "anomalib no longer cuts scores off: its own normalisation will do"
+
+
+def test_scores_of_nothing_calibrated_stay():
+    post_processor = SelfCalibratingPostProcessor()
+    scores = torch.tensor([-3.0, 3.0])
+    output = post_processor(InferenceBatch(pred_score=scores, anomaly_map=scores.view(-1, 1, 1, 1)))
+    assert torch.equal(output.pred_score, scores)
