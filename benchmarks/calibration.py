@@ -132,7 +132,10 @@ def trainings(folders: list[Path]) -> Iterator[tuple[dict[str, str], AnoSeg, Any
 def demonstration() -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
     """Train a tiny network for an epoch."""
     sizes: dict[str, Any] = {"image_size": 64, "num_train": 40, "train_batch_size": 8}
-    model, data = AnoSeg((64, 64), width=0.125, patch_count=3, lr=1e-3, **BARE), DemoTextures("brick", **sizes)
+    model, data = (
+        AnoSeg((64, 64), network={"width": 0.125}, patches={"count": 3}, optimizer={"lr": 1e-3}, **BARE),
+        DemoTextures("brick", **sizes),
+    )
     Trainer(max_epochs=1, limit_val_batches=0, **QUIET).fit(model, datamodule=data)
     yield {"configuration": "AnoSeg", "training": "demonstration"}, model.eval(), data
 

@@ -141,9 +141,9 @@ def build(kind: Kind, size: int) -> tuple[Any, Callable[..., Any]]:
     """Make a model, and what plants an anomaly in every image."""
     bare: dict[str, Any] = dict.fromkeys(("pre_processor", "post_processor", "evaluator", "visualizer"), False)
     if kind.model == "AnoSeg":
-        return AnoSeg((size, size), width=kind.width, **bare), HardCutPaste().forge
+        return AnoSeg((size, size), network={"width": kind.width}, **bare), HardCutPaste().forge
     if kind.model == "SGSF":
-        return SGSF((size, size), width=kind.width, **bare), SaliencyPerlin(p=1.0).forge
+        return SGSF((size, size), network={"width": kind.width}, **bare), SaliencyPerlin(p=1.0).forge
     with TemporaryDirectory() as no_textures:
         return Draem(no_textures, **bare), PerlinAnomalyGenerator(probability=1.0).forward
 

@@ -125,7 +125,7 @@ def train(options: argparse.Namespace, folder: Path) -> Training:
     shape: dict[str, Any] = {"num_train": 24, "num_test_good": 4, "num_test_per_defect": 1}
     batches: dict[str, Any] = {"train_batch_size": 4, "eval_batch_size": 4, "val_split_ratio": 0.2}
     data = DemoTextures(root=folder, image_size=96, **shape, **batches)
-    model = SGSF((options.size, options.size), options.width, bank_limit=1e6, visualizer=False)
+    model = SGSF((options.size, options.size), options.width, bank={"limit": 1e6}, visualizer=False)
     engine = make_engine(folder, max_steps=options.steps, max_epochs=-1)
     engine.fit(model, datamodule=data)
     engine.trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)

@@ -39,10 +39,10 @@ from anomalib_anoseg import AnoSeg, __version__
 from anomalib_anoseg.data import DemoTextures, defects
 
 FORMS: dict[str, dict[str, Any]] = {
-    "l1 (as printed)": {"segmentation_loss": "l1"},
-    "balanced l1": {"segmentation_loss": "balanced_l1"},
-    "cross-entropy": {"segmentation_loss": "cross_entropy"},
-    "balanced cross-entropy": {"segmentation_loss": "balanced_cross_entropy"},
+    "l1 (as printed)": {"losses": {"segmentation": "l1"}},
+    "balanced l1": {"losses": {"segmentation": "balanced_l1"}},
+    "cross-entropy": {"losses": {"segmentation": "cross_entropy"}},
+    "balanced cross-entropy": {"losses": {"segmentation": "balanced_cross_entropy"}},
 }
 # Of a trainer's habits those that no measurement needs.
 QUIET: dict[str, Any] = {
@@ -102,8 +102,8 @@ def train(name: str, arguments: dict[str, Any], options: argparse.Namespace) -> 
     """Train one variant and return its judgements."""
     settings = {
         "image_size": (options.size, options.size),
-        "width": options.width,
-        "lr": options.lr,
+        "network": {"width": options.width},
+        "optimizer": {"lr": options.lr},
         "seed": options.seed,
     }
     model = AnoSeg(**(settings | arguments), post_processor=False, evaluator=False, visualizer=False)

@@ -96,7 +96,12 @@ def demo_checkpoint(demo_settings, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("trained")
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
     engine = Engine(max_epochs=2, accelerator="cpu", devices=1, default_root_dir=root, **quiet)
-    model = AnoSeg((64, 64), width=0.125, averaging=0.5, score_window=11, lr=1e-3, visualizer=False)
+    model = AnoSeg(
+        (64, 64),
+        network={"width": 0.125, "score_window": 11},
+        optimizer={"averaging": 0.5, "lr": 1e-3},
+        visualizer=False,
+    )
     engine.fit(model, datamodule=DemoTextures(**demo_settings))
     engine.trainer.save_checkpoint(root / "model.ckpt", weights_only=True)
     return root / "model.ckpt"

@@ -83,7 +83,7 @@ def test_constructors_need_no_network():
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
         "from anomalib_anoseg import AnoSeg, SGSF\n"
         "from anomalib_anoseg.data import DemoTextures\n"
-        "AnoSeg(pre_trained=True), SGSF(width=0.125, extractor_weights=True), DemoTextures()\n"
+        "AnoSeg(encoder={'pre_trained': True}), SGSF(extractor={'weights': True}), DemoTextures()\n"
     )
     run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

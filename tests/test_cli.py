@@ -45,7 +45,7 @@ class Runs:
 
     def run(self, verb, arguments="", model="AnoSeg"):
         """Run a verb on the tiny model, on the CPU, in a folder without a repository around."""
-        arguments = f"""--model {model} --model.image_size [64,64] --model.width 0.125 --trainer.accelerator cpu
+        arguments = f"""--model {model} --model.image_size [64,64] --model.network.width 0.125 --trainer.accelerator cpu
             --default_root_dir {verb} {arguments}"""
         self.start(verb, *arguments.split())
 

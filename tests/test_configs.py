@@ -23,7 +23,7 @@ QUICK = [
     "--trainer.check_val_every_n_epoch=1",
     "--trainer.enable_progress_bar=false",
     "--model.image_size=[64,64]",
-    "--model.width=0.125",
+    "--model.network.width=0.125",
     "--data.num_workers=0",
     "--data.train_batch_size=2",
     "--data.eval_batch_size=2",
@@ -50,7 +50,7 @@ def test_demo(tmp_path):
     assert list(tmp_path.rglob("images/**/*.png"))
 
 
-MODELS = ["laptop", "laptop_pretrained", "published", "sgsf/laptop", "sgsf/published"]
+MODELS = ["laptop", "laptop_pretrained", "published", "sgsf_laptop", "sgsf_published"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def weights(tmp_path_factory):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name, tiny_root, tmp_path, weights):
-    no_download = [f"--model.pre_trained={weights}"] if name == "laptop_pretrained" else []
+    no_download = [f"--model.encoder.pre_trained={weights}"] if name == "laptop_pretrained" else []
     run(tmp_path, "fit", f"--config={CONFIGS / name}.yaml", *MVTEC, f"--data.root={tiny_root}", *no_download)
     assert list(tmp_path.rglob("model.ckpt"))
 
@@ -91,7 +91,7 @@ AS_SHIPPED = [OURS / f"as_shipped{suffix}.yaml" for suffix in ("", "_tile", "_ti
 
 
 # What a training of the paper's losses has beside a laptop's.
-ALL_LOSSES = {"masked_reconstruction": True, "adversarial": True}
+ALL_LOSSES = {"losses": {"masked_reconstruction": True, "adversarial": True}}
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
@@ -141,11 +141,9 @@ def test_laptops_differ_by_their_encoder_its_noise_and_their_calibration_alone()
         yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("laptop", "laptop_pretrained")
     )
     plain["model"]["init_args"] |= {
-        "backbone": "tf_efficientnet_lite0",
-        "pre_trained": True,
-        "freeze_encoder": True,
-        "perlin_share": 0.5,
-        "calibration_opacity": [0.15, 0.3],
+        "encoder": {"backbone": "tf_efficientnet_lite0", "pre_trained": True, "frozen": True},
+        "noise": {"share": 0.5},
+        "calibration": {"opacity": [0.15, 0.3]},
     }
     assert pretrained == plain
 
@@ -153,15 +151,15 @@ def test_laptops_differ_by_their_encoder_its_noise_and_their_calibration_alone()
 def test_anosegs_ablation_leaves_out_one_part_after_the_other():
     path = OURS / "ablation.yaml"
     settings = {task.job.label: task.job.settings for task in read_tasks(yaml.safe_load(path.read_text()))}
-    whole, network = settings.pop("AnoSeg"), {"masked_reconstruction": False, "adversarial": False}
+    whole, network = settings.pop("AnoSeg"), {"losses": {"masked_reconstruction": False, "adversarial": False}}
     laptop = yaml.safe_load((CONFIGS / "laptop.yaml").read_text())["model"]["init_args"]
     del laptop["patch_saliency"]
     assert not whole.keys() & network.keys()
     assert whole | network == laptop
     assert settings == {
-        "plain CutPaste": whole | network | {"hard_augmentation": False},
+        "plain CutPaste": whole | network | {"patches": {"hard": False}},
         "with hard augmentation": whole | network,
-        "AnoSeg with coordinates": whole | {"coordinates": True},
+        "AnoSeg with coordinates": whole | {"encoder": {"coordinates": True}},
     }
 
 

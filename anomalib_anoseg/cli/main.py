@@ -17,6 +17,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 
 # What each subcommand does, in a line, and where its function is.
 COMMANDS = {
+    "config": ("List the presets, or print the path of one.", "cli.config", "config"),
     "board": ("Train and test a grid of models, one after another.", "board.run.board", "run_board"),
     "cost": ("Measure what the models of a board cost to run.", "board.measure.cost", "measure_cost"),
     "report": ("Write the report of one or more boards.", "board.report.report", "write_report"),
@@ -24,7 +25,7 @@ COMMANDS = {
     "doctor": ("Show what is installed, and compare runtimes.", "cli.doctor", "doctor"),
 }
 # Arguments that are given without their names.
-POSITIONAL = {"runs"}
+POSITIONAL = {"runs", "name"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """  # noqa: DOC501, DOC502 - what is raised again is the caller's
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = next((word for word in arguments if not word.startswith("-")), None)
-    parser = ArgumentParser(prog="anomalib-anoseg", description="Leaderboards, previews and diagnosis for anomalib.")
+    parser = ArgumentParser(prog="anomalib-anoseg", description="What stands around training with anomalib.")
     parser.add_argument("--version", action="version", version=_version())
     subcommands = parser.add_subcommands()
     for name, (summary, module, function) in COMMANDS.items():
@@ -67,8 +68,12 @@ def _add_function(parser: ArgumentParser, function: Callable[..., Any]) -> None:
     positional = [name for name in signature(function).parameters if name in POSITIONAL]
     for name in positional:
         hint = get_type_hints(function)[name]
-        is_list = issubclass(get_origin(hint) or object, Sequence)
-        parser.add_argument(name, **({"nargs": "+", "type": Path} if is_list else {"type": hint}))
+        if issubclass(get_origin(hint) or object, Sequence):
+            parser.add_argument(name, nargs="+", type=Path)
+        elif signature(function).parameters[name].default is None:
+            parser.add_argument(name, nargs="?")
+        else:
+            parser.add_argument(name, type=hint)
     if "config" not in signature(function).parameters:
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these arguments.")
     # With sub_configs `--data FILE.yaml` reads a data module's file, as in anomalib's own command.

@@ -1,7 +1,6 @@
 """A look at what a model will learn from, before hours of training: forged anomalies on the user's own images."""
 
 import csv
-import inspect
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -20,7 +19,10 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.common.contact_sheet import compose_sheet
+from anomalib_anoseg.common.presets import read_preset
+from anomalib_anoseg.models.settings import changed_settings
 from anomalib_anoseg.training.input_checks import (
     NO_TRAINING_IMAGES,
     check_image_files,
@@ -33,6 +35,7 @@ from anomalib_anoseg.transforms.base import SyntheticAnomaly
 __all__ = ["ForgedImage", "Preview", "preview"]
 
 DEFAULT_FOLDER = Path("results/preview")
+DEFAULT_PRESET = "laptop"
 # Images that are forged at once: a bound on memory.
 CHUNK = 8
 
@@ -99,7 +102,7 @@ class _Pictures(NamedTuple):
 
 
 def preview(
-    model: AnomalibModule,
+    model: AnomalibModule | None = None,
     data: AnomalibDataModule | None = None,
     images: Path | None = None,
     out: Path | None = None,
@@ -114,7 +117,7 @@ def preview(
     sheet and, in the layout of anomalib's ``Folder`` data sets, the pictures themselves.
 
     Args:
-        model: A model that learns from forged anomalies, with its settings.
+        model: A model that learns from forged anomalies, with its settings; without, that of the preset ``laptop``.
         data: A data module, whose training images are shown.
         images: A folder with normal images, in its subfolders too, to take the place of ``data``.
         out: Folder to write to; must be new or empty. By default ``results/preview/v0``, ``v1``, ..., with a link
@@ -135,13 +138,15 @@ def preview(
         >>> from anomalib_anoseg import AnoSeg
         >>> from anomalib_anoseg.data import DemoTextures
         >>> folder = Path(mkdtemp())
-        >>> model, data = AnoSeg(image_size=(64, 64), width=0.125), DemoTextures(folder, num_train=8, image_size=64)
+        >>> model, data = AnoSeg((64, 64), network={"width": 0.125}), DemoTextures(folder, num_train=8, image_size=64)
         >>> made = preview(model, data, out=folder / "preview", number=2)  # doctest: +ELLIPSIS
         Forged on 2 of 7 training images, seed 0:...
         >>> made.sheet.name, len(made.images)
         ('sheet.png', 2)
     """
     del trainer
+    if model is None:
+        model = _create_default_model()
     augmenter = _find_augmenter(model)
     if number < 1:
         raise ValueError(f"number must be 1 or more, got {number}.")
@@ -163,6 +168,11 @@ def preview(
     _write(made, pictures, sheet, progress)
     _print(made, augmenter.p, console)
     return made
+
+
+def _create_default_model() -> AnomalibModule:
+    Console(stderr=True).print(f"No model is given: this shows the preset {DEFAULT_PRESET!r}, AnoSeg for a laptop.")
+    return AnoSeg(**read_preset(DEFAULT_PRESET)["model"]["init_args"])
 
 
 def _find_augmenter(model: AnomalibModule) -> SyntheticAnomaly:
@@ -265,12 +275,7 @@ def _write(made: Preview, pictures: _Pictures, sheet: Image.Image, console: Cons
 
 def _describe(model: AnomalibModule, made: Preview) -> list[str]:
     """Lines of text for the sheet: of what it is a part, and the settings that are not the model's defaults."""
-    defaults = inspect.signature(type(model)).parameters
-    settings = [
-        f"{name}={value}".replace(", ", ",")  # so that no line break falls into it
-        for name, value in model.hparams.items()
-        if name in defaults and _plain(value) != _plain(defaults[name].default)
-    ]
+    settings = [f"{name}={value}".replace(", ", ",") for name, value in changed_settings(model)]  # no line breaks
     part = f"{len(made.images)} of {made.available} training images"
     title = f"{type(model).__name__} on {made.data}: {part}, seed {made.seed}"
     columns = "From left to right: normal image, forged image, mask, forged image with the outline of its mask."
@@ -280,11 +285,6 @@ def _describe(model: AnomalibModule, made: Preview) -> list[str]:
 def _caption(image: ForgedImage) -> str:
     told = f"{image.share:.1%} forged, changed by {image.change:.0f} grey levels"
     return f"{told if image.share else 'no visible anomaly'}: {Path(image.image).name}"
-
-
-def _plain(value: object) -> object:
-    """Lists as tuples: configuration files know no tuples."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _print(made: Preview, forged_p: float, console: Console) -> None:

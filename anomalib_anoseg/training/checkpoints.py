@@ -48,23 +48,35 @@ def explain_misfit(
     Args:
         saved: Arguments with which the model of the checkpoint was built.
         own: Those of the model that shall load it.
-        shaping: Names of the arguments that shape the networks, each with what makes two values alike: ``float`` for
+        shaping: Names of the arguments that shape the networks, ``group.setting`` or plain, each with
+            what makes two values alike: ``float`` for
             a factor, ``bool`` where only on or off matters.
 
     Returns:
         The explanation, or ``None`` if the arguments do not tell.
 
     Example:
-        >>> print(explain_misfit({"width": 0.25, "lr": 1}, {"width": 1.0, "lr": 2}, {"width": float}))
-        The checkpoint was trained with width=0.25, but this model has width=1.0. Add --model.width 0.25 to the command.
+        >>> trained, own = {"network": {"width": 0.25}}, {"network": {"width": 1.0}}
+        >>> print(explain_misfit(trained, own, {"network.width": float}))
+        The checkpoint was trained with network.width=0.25, but this model has network.width=1.0. Add
+        --model.network.width 0.25 to the command.
     """
-    shared = [name for name in shaping if name in saved and name in own]
-    names = [name for name in shared if shaping[name](saved[name]) != shaping[name](own[name])]
+    absent = object()
+    values = {name: (_look_up(saved, name, absent), _look_up(own, name, absent)) for name in shaping}
+    known = {name: pair for name, pair in values.items() if absent not in pair}
+    names = [name for name, (first, second) in known.items() if shaping[name](first) != shaping[name](second)]
     if not names:
         return None
-    trained, here = (", ".join(f"{name}={values[name]}" for name in names) for values in (saved, own))
-    options = " ".join(f"--model.{name} {_as_yaml(saved[name])}" for name in names)
+    trained, here = (", ".join(f"{name}={known[name][place]}" for name in names) for place in (0, 1))
+    options = " ".join(f"--model.{name} {_as_yaml(known[name][0])}" for name in names)
     return f"The checkpoint was trained with {trained}, but this model has {here}. Add {options} to the command."
+
+
+def _look_up(arguments: Mapping[str, Any], name: str, default: object) -> Any:  # noqa: ANN401
+    """Read an argument, or ``group.setting``; ``default`` where there is none."""
+    group, _, setting = name.rpartition(".")
+    found = arguments.get(group, {}) if group else arguments
+    return found.get(setting, default) if isinstance(found, Mapping) else default
 
 
 def _as_yaml(value: object) -> str:

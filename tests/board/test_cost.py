@@ -331,7 +331,7 @@ def test_calibration_starts_with_validation_images(tiny_data):
 
 
 def test_pictures_and_masks_are_resized_as_in_a_test(tiny_data):
-    model = AnoSeg((64, 96), width=0.125)
+    model = AnoSeg((64, 96), network={"width": 0.125})
     pictures = Pictures(tiny_data, model)
     assert pictures.size == (64, 96)
     batches = list(pictures.for_test(4))

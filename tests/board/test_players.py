@@ -179,7 +179,7 @@ def test_efficient_ad_trains_on_its_local_teacher_and_single_images(tiny_data, t
 
 
 def test_a_model_whose_weights_were_pretrained_comes_back_as_it_is(tmp_path):
-    model = AnoSeg(SIZE, width=0.125, pre_trained="nowhere.pth")
+    model = AnoSeg(SIZE, network={"width": 0.125}, encoder={"pre_trained": "nowhere.pth"})
     trainer = Trainer(accelerator="cpu", logger=False)
     trainer.strategy.connect(model)
     trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)

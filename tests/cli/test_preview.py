@@ -15,12 +15,13 @@ from torchvision.transforms.v2 import Compose, Normalize, RandomHorizontalFlip, 
 
 from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.cli.preview import preview
+from anomalib_anoseg.common.presets import merge
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def tiny(**arguments):
-    return AnoSeg(**{"image_size": (64, 64), "width": 0.125, **arguments})
+    return AnoSeg(**merge({"image_size": (64, 64), "network": {"width": 0.125}}, arguments))
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def files(folder):
 
 def test_masks_mark_exactly_the_changed_pixels(pictures, tmp_path):
     # Not resized, noise stays noise: whatever is pasted differs everywhere by more than can be seen.
-    model = tiny(pre_processor=False, patch_mark="changed", patch_rotation=0.0)
+    model = tiny(pre_processor=False, patches={"mark": "changed", "rotation": 0.0})
     made = preview(model, images=pictures, out=tmp_path / "out")
     for normal, forged, mask in zip(*(read(made, kind) for kind in ("normal", "forged", "mask")), strict=True):
         assert set(np.unique(mask)) == {0, 255}
@@ -135,7 +136,7 @@ def test_images_are_those_that_training_sees(pictures, tmp_path):
 
     from anomalib.engine import Engine
 
-    model = Seen(image_size=(64, 128), width=0.125, visualizer=False)
+    model = Seen(image_size=(64, 128), network={"width": 0.125}, visualizer=False)
     quiet = {"enable_progress_bar": False, "logger": False, "limit_val_batches": 0}
     Engine(accelerator="cpu", max_epochs=1, default_root_dir=tmp_path, **quiet).fit(model, datamodule=data)
     for image, normal in zip(made.images, read(made, "normal"), strict=True):
@@ -158,7 +159,10 @@ def test_sheet_holds_every_picture_and_a_caption(pictures, tmp_path):
     one, four = height("one", 1), height("four", 4)
     assert four[0] * four[1] > 3 * one[0] * one[1]
     # Settings that differ from the defaults take another line of the caption.
-    assert height("changed", 1, patch_area=(0.1, 0.2), patch_aspect=(1, 1), patch_count=2, lr=1e-3)[1] > one[1]
+    assert (
+        height("changed", 1, patches={"area": (0.1, 0.2), "aspect": (1, 1), "count": 2}, optimizer={"lr": 1e-3})[1]
+        > one[1]
+    )
 
 
 def test_sheet_of_narrow_pictures_with_long_names(tmp_path):
@@ -181,13 +185,13 @@ def test_summary_in_the_terminal(pictures, tmp_path, capsys):
 def test_counts_images_without_a_visible_anomaly(tmp_path, capsys):
     (tmp_path / "grey").mkdir()
     Image.new("RGB", (64, 64), "grey").save(tmp_path / "grey" / "0.png")
-    made = preview(tiny(hard_augmentation=False), images=tmp_path / "grey", out=tmp_path / "out")
+    made = preview(tiny(patches={"hard": False}), images=tmp_path / "grey", out=tmp_path / "out")
     assert (made.empty, made.images[0].share, made.images[0].change) == (1, 0, 0)
     assert "empty mask): 1\n" in capsys.readouterr().out
 
 
 def test_tells_how_many_images_stay_normal_on_purpose(pictures, tmp_path, capsys):
-    model = SGSF((64, 64), width=0.125, visualizer=False)
+    model = SGSF((64, 64), network={"width": 0.125}, visualizer=False)
     preview(model, images=pictures, out=tmp_path / "out", number=2)
     assert "; 25% stay normal on purpose" in capsys.readouterr().out
 
@@ -286,7 +290,7 @@ class TestCommandLine:
         config = parser.instantiate_classes(parser.parse_args(list(map(str, arguments))))
         return preview(**{name: value for name, value in config.items() if name != "config"})
 
-    small = ("--model.image_size=[64,64]", "--model.width=0.125", "--number=2")
+    small = ("--model.image_size=[64,64]", "--model.network.width=0.125", "--number=2")
 
     def test_configuration_and_data_module(self, tiny_root, tmp_path):
         data = ("--data=MVTecAD", f"--data.root={tiny_root}", "--data.category=stripes")

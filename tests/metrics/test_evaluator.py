@@ -9,6 +9,7 @@ from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.common.presets import merge
 from anomalib_anoseg.metrics import LabelAwareEvaluator, segmentation_evaluator
 
 TEST_METRICS = [
@@ -26,7 +27,7 @@ VAL_METRICS = ["image_AUROC", "pixel_AUROC", "pixel_AUPR"]
 
 
 def tiny(**arguments):
-    return AnoSeg(**{"image_size": (64, 64), "width": 0.125, "visualizer": False, **arguments})
+    return AnoSeg(**merge({"image_size": (64, 64), "network": {"width": 0.125}, "visualizer": False}, arguments))
 
 
 def make_engine(path, **arguments):

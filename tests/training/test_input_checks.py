@@ -67,7 +67,11 @@ def fit(tmp_path, monkeypatch):
 
     def fit(datamodule=None, loader=None, pre_processor=True, model_epochs=None, saliency="none", **trainer):
         model = AnoSeg(
-            (64, 64), width=0.125, pre_processor=pre_processor, max_epochs=model_epochs, patch_saliency=saliency
+            (64, 64),
+            network={"width": 0.125},
+            pre_processor=pre_processor,
+            max_epochs=model_epochs,
+            patches={"saliency": saliency},
         )
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         engine = Engine(accelerator="cpu", default_root_dir=tmp_path / "results", **quiet, **trainer)
@@ -240,7 +244,7 @@ def test_normalizing_pre_processor(transform):
     processor = PreProcessor()
     processor.transform = transform  # PreProcessor itself takes torchvision's second version only
     with pytest.raises(ValueError, match=r"pre_processor must keep images in \[0, 1\].*Remove Normalize"):
-        AnoSeg((64, 64), width=0.125, pre_processor=processor)
+        AnoSeg((64, 64), network={"width": 0.125}, pre_processor=processor)
 
 
 def test_pre_processor_that_normalizes_later_on(fit, data):

@@ -19,7 +19,7 @@ MOST_PIXELS = post_processing.MOST_PIXELS
 
 
 def fit(data, path, epochs=1, **arguments):
-    model = AnoSeg(image_size=(64, 64), width=0.125, visualizer=False, **arguments)
+    model = AnoSeg(image_size=(64, 64), network={"width": 0.125}, visualizer=False, **arguments)
     engine = Engine(
         accelerator="cpu",
         default_root_dir=path,
@@ -56,7 +56,7 @@ class Brightness(torch.nn.Module):
 
 
 def calibrate(images, draws_of=100, meter=Meter, **arguments):
-    model = AnoSeg(image_size=(64, 64), width=0.125, **arguments)
+    model = AnoSeg(image_size=(64, 64), network={"width": 0.125}, **arguments)
     model.model, post_processor = meter(images), model.post_processor
     post_processor.calibrated_on = "forged on held-out images"
     post_processor._start(Trainer(logger=False, enable_checkpointing=False), draws_of)
@@ -119,7 +119,7 @@ def test_calibration_repeats(tiny_data, tmp_path):
 
 def test_threshold_separates_what_the_map_separates(tiny_data):
     """A network that knows the answer gets a threshold between its two answers."""
-    model = AnoSeg(image_size=(64, 64), width=0.125, visualizer=False)
+    model = AnoSeg(image_size=(64, 64), network={"width": 0.125}, visualizer=False)
 
     tiny_data.setup()
     images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
@@ -211,7 +211,7 @@ def test_a_training_that_goes_on_is_calibrated_on_fewer_anomalies(normal_only, t
 def test_several_draws_find_both_thresholds(tiny_data):
     tiny_data.setup()
     images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
-    arguments = {"patch_opacity": (0.9, 1.0), "calibration_opacity": (0.2, 0.3)}
+    arguments = {"patches": {"opacity": (0.9, 1.0)}, "calibration": {"opacity": (0.2, 0.3)}}
     once, several = calibrate(images, **arguments), calibrate(images, draws_of=1, **arguments)
     assert not torch.equal(values(once), values(several))
     assert several.pixel_threshold < several.image_threshold
@@ -232,8 +232,8 @@ def test_pixel_threshold_is_found_on_faint_anomalies_and_image_threshold_on_bold
         "on_validation_batch_end",
         lambda self, trainer, module, batch: taken.append(batch) or update(self, trainer, module, batch),
     )
-    bold, faint = calibrate(images, patch_opacity=(0.9, 1.0)), calibrate(images, patch_opacity=(0.2, 0.3))
-    both = calibrate(images, patch_opacity=(0.9, 1.0), calibration_opacity=(0.2, 0.3))
+    bold, faint = calibrate(images, patches={"opacity": (0.9, 1.0)}), calibrate(images, patches={"opacity": (0.2, 0.3)})
+    both = calibrate(images, patches={"opacity": (0.9, 1.0)}, calibration={"opacity": (0.2, 0.3)})
     assert both.pixel_threshold == faint.pixel_threshold < bold.pixel_threshold
     assert both.pixel_max == faint.pixel_max < bold.pixel_max
     assert both.image_threshold == faint.image_threshold < bold.image_threshold
@@ -251,7 +251,7 @@ def test_a_forger_that_is_given_finds_both_thresholds(tiny_data):
     images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
     one, other = (
         calibrate(images, post_processor=SelfCalibratingPostProcessor(forger=HardCutPaste()), **arguments)
-        for arguments in ({}, {"calibration_opacity": (0.2, 0.3)})
+        for arguments in ({}, {"calibration": {"opacity": (0.2, 0.3)}})
     )
     assert torch.equal(values(one), values(other))
 
@@ -259,9 +259,9 @@ def test_a_forger_that_is_given_finds_both_thresholds(tiny_data):
 def test_where_nothing_faint_is_visible_bold_anomalies_find_the_thresholds():
     # Grey levels are 10 apart: of what is pasted with a weight of 0.15, no pixel changes by more than 3.
     images = 0.5 + torch.randint(2, (4, 1, 64, 64)).expand(-1, 3, -1, -1) * 10 / 255
-    arguments = {"patch_mark": "changed", "hard_augmentation": False, "patch_rotation_p": 0.0, "meter": Brightness}
+    arguments = {"patches": {"mark": "changed", "hard": False, "rotation_p": 0.0}, "meter": Brightness}
     bold = calibrate(images, **arguments)
-    faint = calibrate(images, calibration_opacity=(0.15, 0.15), **arguments)
+    faint = calibrate(images, calibration={"opacity": (0.15, 0.15)}, **arguments)
     assert torch.equal(values(bold), values(faint))
     assert bold.pixel_threshold > 0
 
@@ -275,7 +275,8 @@ def test_what_is_forged_without_a_trace_is_not_one_more_normal_image(monkeypatch
         "on_validation_batch_end",
         lambda self, trainer, module, batch: taken.append(batch) or update(self, trainer, module, batch),
     )
-    calibrate(images, meter=Brightness, calibration_opacity=(0.5, 0.5), hard_augmentation=False, patch_mark="changed")
+    patches = {"hard": False, "mark": "changed"}
+    calibrate(images, meter=Brightness, calibration={"opacity": (0.5, 0.5)}, patches=patches)
     _, of_maps = taken
     assert of_maps.gt_label.tolist() == [False] * 2 + [True] * 2
     assert torch.equal(of_maps.image[:2], images[6:])

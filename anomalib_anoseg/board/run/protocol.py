@@ -3,8 +3,8 @@
 anomalib's models bring metrics and post-processing of their own. On a board each of them gets the same ones: all
 metrics of :func:`~anomalib_anoseg.metrics.segmentation_evaluator`, and thresholds calibrated on defects forged on
 held-out good images (:class:`~anomalib_anoseg.training.post_processor.SelfCalibratingPostProcessor`), by one generator
-for all. anomalib's own thresholds need defective validation images: without them they are undefined, and where test images
-serve as such, they are chosen on the test.
+for all. anomalib's own thresholds need defective validation images: without them they are undefined, and where test
+images serve as such, they are chosen on the test.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class DetectorLoss(nn.Module):
         }
         for name, weight in weights.items():
             if weight < 0:
-                raise ValueError(f"detector_{name}_weight must not be negative, got {weight}.")
+                raise ValueError(f"detector.{name}_weight must not be negative, got {weight}.")
         self.weights = weights
 
     def generator(

@@ -31,7 +31,7 @@ def load_segmentation(
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"segmentation_checkpoint: there is no file {path}. Name a checkpoint of a trained AnoSeg, such as "
+            f"detector.segmentation_checkpoint: there is no file {path}. Name that of a trained AnoSeg, such as "
             "results/AnoSeg/DATA/CATEGORY/latest/weights/lightning/model.ckpt."
         )
     with anomalib_safe_globals():
@@ -49,6 +49,8 @@ def load_segmentation(
         reason = "its networks are others"
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-    networks = {name: alike for name, alike in shaping.items() if name not in {"detector", "image_size"}}
+    networks = {name: alike for name, alike in shaping.items() if name not in {"detector.enabled", "image_size"}}
     misfit = explain_misfit(checkpoint.get("hyper_parameters", {}), own, networks)
-    raise ValueError(f"segmentation_checkpoint {path} does not fit. {misfit or f'Is it one of AnoSeg? {reason}.'}")
+    raise ValueError(
+        f"detector.segmentation_checkpoint {path} does not fit. {misfit or f'Is it one of AnoSeg? {reason}.'}"
+    )

@@ -2,34 +2,27 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from anomalib_anoseg.transforms import CutPaste, HardCutPaste, NoiseTextures, OneOf, SaliencyPerlin, Textures
-from anomalib_anoseg.transforms.base import check_value
+from anomalib_anoseg.models.anoseg.settings import NoiseSettings, PatchSettings
+from anomalib_anoseg.models.settings import named_in
+from anomalib_anoseg.transforms import CutPaste, NoiseTextures, OneOf, SaliencyPerlin, Textures
 
 Augmenter = CutPaste | OneOf
 
 
-def create_patches(hard: Mapping[str, Any] | None, saliency: str, arguments: Mapping[str, Any]) -> CutPaste:
-    """Create what pastes patches; ``hard`` are the arguments of hard augmentation, if there shall be any."""
-    if hard is None:
-        return CutPaste(**arguments, saliency=saliency)
-    return HardCutPaste(**hard, **arguments, saliency=saliency)
+def create_augmenter(patches: PatchSettings, noise: NoiseSettings) -> Augmenter:
+    """Create what pastes patches, and gives a share of the images a noise-shaped anomaly in their place.
 
-
-def add_noise(
-    patches: CutPaste, perlin_share: float, perlin_textures: str, perlin_mark: Literal["noise", "changed"]
-) -> Augmenter:
-    """Give a share of the images a noise-shaped anomaly in place of patches, where these would lie, too.
-
-    What shows through are images of the ``"batch"``, the ``"noise"`` itself, or pictures in a folder.
+    What shows through the noise are images of the ``"batch"``, the ``"noise"`` itself, or pictures in a folder.
     """
-    check_value("perlin_share", perlin_share, 0.0, 1.0)
-    if not perlin_share:
-        return patches
-    textures: Textures | str | None = {"batch": None, "noise": NoiseTextures()}.get(perlin_textures, perlin_textures)
-    noise = SaliencyPerlin(patches.saliency, textures=textures, mark=perlin_mark, rotation_p=0.0, p=1.0)
-    return OneOf([patches, noise], [1 - perlin_share, perlin_share])
+    pasted = patches.create_transform()
+    if not noise.share:
+        return pasted
+    textures: Textures | str | None = {"batch": None, "noise": NoiseTextures()}.get(noise.textures, noise.textures)
+    with named_in(noise.group):
+        shaped = SaliencyPerlin(pasted.saliency, textures=textures, mark=noise.mark, rotation_p=0.0, p=1.0)
+    return OneOf([pasted, shaped], [1 - noise.share, noise.share])
 
 
 def change_ranges(augmenter: Augmenter, changes: Mapping[str, tuple[float, ...]]) -> Augmenter:

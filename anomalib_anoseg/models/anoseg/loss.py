@@ -52,7 +52,7 @@ class AnoSegLoss(nn.Module):
     ) -> None:
         super().__init__()
         if segmentation not in get_args(SegmentationLoss):
-            raise ValueError(f"segmentation_loss must be one of {get_args(SegmentationLoss)}, got {segmentation!r}.")
+            raise ValueError(f"losses.segmentation must be one of {get_args(SegmentationLoss)}, got {segmentation!r}.")
         weights = {
             "segmentation_weight": segmentation_weight,
             "reconstruction_weight": reconstruction_weight,
@@ -60,7 +60,7 @@ class AnoSegLoss(nn.Module):
         }
         for name, weight in weights.items():
             if weight < 0:
-                raise ValueError(f"{name} must not be negative, got {weight}.")
+                raise ValueError(f"losses.{name} must not be negative, got {weight}.")
         self.segmentation: SegmentationLoss = segmentation
         self.segmentation_weight = segmentation_weight
         self.reconstruction_weight = reconstruction_weight

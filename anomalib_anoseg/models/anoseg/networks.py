@@ -34,11 +34,11 @@ class CoordinateEncoder(nn.Module):
         normalize: Whether colours are shifted and scaled as timm's weights of this backbone expect; images stay in
             ``[0, 1]`` everywhere else.
         extra_channels: Further channels of the planes to encode, which the caller appends.
-        fixed: Whether weights and normalisation statistics stay as they are loaded; not the paper's.
+        frozen: Whether weights and normalisation statistics stay as they are loaded; not the paper's.
 
     Attributes:
         channels: Numbers of channels of the feature maps, finest first.
-        is_fixed: Whether it never learns.
+        frozen: Whether it never learns.
 
     Raises:
         ValueError: If timm does not know the backbone or it does not halve its input five times.
@@ -54,17 +54,17 @@ class CoordinateEncoder(nn.Module):
         coordinates: bool = True,
         normalize: bool = False,
         extra_channels: int = 0,
-        fixed: bool = False,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone, self.coordinates, self.normalize, self.is_fixed = backbone, coordinates, normalize, fixed
+        self.backbone, self.coordinates, self.normalize, self.frozen = backbone, coordinates, normalize, frozen
         self.in_channels = (5 if coordinates else 3) + extra_channels
         self.is_scaled = (width < 1 or width > 1) and backbone.startswith("resnet")
         scaled: dict[str, Any] = {"channels": scale_channels(ENCODER_CHANNELS, width)} if self.is_scaled else {}
         try:
             self.network = timm.create_model(backbone, **self._timm_arguments, **scaled)
         except RuntimeError as error:
-            raise ValueError(f"backbone must be a timm feature extractor, got {backbone!r}: {error}") from error
+            raise ValueError(f"encoder.backbone must be a timm feature extractor, got {backbone!r}: {error}") from error
         feature_info: Any = self.network.feature_info
         reductions = feature_info.reduction()
         if reductions != [2, 4, 8, 16, REDUCTION]:
@@ -77,10 +77,10 @@ class CoordinateEncoder(nn.Module):
             expected: Any = timm.get_pretrained_cfg(backbone)
             self.register_buffer("mean", torch.tensor(expected.mean).view(-1, 1, 1))
             self.register_buffer("std", torch.tensor(expected.std).view(-1, 1, 1))
-        if fixed:
-            self._fix()
+        if frozen:
+            self._freeze()
 
-    def _fix(self) -> None:
+    def _freeze(self) -> None:
         self.network.requires_grad_(False)
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -99,8 +99,10 @@ class CoordinateEncoder(nn.Module):
             ValueError: If ``width`` scaled the encoder: no such weights exist. Or if they cannot be had.
         """
         if self.is_scaled:
-            raise ValueError("pre_trained weights fit width=1 alone; set width=1 or pre_trained=False.")
-        load_pretrained(self.network, self.backbone, weights, "pre_trained", **self._timm_arguments)
+            raise ValueError(
+                "encoder.pre_trained weights fit network.width=1 alone; set it to 1, or pre_trained to False."
+            )
+        load_pretrained(self.network, self.backbone, weights, "encoder.pre_trained", **self._timm_arguments)
 
     def with_coordinates(self, image: Tensor) -> Tensor:
         """Normalise ``(B, 3, H, W)`` images and append the coordinate channels, each if asked to."""
@@ -118,7 +120,7 @@ class CoordinateEncoder(nn.Module):
         """Encode :meth:`with_coordinates`, sides padded to multiples of 32: features, from 1/2 down to 1/32."""
         height, width = planes.shape[-2:]
         padded = F.pad(planes, (0, -width % REDUCTION, 0, -height % REDUCTION), mode="replicate")
-        if self.is_fixed and self.network.training:
+        if self.frozen and self.network.training:
             # Only here, whoever changed the mode: Lightning warns of modules in evaluation mode when training starts.
             self.network.eval()
         return self.network(padded)
@@ -173,7 +175,7 @@ class Segmenter(nn.Module):
         coordinates: See :class:`CoordinateEncoder`.
         skip_connections: See :class:`Decoder`.
         normalize: See :class:`CoordinateEncoder`.
-        freeze_encoder: Whether the encoder stays as it is, see :class:`CoordinateEncoder`.
+        frozen: Whether the encoder stays as it is, see :class:`CoordinateEncoder`.
     """
 
     def __init__(
@@ -183,10 +185,10 @@ class Segmenter(nn.Module):
         coordinates: bool = True,
         skip_connections: bool = False,
         normalize: bool = False,
-        freeze_encoder: bool = False,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = CoordinateEncoder(backbone, width, coordinates, normalize, fixed=freeze_encoder)
+        self.encoder = CoordinateEncoder(backbone, width, coordinates, normalize, frozen=frozen)
         self.decoder = Decoder(self.encoder.channels, 1, width, skip_connections)
 
     def forward(self, planes: Tensor) -> Tensor:
@@ -210,7 +212,7 @@ class Discriminator(nn.Module):
     def __init__(self, width: float = 1.0, slope: float = 0.2, side: int | None = None) -> None:
         super().__init__()
         in_channels = 4
-        self.is_fixed = side is not None
+        self.has_fixed_layers = side is not None
         *first, last = scale_channels(DISCRIMINATOR_CHANNELS, width)
         used = len(first) - (0 if side is None else count_spare_layers(side))
         self.layers = nn.ModuleList()
@@ -224,10 +226,10 @@ class Discriminator(nn.Module):
     def features(self, pair: Tensor) -> Tensor:
         """Compute the penultimate features ``(B, C, 2, 2)`` of ``(B, 4, H, W)`` pairs, sides of 64 or more."""
         *first, last = self.layers
-        spare = 0 if self.is_fixed else count_spare_layers(min(pair.shape[-2:]))
+        spare = 0 if self.has_fixed_layers else count_spare_layers(min(pair.shape[-2:]))
         for layer in (*first[: len(first) - spare], last):
             pair = layer(pair)
-        return _average_quarters(pair) if self.is_fixed else F.adaptive_avg_pool2d(pair, 2)
+        return _average_quarters(pair) if self.has_fixed_layers else F.adaptive_avg_pool2d(pair, 2)
 
     def judge(self, features: Tensor) -> Tensor:
         """Judge by features ``(B, C, 2, 2)``: logits ``(B,)``, positive for real."""

@@ -94,8 +94,8 @@ class StagedOptimization(LightningModule):
         total = self._count_steps(sum(shares[stage] * count for stage, count in optimizers.items()))
         if len(shares) > 1 and total == float("inf") and time_progress(self.trainer) is None:
             raise ValueError(
-                "detector=True divides the training into two stages, but this one has no end. Set the trainer's "
-                "max_epochs, max_steps or max_time."
+                "detector.enabled=True divides the training into two stages, but this one has no end. Set the "
+                "trainer's max_epochs, max_steps or max_time."
             )
         sections: list[Section] = []
         start, first = 0.0, 0

@@ -65,7 +65,7 @@ class AnoSegModel(nn.Module):
             an odd number of pixels, so that no single hot pixel decides; 1 takes the plain maximum.
         skip_connections: Whether the map decoder sees the encoder's finer features; not the paper's.
         normalize: Whether the encoder normalises colours as its pre-trained weights expect.
-        freeze_encoder: Whether the encoder stays as its pre-trained weights are; not the paper's.
+        frozen: Whether the encoder stays as its pre-trained weights are; not the paper's.
 
     Attributes:
         detector: Set by who wants one; it always sees whole images.
@@ -93,10 +93,10 @@ class AnoSegModel(nn.Module):
         score_window: int = 21,
         skip_connections: bool = False,
         normalize: bool = False,
-        freeze_encoder: bool = False,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
-        self.segmenter = Segmenter(backbone, width, coordinates, skip_connections, normalize, freeze_encoder)
+        self.segmenter = Segmenter(backbone, width, coordinates, skip_connections, normalize, frozen)
         channels = self.segmenter.encoder.channels
         self.reconstruction_decoder = Decoder(channels, 3, width) if reconstruction or adversarial else None
         self.discriminator = Discriminator(width) if adversarial else None
@@ -160,7 +160,7 @@ class AnoSegModel(nn.Module):
 
     def generator_parameters(self) -> list[nn.Parameter]:
         """List what the generator's optimiser trains: encoder, unless that stays as it is, and decoders."""
-        segmenter = self.segmenter.decoder if self.segmenter.encoder.is_fixed else self.segmenter
+        segmenter = self.segmenter.decoder if self.segmenter.encoder.frozen else self.segmenter
         trained = [segmenter, self.reconstruction_decoder]
         return [parameter for part in trained if part is not None for parameter in part.parameters()]
 

@@ -42,7 +42,7 @@ class ReferenceBank(nn.Module):
     def __init__(self, precision: Precision = "float16") -> None:
         super().__init__()
         if precision not in DTYPES:
-            raise ValueError(f"bank_precision must be one of {tuple(DTYPES)}, got {precision!r}.")
+            raise ValueError(f"bank.precision must be one of {tuple(DTYPES)}, got {precision!r}.")
         self.dtype = DTYPES[precision]
         self.register_buffer("images", torch.zeros(0, 3, 0, 0, dtype=torch.uint8))
         self.register_buffer("embeddings", torch.zeros(0, 0))

@@ -41,12 +41,12 @@ class FeatureExtractor(nn.Module):
     def __init__(self, backbone: str = "resnet18", weights: bool | str = False, size: int | None = None) -> None:
         super().__init__()
         if size is not None and size < 1:
-            raise ValueError(f"extractor_size must be 1 pixel or more, or null to keep the image's, got {size}.")
+            raise ValueError(f"extractor.size must be 1 pixel or more, or null to keep the image's, got {size}.")
         self.backbone, self.weights, self.size = backbone, weights, size
         try:
             network: Any = timm.create_model(backbone, num_classes=0)
         except RuntimeError as error:
-            raise ValueError(f"extractor must be the name of a timm model, got {backbone!r}: {error}") from error
+            raise ValueError(f"extractor.name must be the name of a timm model, got {backbone!r}: {error}") from error
         self.network = network.requires_grad_(False)
         self.embedding_size: int = network.num_features
         if weights:
@@ -58,7 +58,7 @@ class FeatureExtractor(nn.Module):
         """Read the weights, if there are any to read."""
         if self.weights:
             file = self.weights if isinstance(self.weights, str) else None
-            load_pretrained(self.network, self.backbone, file, "extractor_weights", num_classes=0)
+            load_pretrained(self.network, self.backbone, file, "extractor.weights", num_classes=0)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from anomalib.data import ImageBatch
@@ -16,32 +16,39 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from anomalib_anoseg.models.argument_checks import check_shared_arguments
 from anomalib_anoseg.models.self_supervised import SelfSupervisedModel
-from anomalib_anoseg.models.sgsf.bank import Precision
+from anomalib_anoseg.models.settings import as_plain, check_model
 from anomalib_anoseg.models.sgsf.loss import SGSFLoss, SGSFLosses
-from anomalib_anoseg.models.sgsf.neighbours import Choice
-from anomalib_anoseg.models.sgsf.networks import MIN_SIDE, Passes
+from anomalib_anoseg.models.sgsf.networks import MIN_SIDE
 from anomalib_anoseg.models.sgsf.references import ReferenceSet, collect_references
-from anomalib_anoseg.models.sgsf.room import BankFeatures
-from anomalib_anoseg.models.sgsf.torch_model import Guidance, SGSFModel, SGSFOutput
+from anomalib_anoseg.models.sgsf.settings import (
+    GROUPS,
+    RENAMED,
+    AnomalySettings,
+    BankSettings,
+    ExtractorSettings,
+    GuidanceSettings,
+    LossSettings,
+    OptimizerSettings,
+    SGSFNetworkSettings,
+)
+from anomalib_anoseg.models.sgsf.torch_model import SGSFModel, SGSFOutput
 from anomalib_anoseg.training.input_checks import check_batch, check_pre_processor
 from anomalib_anoseg.training.schedules import StepDecay, timed
 from anomalib_anoseg.training.seeding import seeded_streams, seeded_weights, step_seed
 from anomalib_anoseg.transforms import SaliencyPerlin
-from anomalib_anoseg.transforms.base import check_value
 
 __all__ = ["SGSF"]
 
 # What makes the networks of two models alike, see SelfSupervisedModel.
 SHAPING: dict[str, Callable[[Any], object]] = {
-    "width": float,
-    "guidance": lambda guidance: guidance == "none",
-    "passes": str,
-    "denoise": bool,
-    "extractor": str,
-    "extractor_weights": bool,
-    "averaging": bool,
+    "network.width": float,
+    "network.passes": str,
+    "guidance.kind": lambda kind: kind == "none",
+    "guidance.denoise": bool,
+    "extractor.name": str,
+    "extractor.weights": bool,
+    "optimizer.averaging": bool,
 }
 # Second counter of the random stream that draws references, so that it is not the one that forges.
 REFERENCES = 1
@@ -55,62 +62,19 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
     it. The trained model carries references along. What is the journal version's and what our choice, marked [choice],
     is explained in the model card.
 
+    Settings come in groups, each a frozen dataclass of :mod:`~anomalib_anoseg.models.sgsf.settings` that says what its
+    fields mean; a plain mapping of some of them does as well: ``bank={"size": 8}``.
+
     Args:
         image_size (tuple[int, int]): Height and width in pixels to which the default pre-processor resizes images, 32
             or more each. Defaults to ``(256, 256)``, the paper's.
-        width (float): Factor on the channels of all networks, in ``[0.05, 4]``. Defaults to ``1.0``, the published
-            size; ``0.25`` suits a laptop.
-        guidance (Literal["nearest", "single", "none"]): Which reference guides inference: the most similar one, always
-            the same one, which is lighter, or none, a plain U-Net. Defaults to ``"nearest"``, the paper's.
-        use_contrast_set (bool): Whether training draws references among the most similar images, as NIGSF; otherwise
-            among all. Defaults to ``True``.
-        contrast_size (int): Number of the most similar images. Defaults to ``5``, the paper's (4 in its ablation).
-        include_itself (bool): Whether an image may be its own reference, of which the paper warns. Defaults to
-            ``False``.
-        denoise (bool): Whether the auto-encoder reconstructs the normal image from the forged one instead of a
-            reference from itself. Defaults to ``False``; the paper's ablation.
-        detach_guidance (bool): Whether the segmentation loss leaves the auto-encoder alone. Defaults to ``False``
-            [choice].
-        passes (Literal["fused", "concatenated"]): Which features the encoder passes on to its next block. Defaults to
-            ``"fused"`` [choice]; the paper prints the other, its parameter count fits this one.
-        extractor (str): timm network whose features tell which images are similar. It never learns. Defaults to
-            ``"resnet18"`` [choice].
-        extractor_weights (bool | str): Its weights: ``True`` lets timm download them, a path reads them from a file,
-            ``False`` leaves them random. Defaults to ``False`` [choice].
-        extractor_size (int | None): Side in pixels of the image that it sees. Defaults to ``None``, the image's own.
-        bank_size (int): Largest number of references that the trained model carries. Defaults to ``16`` [choice].
-        bank_method (Literal["k_center", "k_means"]): How they are chosen if there are more training images. Defaults
-            to ``"k_center"`` [choice].
-        bank_features (Literal["stored", "computed"]): Whether exports hold the references' features, which are large,
-            or compute them for each picture from the references' images, which takes time. Defaults to ``"stored"``
-            [choice].
-        bank_precision (Literal["float32", "float16"]): Of stored features. Defaults to ``"float16"`` [choice].
-        bank_limit (float): Megabytes that the references may take in an exported file; of more a warning tells, before
-            training and at export, and which settings take less. Defaults to ``128`` [choice].
-        reference_memory (float): Mebibytes that the references may take in training. If the training images take more,
-            evenly spaced ones serve. Defaults to ``1024`` [choice].
-        saliency (str): Where the object is: ``"border_contrast"``, ``"spectral_residual"``, ``"none"``, or a folder of
-            maps made by any tool. Defaults to ``"border_contrast"`` [choice]; the paper's CPD cannot be shipped.
-        threshold (tuple[float, float]): Of the noise: a constant, and the weight of the mean saliency, which 0
-            switches off. Defaults to ``(0.4, 0.2)``, the paper's.
-        textures (str | None): Folder with pictures of textures, such as DTD's, for the anomalies. Defaults to ``None``,
-            other images of the batch [choice].
-        opacity (tuple[float, float]): Range of an anomaly's weight over what it covers. Defaults to ``(0.1, 1)``, the
-            paper's.
-        rotation_p (float): Probability of turning a training image by up to 90 degrees. Defaults to ``0.3``, DRAEM's.
-        anomaly_p (float): Probability of forging an anomaly on it. Defaults to ``0.75``, the paper's.
-        reconstruction_weight (float): Weight of the reconstruction loss, the paper's lambda. Defaults to ``1``.
-        focal_gamma (float): How much the focal loss turns to what is still wrong. Defaults to ``2``, the paper's.
-        lr (float): Adam's learning rate. Defaults to ``1e-4``, the paper's.
-        lr_milestones (tuple[float, ...]): Fractions of the training after each of which the learning rate falls. They
-            follow epochs, steps or ``max_time``. Defaults to ``(0.5, 0.7, 0.9)``, the paper's.
-        lr_factor (float): By which factor it falls. Defaults to ``0.1``, the paper's.
-        averaging (float): Decay of the exponentially averaged weights and normalisation statistics with which the
-            model predicts, in ``[0, 1)``; ``0`` predicts with the latest, as the paper. Defaults to ``0``.
-        score_window (int): Odd side in pixels of the square over which the map is averaged before its maximum becomes
-            the image score. Defaults to ``21``, the paper's.
-        channels_last (bool): Memory layout, faster on most hardware, above all in bfloat16. Defaults to ``True``.
-        compile (bool): Whether training runs the networks through ``torch.compile``. Defaults to ``False``.
+        network (SGSFNetworkSettings): Size of the networks and how they run.
+        guidance (GuidanceSettings): What guides the segmentation.
+        extractor (ExtractorSettings): What tells which images are similar.
+        bank (BankSettings): The references that the trained model carries.
+        anomalies (AnomalySettings): What is forged on normal images.
+        losses (LossSettings): Weights of the losses.
+        optimizer (OptimizerSettings): Adam's learning rate and what belongs to it.
         seed (int | None): Fixes initial weights, anomalies, references and the order of images: two runs of one command
             on a CPU give equal weights. ``None`` draws from the global random stream. Defaults to ``0``.
         max_epochs (int | None): Length of the training, if it shall override the trainer's, for places such as
@@ -122,13 +86,15 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         evaluator (Evaluator | bool): Defaults to ``True``, image AUROC and F1; pixel AUROC, AP, AUPRO, F1 and
             IoU at the model's threshold, at the best one, and over all.
         visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
+        **unknown (object): Refused, with a word on where a setting of this name stands now.
 
     Raises:
-        ValueError: If an argument is out of range; the message names it and the range.
+        ValueError: If a setting is out of range; the message names it and the range.
+        TypeError: If there is no such setting; the message says where it stands.
 
     Example:
         >>> from anomalib_anoseg import SGSF
-        >>> model = SGSF(image_size=(64, 64), width=0.125)
+        >>> model = SGSF(image_size=(64, 64), network={"width": 0.125})
         >>> model.image_size
         (64, 64)
     """
@@ -143,56 +109,26 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
     def __init__(
         self,
         image_size: tuple[int, int] = (256, 256),
-        width: float = 1.0,
-        guidance: Guidance = "nearest",
-        use_contrast_set: bool = True,
-        contrast_size: int = 5,
-        include_itself: bool = False,
-        denoise: bool = False,
-        detach_guidance: bool = False,
-        passes: Passes = "fused",
-        extractor: str = "resnet18",
-        extractor_weights: bool | str = False,
-        extractor_size: int | None = None,
-        bank_size: int = 16,
-        bank_method: Choice = "k_center",
-        bank_features: BankFeatures = "stored",
-        bank_precision: Precision = "float16",
-        bank_limit: float = 128.0,
-        reference_memory: float = 1024.0,
-        saliency: str = "border_contrast",
-        threshold: tuple[float, float] = (0.4, 0.2),
-        textures: str | None = None,
-        opacity: tuple[float, float] = (0.1, 1.0),
-        rotation_p: float = 0.3,
-        anomaly_p: float = 0.75,
-        reconstruction_weight: float = 1.0,
-        focal_gamma: float = 2.0,
-        lr: float = 1e-4,
-        lr_milestones: tuple[float, ...] = (0.5, 0.7, 0.9),
-        lr_factor: float = 0.1,
-        averaging: float = 0.0,
-        score_window: int = 21,
-        channels_last: bool = True,
-        compile: bool = False,  # noqa: A002
+        network: SGSFNetworkSettings = SGSFNetworkSettings(),
+        guidance: GuidanceSettings = GuidanceSettings(),
+        extractor: ExtractorSettings = ExtractorSettings(),
+        bank: BankSettings = BankSettings(),
+        anomalies: AnomalySettings = AnomalySettings(),
+        losses: LossSettings = LossSettings(),
+        optimizer: OptimizerSettings = OptimizerSettings(),
         seed: int | None = 0,
         max_epochs: int | None = None,
         pre_processor: PreProcessor | bool = True,
         post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
+        **unknown: object,
     ) -> None:
-        check_shared_arguments(image_size, MIN_SIDE, width, lr, averaging, score_window, seed)
-        _check_counts(contrast_size=contrast_size, bank_size=bank_size)
-        if bank_method not in get_args(Choice):
-            raise ValueError(f"bank_method must be one of {get_args(Choice)}, got {bank_method!r}.")
-        for milestone in lr_milestones:
-            check_value("lr_milestones", milestone, 0.0, 1.0)
-        check_value("lr_factor", lr_factor, 0.0, 1.0)
-        check_value("bank_limit", bank_limit, 0.0, 1e6)
-        check_value("reference_memory", reference_memory, 0.1, 1e6)
-        check_value("anomaly_p", anomaly_p, 0.0, 1.0)
-        check_value("rotation_p", rotation_p, 0.0, 1.0)
+        check_model(image_size, MIN_SIDE, seed, unknown, GROUPS, RENAMED)
+        network, guidance = SGSFNetworkSettings.read(network), GuidanceSettings.read(guidance)
+        extractor, bank = ExtractorSettings.read(extractor), BankSettings.read(bank)
+        anomalies, losses = AnomalySettings.read(anomalies), LossSettings.read(losses)
+        optimizer = OptimizerSettings.read(optimizer)
         image_size = (image_size[0], image_size[1])
         check_pre_processor(pre_processor)
         super().__init__(
@@ -201,35 +137,33 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
+        self.hparams.update(as_plain(network, guidance, extractor, bank, anomalies, losses, optimizer))
         self.image_size = image_size
-        self.contrast_size = contrast_size if use_contrast_set else None
-        self.include_itself, self.reference_memory = include_itself, reference_memory
-        self.bank_size, self.bank_method, self.bank_limit = bank_size, bank_method, bank_limit
-        self.lr, self.lr_milestones, self.lr_factor = lr, tuple(lr_milestones), lr_factor
-        self.use_compile = compile
+        self.guidance_settings, self.bank_settings, self.optimizer_settings = guidance, bank, optimizer
+        self.use_compile = network.compile
         self.seed, self.max_epochs = seed, max_epochs
         self.references: ReferenceSet | None = None
         self._has_weights = False
         self._seen: tuple[Tensor, Tensor | None] | None = None
 
-        self.augmenter = SaliencyPerlin(saliency, threshold, textures, opacity, rotation_p=rotation_p, p=anomaly_p)
-        self.loss = SGSFLoss(reconstruction_weight, focal_gamma)
+        self.augmenter = anomalies.create_transform()
+        self.loss = SGSFLoss(reconstruction_weight=losses.reconstruction_weight, focal_gamma=losses.focal_gamma)
         with seeded_weights(seed):
             self.model = SGSFModel(
-                width,
-                guidance,
-                passes,
-                detach_guidance,
-                denoise,
-                extractor,
-                extractor_weights,
-                extractor_size,
-                bank_features,
-                bank_precision,
-                averaging,
-                score_window,
+                width=network.width,
+                guidance=guidance.kind,
+                passes=network.passes,
+                detach_guidance=guidance.detach,
+                denoise=guidance.denoise,
+                extractor=extractor.name,
+                extractor_weights=extractor.weights,
+                extractor_size=extractor.size,
+                bank_features=bank.features,
+                bank_precision=bank.precision,
+                averaging=optimizer.averaging,
+                score_window=network.score_window,
             )
-        if channels_last:
+        if network.channels_last:
             self.model.to(memory_format=torch.channels_last)
 
     @property
@@ -264,13 +198,13 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         self._has_weights = True
         self.references = self._collect_references()
         # A single one is the medoid of all.
-        count = 1 if self.model.guidance == "single" else self.bank_size
-        self.model.fill_bank(*self.references.choose_bank(count, self.bank_method, self.seed or 0))
+        count = 1 if self.model.guidance == "single" else self.bank_settings.size
+        self.model.fill_bank(*self.references.choose_bank(count, self.bank_settings.method, self.seed or 0))
         self._warn_of_room()
 
     def _warn_of_room(self) -> None:
         room = self.model.bank_room
-        if room is not None and (excess := room.explain(self.bank_limit)):
+        if room is not None and (excess := room.explain(self.bank_settings.limit)):
             rank_zero_warn(excess)
 
     def _for_inference(self) -> Any:  # noqa: ANN401
@@ -285,8 +219,10 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         pre_processor: Any = self.pre_processor
         transforms = [getattr(datamodule, "test_augmentations", None), getattr(pre_processor, "transform", None)]
         with seeded_streams(self.seed or 0):  # augmentations may be random; all processes must read alike
+            guidance = self.guidance_settings
+            contrast_size = guidance.contrast_size if guidance.use_contrast_set else None
             return collect_references(
-                loader.dataset, transforms, self._embed, self.contrast_size, self.include_itself, self.reference_memory
+                loader.dataset, transforms, self._embed, contrast_size, guidance.include_itself, guidance.memory
             )
 
     @torch.no_grad()
@@ -347,13 +283,8 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
         """Configure Adam and a learning rate that falls at fractions of the training."""
-        optimizer = Adam(self.model.trained_parameters(), self.lr)
+        settings = self.optimizer_settings
+        optimizer = Adam(self.model.trained_parameters(), settings.lr)
         total = self.trainer.estimated_stepping_batches
-        decay = timed(StepDecay(self.lr_milestones, self.lr_factor, total), self.trainer)
+        decay = timed(StepDecay(settings.milestones, settings.factor, total), self.trainer)
         return [optimizer], [{"scheduler": LambdaLR(optimizer, decay), "interval": "step"}]
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be 1 or more, got {count}.")

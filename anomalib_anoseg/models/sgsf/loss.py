@@ -42,7 +42,7 @@ class SGSFLoss(nn.Module):
         super().__init__()
         for name, value in {"reconstruction_weight": reconstruction_weight, "focal_gamma": focal_gamma}.items():
             if value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}.")
+                raise ValueError(f"losses.{name} must not be negative, got {value}.")
         self.reconstruction_weight, self.focal_gamma = reconstruction_weight, focal_gamma
 
     def forward(

@@ -67,27 +67,27 @@ class BankRoom:
         """Say that they take more megabytes than ``limit``, and which settings take less; ``None`` if they do not.
 
         Example:
-            >>> print(BankRoom(16, (256, 256)).explain(100).partition(".")[0])
-            16 references take 252 MB of each exported file, more than bank_limit=100
+            >>> print(BankRoom(16, (256, 256)).explain(100).partition(". ")[0])
+            16 references take 252 MB of each exported file, more than bank.limit=100
         """
         if self.megabytes <= limit:
             return None
         remedies = [
             f"{setting} ({_show(other.megabytes)}{price})"
             for setting, price, other in (
-                ("bank_features=computed", ", slower", replace(self, features="computed")),
-                ("bank_precision=float16", "", replace(self, precision="float16")),
-                ("guidance=single", ", one reference for all", replace(self, count=1)),
+                ("bank.features=computed", ", slower", replace(self, features="computed")),
+                ("bank.precision=float16", "", replace(self, precision="float16")),
+                ("guidance.kind=single", ", one reference for all", replace(self, count=1)),
             )
             if other.megabytes < self.megabytes
         ]
         fitting = int(limit * self.count / self.megabytes)
         if fitting:
-            remedies.append(f"before the training bank_size={fitting}")
-        remedies.append(f"bank_limit={math.ceil(self.megabytes)} to accept it")
+            remedies.append(f"before the training bank.size={fitting}")
+        remedies.append(f"bank.limit={math.ceil(self.megabytes)} to accept it")
         return (
             f"{self.count} references take {_show(self.megabytes)} of each exported file, more than "
-            f"bank_limit={limit:g}. Choose {', or '.join(remedies)}."
+            f"bank.limit={limit:g}. Choose {', or '.join(remedies)}."
         )
 
 

@@ -187,5 +187,5 @@ def test_losses_are_float32_under_low_precision():
 
 @pytest.mark.parametrize("name", ["adversarial", "reconstruction", "feature", "classification"])
 def test_refuses_negative_weights(name):
-    with pytest.raises(ValueError, match=f"detector_{name}_weight must not be negative, got -1"):
+    with pytest.raises(ValueError, match=rf"detector\.{name}_weight must not be negative, got -1"):
         DetectorLoss(**{f"{name}_weight": -1})

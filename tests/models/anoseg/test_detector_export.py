@@ -15,7 +15,14 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 @pytest.fixture(scope="module")
 def model():
     """A detector with normalisation statistics of its own, so that its scores are not all alike."""
-    model = AnoSeg((64, 64), width=0.125, averaging=0.0, detector=True, image_score="detector", post_processor=False)
+    model = AnoSeg(
+        (64, 64),
+        network={"width": 0.125},
+        optimizer={"averaging": 0.0},
+        detector={"enabled": True},
+        image_score="detector",
+        post_processor=False,
+    )
     network, image = model.model, images(64, 64)
     with torch.no_grad():
         for _ in range(30):
@@ -76,7 +83,14 @@ def test_onnx_and_openvino_files(files, model):
 
 
 def test_files_that_take_images_as_they_are(model, tmp_path):
-    native = AnoSeg((64, 64), width=0.125, averaging=0.0, detector=True, image_score="detector", post_processor=False)
+    native = AnoSeg(
+        (64, 64),
+        network={"width": 0.125},
+        optimizer={"averaging": 0.0},
+        detector={"enabled": True},
+        image_score="detector",
+        post_processor=False,
+    )
     native.load_state_dict(model.state_dict())
     native.eval().pre_processor = None
     batches = [images(64, 64), images(65, 130)[:1], images(192, 97)[2:4]]

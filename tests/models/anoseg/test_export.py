@@ -34,8 +34,8 @@ DYNAMIC = [(kind, size) for kind, size in EXPORTS if size is None]
 TOLERANCE = 1e-4
 LEAST_RANGE = 0.02
 # Nobody has to wait for good predictions here, but constant ones would prove little: coarse anomalies are learnt fast.
-QUICK = {"averaging": 0.5, "score_window": 11, "lr": 1e-3}
-COARSE = {"jitter": (1.0, 0.2, 1.0, 0.5), "hard_p": 1.0, "patch_area": (0.05, 0.25)}
+QUICK = {"optimizer": {"averaging": 0.5, "lr": 1e-3}, "network": {"width": 0.125, "score_window": 11}}
+COARSE = {"patches": {"jitter": (1.0, 0.2, 1.0, 0.5), "hard_p": 1.0, "area": (0.05, 0.25)}}
 
 
 def engine(root, epochs=1):
@@ -50,7 +50,7 @@ def checkpoint(module_data, tmp_path_factory):
     """A trained model and its checkpoint."""
     root = tmp_path_factory.mktemp("results")
     trainer = engine(root, epochs=20)
-    model = AnoSeg((64, 64), width=0.125, **QUICK, **COARSE)
+    model = AnoSeg((64, 64), **QUICK, **COARSE)
     trainer.fit(model, datamodule=module_data)
     for level in ("image", "pixel"):
         # So early, scores may differ by so little that normalising them would make much of rounding errors.
@@ -294,7 +294,7 @@ def test_checkpoint_predicts_what_the_trained_model_predicts(checkpoint, module_
     expected, actual = eager(trained, images), eager(reloaded, images)
     assert all(torch.equal(getattr(actual, name), getattr(expected, name)) for name in FIELDS)
 
-    fresh = AnoSeg((64, 64), width=0.125, **QUICK, visualizer=False)
+    fresh = AnoSeg((64, 64), **QUICK, visualizer=False)
     batches = engine(tmp_path).predict(fresh, datamodule=module_data, ckpt_path=path)
     assert fresh.post_processor.calibrated_on == "forged on held-out images"
     order = [index for batch in batches for index in batch.image_path]
@@ -313,7 +313,12 @@ def test_refuses_a_shorter_edge_for_any_size(trained, tmp_path):
 
 def test_normalisation_of_pretrained_encoders_is_exported(tmp_path):
     # The weights themselves are loaded when training starts, and do not matter here.
-    model = AnoSeg((64, 64), width=0.125, pre_trained=True, skip_connections=True, post_processor=False).eval()
+    model = AnoSeg(
+        (64, 64),
+        network={"width": 0.125, "skip_connections": True},
+        encoder={"pre_trained": True},
+        post_processor=False,
+    ).eval()
     image, encoder = torch.rand(2, 3, 64, 64), model.model.segmenter.encoder
     with torch.no_grad():
         update_bn([encoder.with_coordinates(image)], model.model.averaged.module)  # for maps that are not constant

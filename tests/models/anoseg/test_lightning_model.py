@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import SGD
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.common.presets import merge
 from anomalib_anoseg.models.anoseg import stages
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel
 from anomalib_anoseg.transforms import (
@@ -28,11 +29,12 @@ from anomalib_anoseg.transforms import (
     TextureFolder,
 )
 
-FROZEN = {"freeze_encoder": True, "coordinates": False}
+FROZEN = {"frozen": True, "coordinates": False}
 
 
 def tiny(**arguments):
-    return AnoSeg(**{"image_size": (64, 64), "width": 0.125, "visualizer": False, **arguments})
+    small = {"image_size": (64, 64), "network": {"width": 0.125}, "visualizer": False}
+    return AnoSeg(**merge(small, arguments))
 
 
 def fit(model, data, path, ckpt_path=None, **trainer):
@@ -63,32 +65,32 @@ def test_length_is_the_users_unless_the_model_was_given_one():
 
 
 def test_hard_augmentation_is_a_switch():
-    assert type(tiny(hard_augmentation=False).augmenter) is CutPaste
+    assert type(tiny(patches={"hard": False}).augmenter) is CutPaste
 
 
 def test_a_share_of_the_images_gets_noise_in_place_of_patches_where_these_would_lie():
-    model = tiny(perlin_share=0.25, patch_saliency="border_contrast")
+    model = tiny(noise={"share": 0.25}, patches={"saliency": "border_contrast"})
     model.augmenter.forge(torch.rand(8, 3, 64, 64))
     assert sorted(model.augmenter._params["kind"].tolist()) == [0] * 6 + [1] * 2
     patches, noise = model.augmenter.kinds
     assert (type(patches), type(noise)) == (HardCutPaste, SaliencyPerlin)
     assert patches.saliency is noise.saliency
     assert (noise.p, noise.flags["rotation_p"], noise.flags["mark"]) == (1.0, 0.0, "noise")
-    assert tiny(perlin_share=0.25, perlin_mark="changed").augmenter.kinds[1].flags["mark"] == "changed"
-    assert type(tiny(perlin_share=0).augmenter) is HardCutPaste
+    assert tiny(noise={"share": 0.25, "mark": "changed"}).augmenter.kinds[1].flags["mark"] == "changed"
+    assert type(tiny(noise={"share": 0}).augmenter) is HardCutPaste
 
 
 @pytest.mark.parametrize(
     ("perlin_textures", "kind"), [("batch", BatchTextures), ("noise", NoiseTextures), ("pictures", TextureFolder)]
 )
 def test_what_shows_through_noise_is_a_choice(perlin_textures, kind):
-    textures = tiny(perlin_share=0.5, perlin_textures=perlin_textures).augmenter.kinds[1].textures
+    textures = tiny(noise={"share": 0.5, "textures": perlin_textures}).augmenter.kinds[1].textures
     assert type(textures) is kind
     assert kind is not TextureFolder or str(textures.root) == perlin_textures
 
 
 def test_patches_and_noise_train_and_calibrate_together(tiny_data, tmp_path):
-    model = tiny(perlin_share=0.5, calibration_opacity=(0.2, 0.3), patch_saliency="border_contrast")
+    model = tiny(noise={"share": 0.5}, calibration={"opacity": (0.2, 0.3)}, patches={"saliency": "border_contrast"})
     engine = fit(model, tiny_data, tmp_path)
     again = AnoSeg.load_from_checkpoint(engine.trainer.checkpoint_callback.best_model_path, visualizer=False)
     assert isinstance(again.augmenter, OneOf)
@@ -97,7 +99,7 @@ def test_patches_and_noise_train_and_calibrate_together(tiny_data, tmp_path):
 
 
 def test_maps_are_calibrated_on_fainter_patches_and_fainter_noise():
-    model = tiny(perlin_share=0.25, calibration_opacity=(0.1, 0.2), calibration_area=(0.01, 0.02))
+    model = tiny(noise={"share": 0.25}, calibration={"opacity": (0.1, 0.2), "area": (0.01, 0.02)})
     forger = model.map_calibration_forger
     patches, noise = forger.kinds
     assert (type(patches), type(noise)) == (HardCutPaste, SaliencyPerlin)
@@ -107,7 +109,7 @@ def test_maps_are_calibrated_on_fainter_patches_and_fainter_noise():
     assert forger.flags["weights"] == (0.75, 0.25)
     learned, learned_noise = model.augmenter.kinds
     assert (learned.flags["opacity"], learned_noise.flags["opacity"]) == ((1.0, 1.0), (0.1, 1.0))
-    assert tiny(perlin_share=0.5).map_calibration_forger is None
+    assert tiny(noise={"share": 0.5}).map_calibration_forger is None
 
 
 def test_channels_last_is_a_switch():
@@ -115,7 +117,7 @@ def test_channels_last_is_a_switch():
         return model.model.segmenter.decoder.stages[0][0].weight.is_contiguous(memory_format=torch.channels_last)
 
     assert is_channels_last(tiny())
-    assert not is_channels_last(tiny(channels_last=False))
+    assert not is_channels_last(tiny(network={"channels_last": False}))
 
 
 def test_seed_fixes_the_initial_weights_and_leaves_the_global_stream_alone():
@@ -161,7 +163,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(tiny_data, tmp_path):
 
 
 def test_checkpoint_restores_model_and_settings(tiny_data, tmp_path):
-    model = tiny(patch_area=(0.01, 0.05))
+    model = tiny(patches={"area": (0.01, 0.05)})
     fit(model, tiny_data, tmp_path)
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     restored = AnoSeg.load_from_checkpoint(checkpoint, weights_only=True)
@@ -175,17 +177,17 @@ def test_checkpoint_restores_model_and_settings(tiny_data, tmp_path):
 @pytest.mark.parametrize(
     "switches",
     [
-        {"adversarial": False},
-        {"masked_reconstruction": False},
-        {"adversarial": False, "masked_reconstruction": False},
-        {"coordinates": False},
-        {"hard_augmentation": False},
-        {"averaging": 0.0},
-        {"segmentation_loss": "l1"},
-        {"segmentation_loss": "cross_entropy"},
+        {"losses": {"adversarial": False}},
+        {"losses": {"masked_reconstruction": False}},
+        {"losses": {"adversarial": False, "masked_reconstruction": False}},
+        {"encoder": {"coordinates": False}},
+        {"patches": {"hard": False}},
+        {"optimizer": {"averaging": 0.0}},
+        {"losses": {"segmentation": "l1"}},
+        {"losses": {"segmentation": "cross_entropy"}},
         {"seed": None},
-        {"compile": True},
-        {"compile": True, **FROZEN, "pre_trained": True},
+        {"network": {"compile": True}},
+        {"network": {"compile": True}, "encoder": {**FROZEN, "pre_trained": True}},
     ],
     ids=str,
 )
@@ -198,20 +200,20 @@ def test_every_switch_trains(switches, tiny_data, tmp_path, monkeypatch):
     after = model.model.segmenter.state_dict()
     assert not torch.equal(before["decoder.stages.0.0.weight"], after["decoder.stages.0.0.weight"])
     is_same = all(torch.equal(values, before[name]) for name, values in after.items() if name.startswith("encoder."))
-    assert is_same == ("freeze_encoder" in switches)
+    assert is_same == switches.get("encoder", {}).get("frozen", False)
     assert all(values.isfinite().all() for values in after.values())
 
 
 def test_compiled_networks_are_tested_after_training(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(AnoSegModel, "compile", lambda model: nn.Module.compile(model, backend="aot_eager"))
-    model, data = tiny(compile=True), copy.deepcopy(tiny_data)
+    model, data = tiny(network={"compile": True}), copy.deepcopy(tiny_data)
     engine = Engine(accelerator="cpu", default_root_dir=tmp_path, logger=False, max_epochs=1, limit_train_batches=1)
     engine.fit(model, datamodule=data)
     assert engine.test(model, datamodule=data)[0]["pixel_AUROC"] > 0
 
 
 def test_accumulated_batches_make_one_step(tiny_data, tmp_path):
-    engine = fit(tiny(accumulate_grad_batches=2), tiny_data, tmp_path, max_epochs=2)
+    engine = fit(tiny(optimizer={"accumulate_grad_batches": 2}), tiny_data, tmp_path, max_epochs=2)
     # Two batches an epoch, one step of each of the two optimisers an epoch.
     assert engine.trainer.global_step == 4
 
@@ -225,7 +227,9 @@ def test_accumulation_adds_up_to_the_gradient_of_the_whole(tiny_data):
     norms = []
     for count in (1, 2):
         recorder = Recorder()
-        model = tiny(accumulate_grad_batches=count, adversarial=False, averaging=0.0, lr=1e-8)
+        model = tiny(
+            optimizer={"accumulate_grad_batches": count, "averaging": 0.0, "lr": 1e-8}, losses={"adversarial": False}
+        )
         trainer = Trainer(
             accelerator="cpu",
             max_steps=1,
@@ -257,7 +261,7 @@ def test_gradients_are_clipped(tiny_data, tmp_path):
             for optimizer in trainer.optimizers:
                 optimizer.register_step_post_hook(record)
 
-    fit(tiny(gradient_clip_val=0.5), tiny_data, tmp_path, callbacks=[Recorder()])
+    fit(tiny(optimizer={"gradient_clip_val": 0.5}), tiny_data, tmp_path, callbacks=[Recorder()])
     assert len(norms) == 4
     assert max(norms) <= 0.5 + 1e-4
 
@@ -266,7 +270,7 @@ def test_gradients_are_clipped(tiny_data, tmp_path):
 def test_mixed_precision(precision, tiny_data, tmp_path):
     # Lightning turns 16-mixed into bf16-mixed on a CPU unless it is given the plug-in itself.
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8) if precision == "16-mixed" else None
-    model = tiny(gradient_clip_val=1.0)
+    model = tiny(optimizer={"gradient_clip_val": 1.0})
     before = copy.deepcopy(model.model.segmenter.state_dict())
     fit(model, tiny_data, tmp_path, plugins=[MixedPrecision(precision, "cpu", scaler)])
     after = model.model.segmenter.state_dict()
@@ -301,9 +305,9 @@ def test_losses_are_logged(tiny_data, tmp_path):
     ("arguments", "trainer", "steps"),
     [
         ({}, {"max_epochs": 6}, 12),
-        ({"accumulate_grad_batches": 2}, {"max_epochs": 6}, 6),
+        ({"optimizer": {"accumulate_grad_batches": 2}}, {"max_epochs": 6}, 6),
         ({}, {"max_epochs": -1, "max_steps": 10}, 5),
-        ({"adversarial": False}, {"max_epochs": -1, "max_steps": 10}, 10),
+        ({"losses": {"adversarial": False}}, {"max_epochs": -1, "max_steps": 10}, 10),
         ({}, {"max_epochs": 6, "max_steps": 20}, 10),
     ],
     ids=str,
@@ -321,7 +325,7 @@ def test_schedule_knows_the_length(arguments, trainer, steps, tiny_data, tmp_pat
 
 
 def test_overfits_four_images(train_on_four):
-    model = tiny(lr=2e-3, averaging=0.9, skip_connections=True, post_processor=False)
+    model = tiny(optimizer={"lr": 2e-3, "averaging": 0.9}, network={"skip_connections": True}, post_processor=False)
     _, forged, mask = train_on_four(model, max_steps=150)
     with torch.no_grad():
         anomaly_map = model.eval().model(forged).anomaly_map
@@ -335,29 +339,32 @@ def test_overfits_four_images(train_on_four):
     [
         ({"image_size": (32, 64)}, "image_size must be (height, width) of 64 pixels or more each, got (32, 64)"),
         ({"image_size": (64,)}, "image_size must be (height, width)"),
-        ({"width": 0.0}, "width must lie within [0.05, 4.0], got 0.0"),
-        ({"lr": 0.0}, "lr must lie within"),
-        ({"lr_decay_start": 1.5}, "lr_decay_start must lie within [0.0, 1.0], got 1.5"),
-        ({"averaging": 1.0}, "averaging must lie within"),
-        ({"score_window": 4}, "score_window must be an odd number of pixels, 1 or more, got 4"),
-        ({"accumulate_grad_batches": 0}, "accumulate_grad_batches must be 1 or more, got 0"),
+        ({"network": {"width": 0.0}}, "network.width must lie within [0.05, 4.0], got 0.0"),
+        ({"optimizer": {"lr": 0.0}}, "optimizer.lr must lie within"),
+        ({"optimizer": {"lr_decay_start": 1.5}}, "optimizer.lr_decay_start must lie within [0.0, 1.0], got 1.5"),
+        ({"optimizer": {"averaging": 1.0}}, "optimizer.averaging must lie within"),
+        ({"network": {"score_window": 4}}, "network.score_window must be an odd number of pixels, 1 or more, got 4"),
+        ({"optimizer": {"accumulate_grad_batches": 0}}, "optimizer.accumulate_grad_batches must be 1 or more, got 0"),
         ({"seed": -1}, "seed must be a whole number >= 0"),
-        ({"hard_p": 1.5}, "hard_p must lie within"),
-        ({"jitter": (0.5, 0.5, 0.5)}, "jitter must be (brightness, contrast, saturation, hue)"),
-        ({"jitter": (0.5, 0.5, 0.5, 0.6)}, "jitter (hue) must lie within [0.0, 0.5], got 0.6"),
-        ({"patch_area": (0.3, 0.2)}, "patch_area must lie within"),
-        ({"patch_aspect": (0.3, 99.0)}, "patch_aspect must lie within"),
-        ({"patch_rotation": 200.0}, "patch_rotation must lie within"),
-        ({"patch_rotation_p": 2.0}, "patch_rotation_p must lie within"),
-        ({"patch_count": 0}, "patch_count must lie within"),
-        ({"patch_opacity": (0.0, 1.0)}, "patch_opacity must lie within"),
-        ({"perlin_share": 1.5}, "perlin_share must lie within [0.0, 1.0], got 1.5"),
-        ({"calibration_area": (0.3, 0.2)}, "calibration_area must lie within"),
-        ({"calibration_opacity": (0.0, 1.0)}, "calibration_opacity must lie within"),
-        ({"perlin_share": 0.5, "perlin_mark": "edge"}, "mark must be 'noise' or 'changed', got 'edge'"),
-        ({"patch_mark": "edge"}, "patch_mark must be 'patch' or 'changed', got 'edge'"),
-        ({"segmentation_loss": "dice"}, "segmentation_loss must be one of"),
-        ({"segmentation_weight": -1.0}, "segmentation_weight must not be negative"),
+        ({"patches": {"hard_p": 1.5}}, "patches.hard_p must lie within"),
+        ({"patches": {"jitter": (0.5, 0.5, 0.5)}}, "patches.jitter must be (brightness, contrast, saturation, hue)"),
+        ({"patches": {"jitter": (0.5, 0.5, 0.5, 0.6)}}, "patches.jitter (hue) must lie within [0.0, 0.5], got 0.6"),
+        ({"patches": {"area": (0.3, 0.2)}}, "patches.area must lie within"),
+        ({"patches": {"aspect": (0.3, 99.0)}}, "patches.aspect must lie within"),
+        ({"patches": {"rotation": 200.0}}, "patches.rotation must lie within"),
+        ({"patches": {"rotation_p": 2.0}}, "patches.rotation_p must lie within"),
+        ({"patches": {"count": 0}}, "patches.count must lie within"),
+        ({"patches": {"opacity": (0.0, 1.0)}}, "patches.opacity must lie within"),
+        ({"noise": {"share": 1.5}}, "noise.share must lie within [0.0, 1.0], got 1.5"),
+        ({"calibration": {"area": (0.3, 0.2)}}, "calibration.area must lie within"),
+        ({"calibration": {"opacity": (0.0, 1.0)}}, "calibration.opacity must lie within"),
+        ({"noise": {"share": 0.5, "mark": "edge"}}, "noise.mark must be one of ('noise', 'changed'), got 'edge'"),
+        ({"patches": {"mark": "edge"}}, "patches.mark must be 'patch' or 'changed', got 'edge'"),
+        ({"losses": {"segmentation": "dice"}}, "losses.segmentation must be one of"),
+        (
+            {"losses": {"segmentation_weight": -1.0}},
+            "losses.segmentation_weight must lie within",
+        ),
     ],
     ids=str,
 )
@@ -369,20 +376,20 @@ def test_refuses_arguments_out_of_range(arguments, message):
 def test_pretrained_weights_are_loaded_once(tiny_data, tmp_path, monkeypatch):
     loaded = []
     monkeypatch.setattr(AnoSegModel, "load_pretrained", lambda _, weights=None: loaded.append(weights))
-    model = tiny(pre_trained="weights.pth")
+    model = tiny(encoder={"pre_trained": "weights.pth"})
     engine = fit(model, tiny_data, tmp_path)
     assert loaded == ["weights.pth"]
     fit(model, tiny_data, tmp_path)
     engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
-    fit(tiny(pre_trained="weights.pth"), tiny_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
+    fit(tiny(encoder={"pre_trained": "weights.pth"}), tiny_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
     fit(AnoSeg.load_from_checkpoint(tmp_path / "model.ckpt", visualizer=False), tiny_data, tmp_path)
     assert loaded == ["weights.pth"]
-    fit(tiny(pre_trained=True), tiny_data, tmp_path)
+    fit(tiny(encoder={"pre_trained": True}), tiny_data, tmp_path)
     assert loaded == ["weights.pth", None]
 
 
 def test_a_frozen_encoder_keeps_its_pretrained_weights(tiny_data, tmp_path, monkeypatch, recwarn):
-    knowing = tiny(**FROZEN, pre_trained=True, seed=5).model.segmenter.encoder.state_dict()
+    knowing = tiny(encoder={**FROZEN, "pre_trained": True}, seed=5).model.segmenter.encoder.state_dict()
     for name in (name for name in knowing if "running" in name):
         knowing[name].fill_(0.5)  # as after a training
 
@@ -392,7 +399,7 @@ def test_a_frozen_encoder_keeps_its_pretrained_weights(tiny_data, tmp_path, monk
         model.averaged.set(model.segmenter)
 
     monkeypatch.setattr(AnoSegModel, "load_pretrained", load_pretrained)
-    model = tiny(**FROZEN, pre_trained=True)
+    model = tiny(encoder={**FROZEN, "pre_trained": True})
     decoder = copy.deepcopy(model.model.segmenter.decoder)
     engine = fit(model, tiny_data, tmp_path)
     for segmenter in (model.model.segmenter, model.model.averaged.module):
@@ -400,51 +407,57 @@ def test_a_frozen_encoder_keeps_its_pretrained_weights(tiny_data, tmp_path, monk
         assert not equal_weights(segmenter.decoder, decoder)
     assert not [warning for warning in recwarn if "in eval mode" in str(warning.message)]
     engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
-    fit(tiny(**FROZEN, pre_trained=True), tiny_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
+    fit(tiny(encoder={**FROZEN, "pre_trained": True}), tiny_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
 
 
-@pytest.mark.parametrize("is_old", [False, True])
-def test_resuming_needs_the_same_choice_of_what_learns(is_old, tiny_data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("was_frozen", [False, True])
+def test_resuming_needs_the_same_choice_of_what_learns(was_frozen, tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(AnoSegModel, "load_pretrained", lambda *_: None)
     shared = {"coordinates": False, "pre_trained": True}
-    engine = fit(tiny(**shared, freeze_encoder=not is_old), tiny_data, tmp_path)
+    engine = fit(tiny(encoder={**shared, "frozen": was_frozen}), tiny_data, tmp_path)
     engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
-    if is_old:
-        checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=False)
-        del checkpoint["hyper_parameters"]["freeze_encoder"]
-        torch.save(checkpoint, tmp_path / "model.ckpt")
-    with pytest.raises(ValueError, match=f"Add --model.freeze_encoder {str(not is_old).lower()} to the command"):
-        fit(tiny(**shared, freeze_encoder=is_old), tiny_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
+    with pytest.raises(ValueError, match=f"Add --model.encoder.frozen {str(was_frozen).lower()} to the command"):
+        fit(
+            tiny(encoder={**shared, "frozen": not was_frozen}),
+            tiny_data,
+            tmp_path,
+            tmp_path / "model.ckpt",
+            max_epochs=2,
+        )
 
 
-@pytest.mark.parametrize("arguments", [{"coordinates": False}, {"pre_trained": True}])
-def test_an_encoder_that_knows_nothing_cannot_be_frozen(arguments):
-    with pytest.raises(ValueError, match=r"freeze_encoder=True needs pre_trained, or .* and coordinates=False, or "):
-        tiny(freeze_encoder=True, **arguments)
+@pytest.mark.parametrize("encoder", [{"coordinates": False}, {"pre_trained": True}])
+def test_an_encoder_that_knows_nothing_cannot_be_frozen(encoder):
+    with pytest.raises(
+        ValueError, match=r"frozen=True needs encoder.pre_trained, or .* and encoder.coordinates=False, or"
+    ):
+        tiny(encoder={"frozen": True, **encoder})
 
 
 @pytest.fixture(scope="module")
 def small_checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
-    trainer.strategy.connect(tiny(skip_connections=True))
+    trainer.strategy.connect(tiny(network={"skip_connections": True}))
     trainer.save_checkpoint(path, weights_only=True)
     return path
 
 
 def test_checkpoint_of_another_shape(small_checkpoint, tiny_data, tmp_path):
-    with pytest.raises(ValueError, match=r"width=0.125, but .* width=0.25\. Add --model.width 0.125 to") as raised:
+    with pytest.raises(
+        ValueError, match=r"width=0.125, but .*width=0.25\. Add --model.network.width 0.125 to"
+    ) as raised:
         Engine(accelerator="cpu", default_root_dir=tmp_path, logger=False).test(
-            tiny(width=0.25, skip_connections=True), datamodule=tiny_data, ckpt_path=small_checkpoint
+            tiny(network={"width": 0.25, "skip_connections": True}), datamodule=tiny_data, ckpt_path=small_checkpoint
         )
     assert "\n" not in str(raised.value)
-    options = "--model.skip_connections true --model.averaging 0.99 to the command"
+    options = "--model.network.skip_connections true --model.optimizer.averaging 0.99 to the command"
     with pytest.raises(ValueError, match=rf"^The checkpoint .* Add {options}\.$"):
-        fit(tiny(averaging=0.0, lr=1.0), tiny_data, tmp_path, small_checkpoint)
+        fit(tiny(optimizer={"averaging": 0.0, "lr": 1.0}), tiny_data, tmp_path, small_checkpoint)
 
 
 def test_arguments_that_do_not_shape_the_networks_may_differ(small_checkpoint):
-    model = AnoSeg.load_from_checkpoint(small_checkpoint, averaging=0.5, lr=1.0, image_size=(96, 96))
+    model = AnoSeg.load_from_checkpoint(small_checkpoint, optimizer={"averaging": 0.5, "lr": 1.0}, image_size=(96, 96))
     assert (model.lr, model.image_size) == (1.0, (96, 96))
 
 
@@ -482,8 +495,8 @@ def test_folder_of_maps_serves_training_and_both_calibrations_and_is_not_exporte
         saliency = np.zeros((64, 64), np.uint8)
         saliency[:16] = 255
         Image.fromarray(saliency).save(tmp_path / "maps" / picture.name)
-    small = {"patch_area": (0.001, 0.01), "patch_aspect": (1.0, 1.0), "calibration_opacity": (0.2, 0.3)}
-    model = tiny(patch_saliency=str(tmp_path / "maps"), **small)
+    small = {"area": (0.001, 0.01), "aspect": (1.0, 1.0)}
+    model = tiny(patches={"saliency": str(tmp_path / "maps"), **small}, calibration={"opacity": (0.2, 0.3)})
     model.post_processor.forged_images = 1
     masks, make_mask = [], CutPaste.make_mask
     monkeypatch.setattr(CutPaste, "make_mask", lambda self, image: masks.append(make_mask(self, image)) or masks[-1])

@@ -84,7 +84,7 @@ def test_losses_are_float32_under_low_precision():
 
 
 def test_refuses_bad_arguments():
-    with pytest.raises(ValueError, match="segmentation_loss must be one of"):
+    with pytest.raises(ValueError, match=r"losses\.segmentation must be one of"):
         AnoSegLoss("l2")
     for name in ("segmentation_weight", "reconstruction_weight", "adversarial_weight"):
         with pytest.raises(ValueError, match=f"{name} must not be negative"):

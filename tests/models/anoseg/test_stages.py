@@ -13,6 +13,7 @@ from lightning.pytorch import Callback
 from torch.optim import SGD
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.common.presets import merge
 from anomalib_anoseg.models.anoseg import stages
 from anomalib_anoseg.models.anoseg.detector import DetectorModel
 from anomalib_anoseg.models.anoseg.stages import split_steps
@@ -25,8 +26,14 @@ EPOCHS = 4
 
 
 def tiny(**arguments):
-    settings = {"image_size": (64, 64), "width": 0.125, "visualizer": False, "evaluator": False, "detector": True}
-    return AnoSeg(**{**settings, "detector_share": 0.5, **arguments})
+    settings = {
+        "image_size": (64, 64),
+        "network": {"width": 0.125},
+        "visualizer": False,
+        "evaluator": False,
+        "detector": {"enabled": True, "share": 0.5},
+    }
+    return AnoSeg(**merge(settings, arguments))
 
 
 def fit(model, data, path, ckpt_path=None, callbacks=(), **trainer):
@@ -96,7 +103,7 @@ def whole(module_data, tmp_path_factory):
 def plain(module_data, tmp_path_factory):
     """An AnoSeg without a detector, trained as long as the first stage, and its checkpoint."""
     root = tmp_path_factory.mktemp("plain")
-    model = tiny(detector=False)
+    model = tiny(detector={"enabled": False})
     engine = fit(model, module_data, root, max_epochs=EPOCHS // 2)
     engine.trainer.save_checkpoint(root / "model.ckpt")
     return model, root / "model.ckpt"
@@ -138,7 +145,7 @@ def test_without_a_detector_there_is_no_trace_of_it(plain):
     assert not [name for name in saved["state_dict"] if "detector" in name or "other_score" in name]
     assert (len(saved["optimizer_states"]), "image_score" in saved) == (2, False)
     assert model.other_score is None
-    assert equal(weights(tiny(), detector=False), weights(tiny(detector=False)))
+    assert equal(weights(tiny(), detector=False), weights(tiny(detector={"enabled": False})))
 
 
 @pytest.mark.parametrize("epoch", range(EPOCHS - 1))
@@ -157,9 +164,9 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(epoch, whole, module_d
     ("arguments", "steps", "batches"),
     [
         ({}, 12, (3, 3)),
-        ({"detector_share": 0.3}, 20, (7, 3)),
+        ({"detector": {"share": 0.3}}, 20, (7, 3)),
         # One optimiser, then two.
-        ({"adversarial": False}, 9, (3, 3)),
+        ({"losses": {"adversarial": False}}, 9, (3, 3)),
     ],
     ids=str,
 )
@@ -176,7 +183,7 @@ def test_stages_follow_time(module_data, tmp_path, monkeypatch):
     # A fifth of the time for each batch, in a training of ten: time comes first, as it does for learning rates.
     for module in (stages, schedules):
         monkeypatch.setattr(module, "time_progress", lambda _: min(1.0, len(recorder.stages) / 5))
-    fit(tiny(detector_share=0.4), module_data, tmp_path, None, [recorder], max_epochs=5, limit_train_batches=1)
+    fit(tiny(detector={"share": 0.4}), module_data, tmp_path, None, [recorder], max_epochs=5, limit_train_batches=1)
     assert recorder.stages == ["segmentation"] * 3 + ["detector"] * 2
 
 
@@ -184,7 +191,10 @@ def test_accumulation_clipping_low_precision_and_compilation(module_data, tmp_pa
     compiled = []
     for network in (AnoSegModel, DetectorModel):
         monkeypatch.setattr(network, "compile", lambda network: compiled.append(type(network)))
-    model, recorder = tiny(accumulate_grad_batches=2, gradient_clip_val=0.5, compile=True), Recorder()
+    model, recorder = (
+        tiny(optimizer={"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}, network={"compile": True}),
+        Recorder(),
+    )
     engine = fit(model, module_data, tmp_path, None, [recorder], max_epochs=2, precision="bf16-mixed")
     assert compiled == [AnoSegModel, DetectorModel]
     assert recorder.stages == ["segmentation"] * 2 + ["detector"] * 2
@@ -202,7 +212,7 @@ def test_progress_bar_tells_the_stage(whole):
 def test_no_host_synchronisation(plain, module_data, tmp_path, count_operations, monkeypatch):
     # Adam counts its steps in tensors on the host, wherever the weights are: reading those waits for no device.
     monkeypatch.setattr(stages, "Adam", lambda parameters, lr, betas: SGD(parameters, lr, betas[0]))
-    model, counts = tiny(segmentation_checkpoint=str(plain[1])), []
+    model, counts = tiny(detector={"segmentation_checkpoint": str(plain[1])}), []
     step = model.training_step
 
     def counted(*args):
@@ -225,7 +235,7 @@ def test_steps_are_split():
 
 
 def test_detector_of_a_trained_anoseg(plain, whole, module_data, tmp_path):
-    model, recorder = tiny(segmentation_checkpoint=str(plain[1])), Recorder()
+    model, recorder = tiny(detector={"segmentation_checkpoint": str(plain[1])}), Recorder()
     engine = fit(model, module_data, tmp_path, None, [recorder])
     assert recorder.stages == ["detector"] * 2
     assert len(engine.trainer.optimizers) == 2
@@ -233,11 +243,11 @@ def test_detector_of_a_trained_anoseg(plain, whole, module_data, tmp_path):
     assert equal(weights(model, detector=False), weights(plain[0]))
     # Its checkpoint needs the first one no more.
     engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
-    again = tiny(segmentation_checkpoint="gone.ckpt")
+    again = tiny(detector={"segmentation_checkpoint": "gone.ckpt"})
     fit(again, module_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
     assert equal(weights(again, detector=False), weights(plain[0]))
     # One with a detector serves, too; the detector starts anew.
-    other = tiny(segmentation_checkpoint=str(whole[3] / "3.ckpt"))
+    other = tiny(detector={"segmentation_checkpoint": str(whole[3] / "3.ckpt")})
     other.on_fit_start()
     assert equal(weights(other, detector=False), weights(whole[0], detector=False))
     assert equal(weights(other, detector=True), weights(tiny(), detector=True))
@@ -245,15 +255,17 @@ def test_detector_of_a_trained_anoseg(plain, whole, module_data, tmp_path):
 
 def test_refuses_checkpoints_that_are_no_first_stage(plain, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"segmentation_checkpoint: there is no file nowhere.ckpt"):
-        tiny(segmentation_checkpoint="nowhere.ckpt").on_fit_start()
-    with pytest.raises(ValueError, match=r"width=0.125, but .* width=0.25\. Add --model.width 0.125 to") as raised:
-        tiny(segmentation_checkpoint=str(plain[1]), width=0.25).on_fit_start()
+        tiny(detector={"segmentation_checkpoint": "nowhere.ckpt"}).on_fit_start()
+    with pytest.raises(
+        ValueError, match=r"width=0.125, but .*width=0.25\. Add --model.network.width 0.125 to"
+    ) as raised:
+        tiny(detector={"segmentation_checkpoint": str(plain[1])}, network={"width": 0.25}).on_fit_start()
     assert "\n" not in str(raised.value)
-    with pytest.raises(ValueError, match=r"Add --model.adversarial true to the command"):
-        tiny(segmentation_checkpoint=str(plain[1]), adversarial=False).on_fit_start()
+    with pytest.raises(ValueError, match=r"Add --model.losses.adversarial true to the command"):
+        tiny(detector={"segmentation_checkpoint": str(plain[1])}, losses={"adversarial": False}).on_fit_start()
     torch.save({"state_dict": {"model.weight": torch.zeros(1)}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"segmentation_checkpoint .*other.ckpt does not fit. Is it one of AnoSeg\?"):
-        tiny(segmentation_checkpoint=str(tmp_path / "other.ckpt")).on_fit_start()
+        tiny(detector={"segmentation_checkpoint": str(tmp_path / "other.ckpt")}).on_fit_start()
 
 
 # ------------------------------------------------------------------------------------------------------- image score
@@ -319,24 +331,30 @@ def test_checkpoint_of_another_kind(plain, whole, module_data, tmp_path):
         engine = Engine(accelerator="cpu", default_root_dir=tmp_path, logger=False)
         engine.test(tiny(**arguments), datamodule=copy.deepcopy(module_data), ckpt_path=path)
 
-    with pytest.raises(ValueError, match=r"Add --model.detector true to the command"):
-        load(whole[3] / "3.ckpt", detector=False)
+    with pytest.raises(ValueError, match=r"Add --model.detector.enabled true to the command"):
+        load(whole[3] / "3.ckpt", detector={"enabled": False})
     with pytest.raises(ValueError, match=r"Add --model.image_size '\[64, 64\]' to the command"):
         load(whole[3] / "3.ckpt", image_size=(128, 128))
-    with pytest.raises(ValueError, match=r"Add --model.detector false to the command"):
+    with pytest.raises(ValueError, match=r"Add --model.detector.enabled false to the command"):
         load(plain[1])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"detector_share": 0.0}, "detector_share must lie within [0.01, 0.99], got 0.0"),
-        ({"detector_share": 1.0}, "detector_share must lie within"),
-        ({"detector_beta": -0.1}, "detector_beta must lie within"),
-        ({"detector_feature_weight": -1.0}, "detector_feature_weight must not be negative, got -1.0"),
+        ({"detector": {"share": 0.0}}, "detector.share must lie within [0.01, 0.99], got 0.0"),
+        ({"detector": {"share": 1.0}}, "detector.share must lie within"),
+        ({"detector": {"beta": -0.1}}, "detector.beta must lie within"),
+        ({"detector": {"feature_weight": -1.0}}, "detector.feature_weight must lie within"),
         ({"image_score": "mean"}, "image_score must be one of ('map', 'detector'), got 'mean'"),
-        ({"image_score": "detector", "detector": False}, "image_score='detector' needs detector=True"),
-        ({"segmentation_checkpoint": "a.ckpt", "detector": False}, "segmentation_checkpoint is for a training"),
+        (
+            {"image_score": "detector", "detector": {"enabled": False}},
+            "image_score='detector' needs detector.enabled",
+        ),
+        (
+            {"detector": {"segmentation_checkpoint": "a.ckpt", "enabled": False}},
+            "detector.segmentation_checkpoint is for a training",
+        ),
     ],
     ids=str,
 )
@@ -354,7 +372,12 @@ def test_refuses_to_divide_a_training_without_end(module_data, tmp_path):
 
 
 def test_forged_images_score_higher_than_normal_ones(train_on_four):
-    model = tiny(lr=2e-3, averaging=0.9, skip_connections=True, post_processor=False, detector_share=0.5)
+    model = tiny(
+        optimizer={"lr": 2e-3, "averaging": 0.9},
+        network={"skip_connections": True},
+        post_processor=False,
+        detector={"share": 0.5},
+    )
     image, forged, _ = train_on_four(model, max_steps=160)
     with torch.no_grad():
         model.eval().model.image_score = "detector"

@@ -190,7 +190,7 @@ def pretend_to_know(encoder):
 
 
 def test_a_frozen_encoder_stays_as_it_is():
-    model = AnoSegModel(width=0.125, averaging=0.9, coordinates=False, freeze_encoder=True)
+    model = AnoSegModel(width=0.125, averaging=0.9, coordinates=False, frozen=True)
     pretend_to_know(model.segmenter.encoder)
     model.averaged.set(model.segmenter)
     encoders = [model.segmenter.encoder, model.averaged.module.encoder]
@@ -212,7 +212,7 @@ def test_a_frozen_encoder_stays_as_it_is():
 
 
 def test_a_frozen_encoder_encodes_in_training_as_in_evaluation():
-    encoder = CoordinateEncoder(width=0.125, coordinates=False, fixed=True)
+    encoder = CoordinateEncoder(width=0.125, coordinates=False, frozen=True)
     pretend_to_know(encoder)
     image = torch.rand(2, 3, 64, 64)
     for expected, features in zip(encoder.eval()(image), encoder.train()(image), strict=True):
@@ -221,7 +221,7 @@ def test_a_frozen_encoder_encodes_in_training_as_in_evaluation():
 
 
 def test_pretrained_weights_need_the_full_width():
-    with pytest.raises(ValueError, match="pre_trained weights fit width=1 alone"):
+    with pytest.raises(ValueError, match=r"pre_trained weights fit network\.width=1 alone"):
         AnoSegModel(width=0.25).load_pretrained("weights.pth")
 
 

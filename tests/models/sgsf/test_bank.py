@@ -109,5 +109,5 @@ def test_refuses_what_is_no_bank(images, embeddings, message):
 
 
 def test_refuses_unknown_precision():
-    with pytest.raises(ValueError, match="bank_precision must be one of"):
+    with pytest.raises(ValueError, match=r"bank\.precision must be one of"):
         ReferenceBank("int4")

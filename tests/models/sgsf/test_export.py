@@ -25,13 +25,13 @@ from anomalib_anoseg.deploy.metadata import own_entries
 FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 # Of values that anomalib has normalised to [0, 1].
 TOLERANCE = 1e-4
-SINGLE = {"guidance": "single"}
+SINGLE = {"guidance": {"kind": "single"}}
 MODEL = [
     "--model=SGSF",
     "--model.image_size=[32,48]",
-    "--model.width=0.125",
-    "--model.averaging=0.5",
-    "--model.extractor=test_resnet",
+    "--model.network.width=0.125",
+    "--model.optimizer.averaging=0.5",
+    "--model.extractor.name=test_resnet",
     "--trainer.accelerator=cpu",
 ]
 
@@ -56,7 +56,7 @@ def checkpoint(root, tiny_root):
         "--data.val_split_mode=from_train",
         "--data.val_split_ratio=0.25",
         "--data.seed=0",
-        "--model.lr=3e-3",
+        "--model.optimizer.lr=3e-3",
         "--trainer.max_epochs=8",
         "--trainer.check_val_every_n_epoch=8",
         "--trainer.enable_progress_bar=false",
@@ -124,7 +124,7 @@ def test_onnx_and_openvino_predict_what_the_model_does(load, images, tmp_path):
 
 @torch.no_grad()
 def test_other_banks_can_be_chosen_after_training(load, images):
-    stored, computed, single = (load(**settings).model for settings in ({}, {"bank_features": "computed"}, SINGLE))
+    stored, computed, single = (load(**settings).model for settings in ({}, {"bank": {"features": "computed"}}, SINGLE))
     image = images[..., :32, :48]
     torch.testing.assert_close(stored(image).anomaly_map, computed(image).anomaly_map, atol=1e-3, rtol=0)
     assert (len(stored.bank), len(single.bank)) == (6, 1)

@@ -1,7 +1,6 @@
 """SGSF as anomalib and Lightning see it: arguments, references, optimisation, reproducibility, resuming."""
 
 import copy
-import inspect
 import re
 import shutil
 
@@ -15,13 +14,14 @@ from torch.optim import SGD
 from torchvision.transforms.v2 import RandomHorizontalFlip, Resize
 
 from anomalib_anoseg import SGSF
+from anomalib_anoseg.common.presets import merge
 from anomalib_anoseg.models.sgsf import lightning_model
 from anomalib_anoseg.models.sgsf.torch_model import SGSFModel
 
 
 def tiny(**arguments):
-    small = {"image_size": (32, 32), "width": 0.125, "extractor": "test_resnet"}
-    return SGSF(**{**small, "visualizer": False, "evaluator": False, **arguments})
+    small = {"image_size": (32, 32), "network": {"width": 0.125}, "extractor": {"name": "test_resnet"}}
+    return SGSF(**merge({**small, "visualizer": False, "evaluator": False}, arguments))
 
 
 def fit(model, data, path, ckpt_path=None, **trainer):
@@ -41,29 +41,23 @@ def equal_weights(first, second):
 
 
 def test_defaults_are_the_published_settings():
-    defaults = {name: parameter.default for name, parameter in inspect.signature(SGSF).parameters.items()}
+    defaults = SGSF().hparams
     published = {
         "image_size": (256, 256),
-        "width": 1.0,
-        "guidance": "nearest",
-        "contrast_size": 5,
-        "threshold": (0.4, 0.2),
-        "opacity": (0.1, 1.0),
-        "rotation_p": 0.3,
-        "anomaly_p": 0.75,
-        "reconstruction_weight": 1.0,
-        "focal_gamma": 2.0,
-        "lr": 1e-4,
-        "lr_milestones": (0.5, 0.7, 0.9),
-        "lr_factor": 0.1,
-        "averaging": 0.0,
-        "score_window": 21,
+        "network": {"width": 1.0, "score_window": 21},
+        "guidance": {"kind": "nearest", "contrast_size": 5},
+        "anomalies": {"threshold": (0.4, 0.2), "opacity": (0.1, 1.0), "rotation_p": 0.3, "p": 0.75},
+        "losses": {"reconstruction_weight": 1.0, "focal_gamma": 2.0},
+        "optimizer": {"lr": 1e-4, "milestones": (0.5, 0.7, 0.9), "factor": 0.1, "averaging": 0.0},
     }
-    assert defaults.items() >= published.items()
+    assert merge(defaults, published) == defaults
 
 
 def test_arguments_reach_what_they_are_for():
-    model = tiny(rotation_p=0.0, anomaly_p=0.5, threshold=(0.3, 0.0), opacity=(0.5, 1.0), bank_precision="float32")
+    model = tiny(
+        anomalies={"rotation_p": 0.0, "p": 0.5, "threshold": (0.3, 0.0), "opacity": (0.5, 1.0)},
+        bank={"precision": "float32"},
+    )
     assert model.augmenter.p == pytest.approx(0.5)
     assert not model.augmenter.flags["rotation_p"]
     assert model.augmenter.flags["threshold"] == (0.3, 0.0)
@@ -92,10 +86,10 @@ class Kill(Callback):
 
 
 def test_resumed_run_ends_where_an_uninterrupted_one_does(tiny_data, tmp_path):
-    whole, resumed = tiny(averaging=0.9), tiny(averaging=0.9)
+    whole, resumed = tiny(optimizer={"averaging": 0.9}), tiny(optimizer={"averaging": 0.9})
     fit(whole, tiny_data, tmp_path / "whole", max_epochs=2)
     with pytest.raises(RuntimeError, match="killed"):
-        fit(tiny(averaging=0.9), tiny_data, tmp_path / "killed", max_epochs=2, callbacks=[Kill()])
+        fit(tiny(optimizer={"averaging": 0.9}), tiny_data, tmp_path / "killed", max_epochs=2, callbacks=[Kill()])
     (checkpoint,) = (tmp_path / "killed").rglob("*.ckpt")
     fit(resumed, tiny_data, tmp_path / "resumed", max_epochs=2, ckpt_path=checkpoint)
     assert equal_weights(whole, resumed)
@@ -104,7 +98,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(tiny_data, tmp_path):
 def test_checkpoint_predicts_where_there_are_no_training_images(tiny_root, tmp_path):
     shutil.copytree(tiny_root, tmp_path / "data")
     split = {"val_split_mode": "from_train", "val_split_ratio": 0.25, "seed": 0}
-    model = tiny(threshold=(0.3, 0.0))
+    model = tiny(anomalies={"threshold": (0.3, 0.0)})
     fit(model, MVTecAD(tmp_path / "data", "stripes", train_batch_size=3, num_workers=0, **split), tmp_path)
     shutil.rmtree(tmp_path / "data")
     (checkpoint,) = tmp_path.rglob("*.ckpt")
@@ -140,12 +134,15 @@ def test_training_shows_each_image_other_ones_as_they_are_judged(tiny_data, tmp_
 @pytest.mark.parametrize(
     ("switches", "banked"),
     [
-        ({"guidance": "none"}, 0),
-        ({"guidance": "single", "bank_features": "computed"}, 1),
-        ({"denoise": True}, 0),
-        ({"use_contrast_set": False, "include_itself": True, "bank_size": 2, "bank_method": "k_means"}, 2),
-        ({"passes": "concatenated", "detach_guidance": True, "saliency": "none"}, 6),
-        ({"seed": None, "channels_last": False}, 6),
+        ({"guidance": {"kind": "none"}}, 0),
+        ({"guidance": {"kind": "single"}, "bank": {"features": "computed"}}, 1),
+        ({"guidance": {"denoise": True}}, 0),
+        (
+            {"guidance": {"use_contrast_set": False, "include_itself": True}, "bank": {"size": 2, "method": "k_means"}},
+            2,
+        ),
+        ({"network": {"passes": "concatenated"}, "guidance": {"detach": True}, "anomalies": {"saliency": "none"}}, 6),
+        ({"seed": None, "network": {"channels_last": False}}, 6),
     ],
     ids=str,
 )
@@ -162,7 +159,7 @@ def test_every_switch_trains(switches, banked, tiny_data, tmp_path):
 def test_compiles_if_asked_to(tiny_data, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(SGSFModel, "compile", lambda model: compiled.append(model))  # noqa: PLW0108 - a method
-    model = tiny(compile=True)
+    model = tiny(network={"compile": True})
     fit(model, tiny_data, tmp_path, limit_train_batches=1, limit_val_batches=0)
     assert compiled == [model.model]
 
@@ -178,7 +175,7 @@ def test_trainer_accumulates_clips_and_trains_in_mixed_precision(tiny_data, tmp_
             norms = [p.grad.norm() for p in pl_module.model.parameters() if p.grad is not None]
             self.norm = torch.stack(norms).norm() if norms else 0.0
 
-    recorder, model = Recorder(), tiny(averaging=0.9)
+    recorder, model = Recorder(), tiny(optimizer={"averaging": 0.9})
     engine = fit(
         model,
         tiny_data,
@@ -227,7 +224,7 @@ def test_learning_rate_falls_at_fractions_of_the_training(tiny_data, tmp_path):
 
 
 def test_calibrates_on_training_images_if_there_are_no_others(tiny_data, tmp_path):
-    model = tiny(rotation_p=1.0)
+    model = tiny(anomalies={"rotation_p": 1.0})
     with pytest.warns(UserWarning, match="There were no validation images"):
         fit(model, tiny_data, tmp_path, limit_val_batches=0)
     assert model.post_processor.calibrated_on == "forged on training images"
@@ -252,12 +249,12 @@ def test_sizes_that_differ_from_the_references_are_refused(tiny_data, tmp_path):
 def test_checkpoint_of_another_shape_names_the_option(tmp_path):
     path = tmp_path / "model.ckpt"
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
-    trainer.strategy.connect(tiny(guidance="none"))
+    trainer.strategy.connect(tiny(guidance={"kind": "none"}))
     trainer.save_checkpoint(path, weights_only=True)
     checkpoint = torch.load(path, weights_only=True)
-    model = tiny(passes="concatenated")
+    model = tiny(network={"passes": "concatenated"})
     model.on_load_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match=r"Add --model\.guidance none --model\.passes fused to the command"):
+    with pytest.raises(ValueError, match=r"Add --model\.network\.passes fused --model\.guidance\.kind none to"):
         model.load_state_dict(checkpoint["state_dict"])
 
 
@@ -265,11 +262,13 @@ def test_weights_of_the_extractor_are_loaded_once(tiny_data, tmp_path, monkeypat
     loaded = []
     extractor = type(tiny().model.extractor)
     monkeypatch.setattr(extractor, "load_pretrained", lambda self: loaded.append(self.weights))
-    model = tiny(extractor_weights="weights.pth")
+    model = tiny(extractor={"weights": "weights.pth"})
     fit(model, tiny_data, tmp_path, limit_train_batches=1)
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     fit(model, tiny_data, tmp_path, limit_train_batches=1)
-    fit(tiny(extractor_weights="weights.pth"), tiny_data, tmp_path, checkpoint, max_epochs=2, limit_train_batches=1)
+    fit(
+        tiny(extractor={"weights": "weights.pth"}), tiny_data, tmp_path, checkpoint, max_epochs=2, limit_train_batches=1
+    )
     assert loaded == ["weights.pth"]
 
 
@@ -277,29 +276,32 @@ def test_weights_of_the_extractor_are_loaded_once(tiny_data, tmp_path, monkeypat
     ("arguments", "message"),
     [
         ({"image_size": (16, 64)}, "image_size must be (height, width) of 32 pixels or more each, got (16, 64)"),
-        ({"width": 0.0}, "width must lie within [0.05, 4.0], got 0.0"),
-        ({"lr": 0.0}, "lr must lie within"),
-        ({"lr_milestones": (0.5, 1.5)}, "lr_milestones must lie within [0.0, 1.0], got 1.5"),
-        ({"lr_factor": 2.0}, "lr_factor must lie within"),
-        ({"guidance": "some"}, "guidance must be one of"),
-        ({"denoise": True, "guidance": "none"}, "denoise=True guides by the denoised image"),
-        ({"passes": "all"}, "passes must be"),
-        ({"contrast_size": 0}, "contrast_size must be 1 or more, got 0"),
-        ({"bank_size": 0}, "bank_size must be 1 or more, got 0"),
-        ({"bank_method": "random"}, "bank_method must be one of"),
-        ({"bank_features": "some"}, "bank_features must be one of"),
-        ({"bank_precision": "int8"}, "bank_precision must be one of"),
-        ({"reference_memory": 0.0}, "reference_memory must lie within"),
-        ({"extractor": "no_such_network"}, "extractor must be the name of a timm model, got 'no_such_network'"),
-        ({"extractor_size": 0}, "extractor_size must be 1 pixel or more"),
-        ({"anomaly_p": 1.5}, "anomaly_p must lie within [0.0, 1.0], got 1.5"),
-        ({"rotation_p": -0.5}, "rotation_p must lie within"),
-        ({"threshold": (2.0, 0.0)}, "threshold"),
-        ({"opacity": (0.0, 1.0)}, "opacity must lie within"),
-        ({"reconstruction_weight": -1.0}, "reconstruction_weight must not be negative"),
-        ({"focal_gamma": -1.0}, "focal_gamma must not be negative"),
-        ({"averaging": 1.0}, "averaging must lie within"),
-        ({"score_window": 4}, "score_window must be an odd number"),
+        ({"network": {"width": 0.0}}, "network.width must lie within [0.05, 4.0], got 0.0"),
+        ({"optimizer": {"lr": 0.0}}, "optimizer.lr must lie within"),
+        ({"optimizer": {"milestones": (0.5, 1.5)}}, "optimizer.milestones must lie within [0.0, 1.0], got 1.5"),
+        ({"optimizer": {"factor": 2.0}}, "optimizer.factor must lie within"),
+        ({"guidance": {"kind": "some"}}, "guidance.kind must be one of"),
+        ({"guidance": {"denoise": True, "kind": "none"}}, "guidance.denoise=True guides by the denoised image"),
+        ({"network": {"passes": "all"}}, "network.passes must be"),
+        ({"guidance": {"contrast_size": 0}}, "guidance.contrast_size must lie within [1, 1000000], got 0"),
+        ({"bank": {"size": 0}}, "bank.size must lie within [1, 1000000], got 0"),
+        ({"bank": {"method": "random"}}, "bank.method must be one of"),
+        ({"bank": {"features": "some"}}, "bank.features must be one of"),
+        ({"bank": {"precision": "int8"}}, "bank.precision must be one of"),
+        ({"guidance": {"memory": 0.0}}, "guidance.memory must lie within"),
+        (
+            {"extractor": {"name": "no_such_network"}},
+            "extractor.name must be the name of a timm model, got 'no_such_network'",
+        ),
+        ({"extractor": {"size": 0}}, "extractor.size must be 1 pixel or more"),
+        ({"anomalies": {"p": 1.5}}, "anomalies.p must lie within [0.0, 1.0], got 1.5"),
+        ({"anomalies": {"rotation_p": -0.5}}, "anomalies.rotation_p must lie within"),
+        ({"anomalies": {"threshold": (2.0, 0.0)}}, "anomalies.threshold"),
+        ({"anomalies": {"opacity": (0.0, 1.0)}}, "anomalies.opacity must lie within"),
+        ({"losses": {"reconstruction_weight": -1.0}}, "losses.reconstruction_weight must lie within"),
+        ({"losses": {"focal_gamma": -1.0}}, "losses.focal_gamma must lie within"),
+        ({"optimizer": {"averaging": 1.0}}, "optimizer.averaging must lie within"),
+        ({"network": {"score_window": 4}}, "network.score_window must be an odd number"),
         ({"seed": -1}, "seed must be a whole number >= 0"),
     ],
     ids=str,

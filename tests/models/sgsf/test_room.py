@@ -1,6 +1,7 @@
 """How much room references take in a file, and what is said when it is too much."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,10 +48,10 @@ def test_room_of_a_model_is_that_of_its_own_settings(make_model):
     [
         (
             BankRoom(16, (256, 256), precision="float32"),
-            ["computed (3.2 MB", "float16 (252 MB)", "single (31 MB", "bank_size=3", "bank_limit=504"],
+            ["computed (3.2 MB", "float16 (252 MB)", "single (31 MB", "bank.size=3", "bank.limit=504"],
         ),
-        (BankRoom(1, (1024, 1024)), ["computed (3.1 MB", "bank_limit=252"]),
-        (BankRoom(900, (256, 256), features="computed"), ["single (0.2 MB", "bank_size=503", "bank_limit=179"]),
+        (BankRoom(1, (1024, 1024)), ["computed (3.1 MB", "bank.limit=252"]),
+        (BankRoom(900, (256, 256), features="computed"), ["single (0.2 MB", "bank.size=503", "bank.limit=179"]),
     ],
     ids=["stored", "one", "many"],
 )
@@ -63,15 +64,15 @@ def test_excess_names_the_settings_that_take_less(room, remedies):
 
 
 def test_model_warns_before_training_and_at_export(tiny_data, tmp_path):
-    settings = {"image_size": (32, 32), "width": 0.125, "extractor": "test_resnet", "visualizer": False}
-    model = SGSF(**settings, evaluator=False, bank_limit=0.1)
+    settings = {"image_size": (32, 32), "network": {"width": 0.125}, "extractor": {"name": "test_resnet"}}
+    model = SGSF(**settings, visualizer=False, evaluator=False, bank={"limit": 0.1})
     quiet = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "logger"), False)
     engine = Engine(accelerator="cpu", default_root_dir=tmp_path, max_epochs=1, limit_train_batches=1, **quiet)
-    with pytest.warns(UserWarning, match=r"6 references take 0\.19 MB .* Choose bank_features=computed"):
+    with pytest.warns(UserWarning, match=r"6 references take 0\.19 MB .* Choose bank.features=computed"):
         engine.fit(model, datamodule=tiny_data)
     with pytest.warns(UserWarning, match="6 references take"):
         model.to_torch(tmp_path)
-    model.bank_limit = 1.0
+    model.bank_settings = replace(model.bank_settings, limit=1.0)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.to_torch(tmp_path)

@@ -321,7 +321,7 @@ def test_learns_to_mark_what_differs_from_the_reference(batch):
     [
         ({"guidance": "nearby"}, "guidance must be one of"),
         ({"bank_features": "both"}, "bank_features must be one of"),
-        ({"bank_precision": "int8"}, "bank_precision must be one of"),
+        ({"bank_precision": "int8"}, "bank.precision must be one of"),
         ({"guidance": "none", "denoise": True}, "set guidance='nearest' or denoise=False"),
     ],
 )

@@ -1,0 +1,30 @@
+"""The presets: which there are, and where their files lie."""
+
+from rich.console import Console
+from rich.table import Table
+
+from anomalib_anoseg.common.presets import find_preset, list_presets
+
+__all__ = ["config"]
+
+
+def config(name: str | None = None) -> None:
+    """List the presets, or print the path of one, for ``anomalib train --config "$(anomalib-anoseg config laptop)"``.
+
+    Args:
+        name: Name of a preset; without, all are listed.
+
+    Raises:
+        ValueError: If there is no preset of this name; the message lists those that exist.
+
+    Example:
+        >>> config("laptop")  # doctest: +ELLIPSIS
+        /...laptop.yaml
+    """  # noqa: DOC502 - what finds the preset raises
+    if name is not None:
+        print(find_preset(name))  # noqa: T201 - a path that a shell reads, never wrapped
+        return
+    table = Table("preset", "what it is for", box=None)
+    for preset, summary in list_presets().items():
+        table.add_row(preset, summary)
+    Console().print(table)

@@ -1,0 +1,93 @@
+"""Presets: the configurations that the package ships, found by name from a clone and from an installed wheel.
+
+A preset is a YAML file of ``configs/``. In place of a mapping it may name another file, relative to itself, as
+anomalib's command line allows: so every block of settings is written once.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["find_preset", "list_presets", "merge", "preset_folder", "read_preset"]
+
+PACKAGE = Path(__file__).parents[1]
+# Parts of presets, which are none themselves.
+BLOCKS = "blocks"
+
+
+def preset_folder() -> Path:
+    """Find the folder of presets: within the installed package, or beside the package in a clone."""
+    return next(folder for folder in (PACKAGE / "configs", PACKAGE.parent / "configs") if folder.is_dir())
+
+
+def list_presets() -> dict[str, str]:
+    """List the presets: what each is for, the first line of its file, by name."""
+    folder = preset_folder()
+    files = [path for path in sorted(folder.rglob("*.yaml")) if BLOCKS not in path.relative_to(folder).parts]
+    files.sort(key=lambda path: len(path.relative_to(folder).parts))
+    first_lines = {path: path.read_text("utf-8").split("\n", 1)[0] for path in files}
+    return {_name(path, folder): line.removeprefix("#").strip() for path, line in first_lines.items()}
+
+
+def find_preset(name: str) -> Path:
+    """Find the file of a preset.
+
+    Args:
+        name: As :func:`list_presets` has it; the last part will do where it is the only one.
+
+    Raises:
+        ValueError: If there is none of this name; the message lists those that exist.
+
+    Example:
+        >>> find_preset("laptop").name
+        'laptop.yaml'
+    """
+    known = list_presets()
+    found = [preset for preset in known if preset == name] or [preset for preset in known if Path(preset).name == name]
+    if len(found) != 1:
+        raise ValueError(f"There is no preset {name!r}. Take one of {', '.join(known)}.")
+    return preset_folder() / f"{found[0]}.yaml"
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Read a preset, with the files that it names in their places.
+
+    Example:
+        >>> read_preset("laptop")["model"]["init_args"]["patches"]["count"]
+        3
+    """
+    return _read(find_preset(name))
+
+
+def merge(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Change some settings, those within groups one by one.
+
+    Example:
+        >>> merge({"patches": {"area": 1, "count": 3}, "seed": 0}, {"patches": {"area": 2}})
+        {'patches': {'area': 2, 'count': 3}, 'seed': 0}
+    """
+    merged = dict(settings)
+    for name, value in changes.items():
+        own = merged.get(name)
+        both = isinstance(own, Mapping) and isinstance(value, Mapping)
+        merged[name] = merge(own, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+    return _fill_in(settings, path.parent)
+
+
+def _fill_in(value: Any, folder: Path) -> Any:  # noqa: ANN401 - whatever YAML can hold
+    if isinstance(value, dict):
+        return {key: _fill_in(item, folder) for key, item in value.items()}
+    if isinstance(value, str) and value.endswith(".yaml"):
+        return _read(folder / value)
+    return value

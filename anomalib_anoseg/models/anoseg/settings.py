@@ -1,0 +1,304 @@
+"""AnoSeg's settings, in groups. What the paper leaves open is marked [choice] and explained in the model card."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from anomalib_anoseg.models.anoseg.loss import SegmentationLoss
+from anomalib_anoseg.models.settings import NetworkSettings, Settings, named_in
+from anomalib_anoseg.transforms import CutPaste, HardCutPaste
+
+__all__ = [
+    "AnoSegNetworkSettings",
+    "CalibrationSettings",
+    "DetectorSettings",
+    "EncoderSettings",
+    "LossSettings",
+    "NoiseSettings",
+    "OptimizerSettings",
+    "PatchSettings",
+]
+
+
+@dataclass(frozen=True)
+class EncoderSettings(Settings):
+    """The encoder.
+
+    Args:
+        backbone: timm encoder with features down to 1/32 of the image. The default is the paper's.
+        pre_trained: Whether training starts from the backbone's ImageNet weights: ``true`` lets timm download them, a
+            path reads them from a file. The encoder then normalises what it sees as they expect. The paper's is
+            ``false``.
+        frozen: Whether the encoder stays as its ImageNet weights are, which spares a step the way back through it:
+            most of its time where the decoders are narrow. Needs ``pre_trained`` and no ``coordinates``. The paper's
+            is ``false``.
+        coordinates: Whether the encoder sees coordinate channels. The paper's is ``true``.
+    """
+
+    group: ClassVar[str] = "encoder"
+
+    backbone: str = "resnet18"
+    pre_trained: bool | str = False
+    frozen: bool = False
+    coordinates: bool = True
+
+    def check(self) -> None:
+        """Check whether an encoder that does not learn has something to know."""
+        if self.frozen and (self.coordinates or not self.pre_trained):
+            raise ValueError(
+                "encoder.frozen=True needs encoder.pre_trained, or it would keep random weights, and "
+                "encoder.coordinates=False, or its first layer would see what it cannot learn to read; got "
+                f"pre_trained={bool(self.pre_trained)} and coordinates={self.coordinates}."
+            )
+
+
+@dataclass(frozen=True)
+class AnoSegNetworkSettings(NetworkSettings):
+    """Size of the networks and how they run.
+
+    Args:
+        width: Factor on the channels of all networks, in ``[0.05, 4]``; those of an encoder that is not a ResNet stay.
+            ``1`` is the published size, ``0.25`` suits a laptop.
+        score_window: Odd side in pixels of the square over which the anomaly map is averaged before its maximum
+            becomes the image score [choice].
+        channels_last: Memory layout, faster on most hardware, above all in bfloat16.
+        compile: Whether training runs the networks through ``torch.compile``.
+        skip_connections: Whether the map decoder sees the encoder's finer features, for defects that 1/32 of the
+            image's resolution loses. The paper's is ``false``.
+    """
+
+    skip_connections: bool = False
+
+
+@dataclass(frozen=True)
+class PatchSettings(Settings):
+    """Patches, the anomalies that are pasted on normal images.
+
+    Args:
+        hard: Whether patches are cut from a rotated, permuted and jittered image; otherwise plain CutPaste.
+        hard_p: Probability of rotation, perm and jitter each, in ``[0, 1]``. The default is the paper's.
+        jitter: Amounts of brightness, contrast, saturation and hue [choice].
+        area: Range of a patch's area as a fraction of the image's, within ``[0.0001, 1]`` [choice].
+        aspect: Range of its width over its height, within ``[0.05, 20]`` [choice].
+        rotation: Patches are rotated by up to so many degrees either way, 0 to 180 [choice].
+        rotation_p: Probability of rotating a patch [choice].
+        count: Patches an image, 1 to 100. The paper's is 1.
+        opacity: Range of a patch's weight over what it covers, within ``[0.01, 1]``, so that faint defects are learned
+            too. The paper's is ``[1, 1]``.
+        softness: Range of the fraction of the way from a patch's rim to its centre over which that weight rises from
+            0, within ``[0, 1]``. The paper's is ``[0, 0]``, hard rims.
+        mark: Whether the mask marks the whole patch or those of its pixels that changed. The paper's is ``patch``.
+        saliency: Where patches are pasted: ``none`` for anywhere, or, as defects lie on the object, where it is found
+            by ``border_contrast``, ``spectral_residual``, or a folder of maps of all normal images, held-out ones too,
+            made by any tool. The paper's is ``none``.
+    """
+
+    group: ClassVar[str] = "patches"
+    former_prefix: ClassVar[str] = "patch_"
+
+    hard: bool = True
+    hard_p: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.2)
+    area: tuple[float, float] = (0.02, 0.2)
+    aspect: tuple[float, float] = (0.3, 3.3)
+    rotation: float = 45.0
+    rotation_p: float = 0.5
+    count: int = 1
+    opacity: tuple[float, float] = (1.0, 1.0)
+    softness: tuple[float, float] = (0.0, 0.0)
+    mark: Literal["patch", "changed"] = "patch"
+    saliency: str = "none"
+
+    def check(self) -> None:
+        """Let the transform check what it takes, but for maps of saliency, which it looks for on the disk."""
+        self.create_transform("none")
+
+    def create_transform(self, saliency: str | None = None) -> CutPaste:
+        """Create what pastes the patches; ``saliency`` stands in for the setting of this name."""
+        patches: dict[str, Any] = asdict(self) | ({} if saliency is None else {"saliency": saliency})
+        kind: type[CutPaste] = HardCutPaste if patches.pop("hard") else CutPaste
+        if kind is CutPaste:
+            del patches["hard_p"], patches["jitter"]
+        with named_in(self.group):
+            return kind(**patches)
+
+
+@dataclass(frozen=True)
+class NoiseSettings(Settings):
+    """Noise-shaped anomalies, as SGSF's, on some of the images in place of patches.
+
+    Args:
+        share: Share of the images that get them, where patches would lie; their opacity in training is 0.1 to 1. The
+            paper's is 0.
+        textures: What shows through them: images of the ``batch``, the ``noise`` itself, in grey, or pictures in a
+            folder, such as DTD's [choice].
+        mark: Whether the mask marks all of the ``noise`` or those of its pixels that ``changed`` [choice].
+    """
+
+    group: ClassVar[str] = "noise"
+    former_prefix: ClassVar[str] = "perlin_"
+
+    share: float = 0.0
+    textures: str = "batch"
+    mark: Literal["noise", "changed"] = "noise"
+
+    def check(self) -> None:
+        """Check share and mark."""
+        self.within(0.0, 1.0, "share")
+        self.one_of("mark", Literal["noise", "changed"])
+
+
+@dataclass(frozen=True)
+class LossSettings(Settings):
+    """Losses of the segmentation networks, and their weights.
+
+    Args:
+        masked_reconstruction: Whether to learn to reconstruct normal pixels. The paper's is ``true``.
+        adversarial: Whether to train against a discriminator. The paper's is ``true``.
+        segmentation: Form of the pixel-wise loss; the paper prints ``l1``, which tends to end in the constant map
+            [choice].
+        segmentation_weight: Weight of the pixel-wise loss, 0 or more [choice].
+        reconstruction_weight: Weight of the masked reconstruction loss, 0 or more [choice].
+        adversarial_weight: Weight of the adversarial loss, 0 or more [choice].
+    """
+
+    group: ClassVar[str] = "losses"
+
+    masked_reconstruction: bool = True
+    adversarial: bool = True
+    segmentation: SegmentationLoss = "balanced_cross_entropy"
+    segmentation_weight: float = 50.0
+    reconstruction_weight: float = 50.0
+    adversarial_weight: float = 1.0
+
+    def check(self) -> None:
+        """Check form and weights."""
+        self.one_of("segmentation", SegmentationLoss)
+        self.within(0.0, 1e6, "segmentation_weight", "reconstruction_weight", "adversarial_weight")
+
+
+@dataclass(frozen=True)
+class DetectorSettings(Settings):
+    """The paper's detector, a second GAN that scores images. It learns in the last part of the training.
+
+    Args:
+        enabled: Whether there is one. Segmentation stays as it is while the detector learns.
+        share: That part, as a fraction of the training, in ``[0.01, 0.99]`` [choice].
+        segmentation_checkpoint: Checkpoint of a trained AnoSeg, for a training of its detector alone; the settings
+            that shape the networks must be the same.
+        adversarial_weight: Weight of its adversarial loss, 0 or more [choice].
+        reconstruction_weight: Weight of its reconstruction loss, 0 or more [choice].
+        feature_weight: Weight of its feature matching, 0 or more [choice].
+        classification_weight: Weight of its loss on anomalies as fakes, 0 or more [choice].
+        beta: Weight of the reconstruction's error in its score, beside that of features, 0 or more. The default is
+            the paper's.
+    """
+
+    group: ClassVar[str] = "detector"
+    former_prefix: ClassVar[str] = "detector_"
+
+    enabled: bool = False
+    share: float = 0.3
+    segmentation_checkpoint: str | None = None
+    adversarial_weight: float = 1.0
+    reconstruction_weight: float = 50.0
+    feature_weight: float = 1.0
+    classification_weight: float = 1.0
+    beta: float = 0.1
+
+    def check(self) -> None:
+        """Check ranges, and whether what only a detector can use has one."""
+        self.within(0.01, 0.99, "share")
+        weights = ("adversarial_weight", "reconstruction_weight", "feature_weight", "classification_weight")
+        self.within(0.0, 1e6, *weights, "beta")
+        if self.segmentation_checkpoint is not None and not self.enabled:
+            raise ValueError(
+                "detector.segmentation_checkpoint is for a training of the detector alone, which needs "
+                "detector.enabled=True."
+            )
+
+
+@dataclass(frozen=True)
+class CalibrationSettings(Settings):
+    """Patches on which the pixel threshold and the range of anomaly maps are found, where there are no real defects.
+
+    Faint ones give a lower threshold than those of training, which a network marks with more confidence than defects.
+    The image threshold is found on these and on anomalies as in training.
+
+    Args:
+        area: Range of their area, as ``patches.area``; ``null`` for that of training.
+        opacity: Range of their opacity, as ``patches.opacity``, and of that of noise among them; ``null`` for those of
+            training.
+    """
+
+    group: ClassVar[str] = "calibration"
+    former_prefix: ClassVar[str] = "calibration_"
+
+    area: tuple[float, float] | None = None
+    opacity: tuple[float, float] | None = None
+
+    def check(self) -> None:
+        """Check both ranges."""
+        if self.area is not None:
+            self.within(1e-4, 1.0, "area")
+        if self.opacity is not None:
+            self.within(0.01, 1.0, "opacity")
+
+    @property
+    def changes(self) -> dict[str, tuple[float, float]]:
+        """The ranges that differ from those of training."""
+        given = {"area": self.area, "opacity": self.opacity}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class OptimizerSettings(Settings):
+    """Adam, for all networks.
+
+    Args:
+        lr: Learning rate, in ``[1e-8, 1]`` [choice].
+        betas: Adam's betas [choice].
+        lr_decay_start: Fraction of the training, or of each stage, after which the learning rate falls linearly to
+            zero; ``1`` keeps it constant. Follows epochs, steps or ``max_time`` [choice].
+        averaging: Decay of the exponentially averaged weights and normalisation statistics with which the model
+            predicts, in ``[0, 1)``; ``0`` predicts with the latest [choice].
+        accumulate_grad_batches: Batches an optimiser step, 1 or more; takes the place of the trainer's option of this
+            name, which Lightning forbids with two optimisers.
+        gradient_clip_val: Largest norm of each network's gradient; likewise.
+    """
+
+    group: ClassVar[str] = "optimizer"
+
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    lr_decay_start: float = 0.5
+    averaging: float = 0.99
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+
+    def check(self) -> None:
+        """Check ranges."""
+        self.within(1e-8, 1.0, "lr")
+        self.within(0.0, 1.0, "lr_decay_start")
+        self.within(0.0, 0.99999, "averaging")
+        if self.accumulate_grad_batches < 1:
+            raise ValueError(
+                f"optimizer.accumulate_grad_batches must be 1 or more, got {self.accumulate_grad_batches}."
+            )
+
+
+# Settings that have another name than the arguments that they were before 0.1.0.
+RENAMED = {
+    "freeze_encoder": "encoder.frozen",
+    "hard_augmentation": "patches.hard",
+    "segmentation_loss": "losses.segmentation",
+}
+GROUPS = (
+    EncoderSettings,
+    AnoSegNetworkSettings,
+    PatchSettings,
+    NoiseSettings,
+    LossSettings,
+    DetectorSettings,
+    CalibrationSettings,
+    OptimizerSettings,
+)

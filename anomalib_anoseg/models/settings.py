@@ -1,0 +1,194 @@
+"""Groups of settings: frozen dataclasses that check themselves and may be given as plain mappings.
+
+A model takes a handful of groups in place of fifty arguments. The command line, YAML files and Python name a setting
+alike: ``--model.patches.area``, ``patches: {area: ...}``, ``patches={"area": ...}``.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from inspect import signature
+from typing import Any, ClassVar, get_args
+
+from anomalib.models.components import AnomalibModule
+from typing_extensions import Self
+
+from anomalib_anoseg.transforms.base import check_interval, check_value
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A group of settings, checked when it is made.
+
+    Subclasses are frozen dataclasses; each says in :meth:`check` what its fields may be.
+
+    Attributes:
+        group: Name of the group, which is that of the model's argument.
+        former_prefix: With which its settings' names began before 0.1.0, when each was an argument of its own.
+    """
+
+    group: ClassVar[str]
+    former_prefix: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Take lists, as YAML gives them, for tuples, and check all fields."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, _as_tuple(value))
+        self.check()
+
+    def check(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: If one is out of range; the message names it, its value and the range.
+        """
+
+    @classmethod
+    def read(cls, given: Self | Mapping[str, Any]) -> Self:
+        """Take a group as it is, or make it from a plain mapping.
+
+        Raises:
+            TypeError: If it is neither, or names a setting that this group does not have.
+        """
+        if isinstance(given, cls):
+            return given
+        names = [field.name for field in fields(cls)]
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{cls.group} must be a mapping of {', '.join(names)}, got {given!r}.")
+        if unknown := [name for name in given if name not in names]:
+            raise TypeError(f"{cls.group} has no setting {unknown[0]!r}; it has {', '.join(names)}.")
+        return cls(**given)
+
+    def within(self, low: float, high: float, *names: str) -> None:
+        """Check that fields lie within ``[low, high]``: numbers, or ranges, lower bound first."""
+        for name in names:
+            value = getattr(self, name)
+            check = check_interval if isinstance(value, tuple) else check_value
+            check(f"{self.group}.{name}", value, low, high)
+
+    def one_of(self, name: str, choices: Any) -> None:  # noqa: ANN401 - a Literal has no type of its own
+        """Check that a field is one of the values of a ``Literal``."""
+        if getattr(self, name) not in get_args(choices):
+            raise ValueError(f"{self.group}.{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}.")
+
+
+@contextmanager
+def named_in(group: str) -> Generator[None, None, None]:
+    """Put the name of a group before messages that begin with the name of an argument.
+
+    Example:
+        >>> with named_in("patches"):
+        ...     check_value("count", 0, 1, 100)
+        Traceback (most recent call last):
+        ValueError: patches.count must lie within [1, 100], got 0.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{group}.{error}") from None
+
+
+@dataclass(frozen=True)
+class NetworkSettings(Settings):
+    """Size of the networks and how they run.
+
+    Args:
+        width: Factor on the channels of all networks, in ``[0.05, 4]``; ``1`` is the published size, ``0.25`` suits a
+            laptop.
+        score_window: Odd side in pixels of the square over which the anomaly map is averaged before its maximum
+            becomes the image score.
+        channels_last: Memory layout, faster on most hardware, above all in bfloat16.
+        compile: Whether training runs the networks through ``torch.compile``.
+    """
+
+    group: ClassVar[str] = "network"
+
+    width: float = 1.0
+    score_window: int = 21
+    channels_last: bool = True
+    compile: bool = False
+
+    def check(self) -> None:
+        """Check width and window."""
+        self.within(0.05, 4.0, "width")
+        if self.score_window < 1 or self.score_window % 2 == 0:
+            raise ValueError(
+                f"network.score_window must be an odd number of pixels, 1 or more, got {self.score_window}."
+            )
+
+
+def check_model(
+    image_size: tuple[int, ...],
+    min_side: int,
+    seed: int | None,
+    unknown: Mapping[str, Any],
+    groups: Sequence[type[Settings]],
+    renamed: Mapping[str, str],
+) -> None:
+    """Check the arguments that stand in no group, and refuse those that a model does not have.
+
+    Args:
+        image_size: Height and width in pixels.
+        min_side: Shortest side that the networks can take.
+        seed: Of the model.
+        unknown: Further arguments, by name.
+        groups: Of the model.
+        renamed: Settings that have another name than the arguments that they were, as ``group.setting``.
+
+    Raises:
+        ValueError: If size or seed is out of range.
+        TypeError: If there are further arguments; the message says where the first of them stands now.
+    """
+    for name in unknown:
+        if place := renamed.get(name) or _find_place(name, groups):
+            group, _, setting = place.partition(".")
+            raise TypeError(
+                f"{name} is now {place}: give {group}={{{setting!r}: ...}}, or --model.{place} on the command line."
+            )
+        raise TypeError(f"There is no setting {name!r}. `anomalib train --model.help AnoSeg` (or SGSF) lists them all.")
+    if len(image_size) != 2 or min(image_size) < min_side:  # noqa: PLR2004
+        raise ValueError(
+            f"image_size must be (height, width) of {min_side} pixels or more each, got {tuple(image_size)}."
+        )
+    if seed is not None and seed < 0:
+        raise ValueError(f"seed must be a whole number >= 0, or null for none, got {seed}.")
+
+
+def _find_place(name: str, groups: Sequence[type[Settings]]) -> str | None:
+    """Find the setting that an argument became: of the same name, or of the same without the prefix."""
+    for prefixes in ([""] * len(groups), [group.former_prefix for group in groups]):
+        for group, prefix in zip(groups, prefixes, strict=True):
+            for field in fields(group):
+                if name == prefix + field.name:
+                    return f"{group.group}.{field.name}"
+    return None
+
+
+def changed_settings(model: AnomalibModule) -> list[tuple[str, object]]:
+    """List the settings of a model that are not its defaults, those of a group as ``group.setting``."""
+    changed = []
+    for name, parameter in signature(type(model)).parameters.items():
+        value, default = model.hparams.get(name, parameter.default), parameter.default
+        pairs = [(name, value, default)]
+        if isinstance(default, Settings):
+            pairs = [
+                (f"{name}.{field.name}", value[field.name], getattr(default, field.name)) for field in fields(default)
+            ]
+        changed += [(place, own) for place, own, usual in pairs if _as_tuple(own) != _as_tuple(usual)]
+    return changed
+
+
+def _as_tuple(value: object) -> object:
+    """Take a list, as YAML gives it, for a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def as_plain(*groups: Settings) -> dict[str, dict[str, Any]]:
+    """Write groups as mappings by name, which load from a checkpoint without this package.
+
+    Example:
+        >>> as_plain(NetworkSettings(width=0.25))["network"]["width"]
+        0.25
+    """
+    return {group.group: asdict(group) for group in groups}

@@ -1,0 +1,244 @@
+"""SGSF's settings, in groups. What is our choice and not a paper's is marked [choice], see the model card."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from anomalib_anoseg.models.settings import NetworkSettings, Settings, named_in
+from anomalib_anoseg.models.sgsf.bank import Precision
+from anomalib_anoseg.models.sgsf.neighbours import Choice
+from anomalib_anoseg.models.sgsf.networks import Passes
+from anomalib_anoseg.models.sgsf.room import BankFeatures
+from anomalib_anoseg.models.sgsf.torch_model import Guidance
+from anomalib_anoseg.transforms import SaliencyPerlin
+from anomalib_anoseg.transforms.base import check_value
+
+__all__ = [
+    "AnomalySettings",
+    "BankSettings",
+    "ExtractorSettings",
+    "GuidanceSettings",
+    "LossSettings",
+    "OptimizerSettings",
+    "SGSFNetworkSettings",
+]
+
+
+@dataclass(frozen=True)
+class SGSFNetworkSettings(NetworkSettings):
+    """Size of the networks and how they run.
+
+    Args:
+        width: Factor on the channels of all networks, in ``[0.05, 4]``; ``1`` is the published size, ``0.25`` suits a
+            laptop.
+        score_window: Odd side in pixels of the square over which the anomaly map is averaged before its maximum
+            becomes the image score. The default is the paper's.
+        channels_last: Memory layout, faster on most hardware, above all in bfloat16.
+        compile: Whether training runs the networks through ``torch.compile``.
+        passes: Which features the encoder passes on to its next block [choice]; the paper prints ``concatenated``, its
+            parameter count fits ``fused``.
+    """
+
+    passes: Passes = "fused"
+
+    def check(self) -> None:
+        """Check width, window and passes."""
+        super().check()
+        self.one_of("passes", Passes)
+
+
+@dataclass(frozen=True)
+class GuidanceSettings(Settings):
+    """What guides the segmentation: features of a normal image, the reference.
+
+    Args:
+        kind: Which reference guides inference: the ``nearest``, which is the paper's; a ``single`` one for all, which
+            is lighter; or ``none``, a plain U-Net.
+        use_contrast_set: Whether training draws references among the most similar images, as NIGSF; otherwise among
+            all.
+        contrast_size: Number of the most similar images. The default is the paper's (4 in its ablation).
+        include_itself: Whether an image may be its own reference, of which the paper warns.
+        denoise: Whether the auto-encoder reconstructs the normal image from the forged one instead of a reference from
+            itself; the paper's ablation.
+        detach: Whether the segmentation loss leaves the auto-encoder alone [choice].
+        memory: Mebibytes that the references may take in training. If the training images take more, evenly spaced
+            ones serve [choice].
+    """
+
+    group: ClassVar[str] = "guidance"
+
+    kind: Guidance = "nearest"
+    use_contrast_set: bool = True
+    contrast_size: int = 5
+    include_itself: bool = False
+    denoise: bool = False
+    detach: bool = False
+    memory: float = 1024.0
+
+    def check(self) -> None:
+        """Check kind, size and memory, and whether what denoises has something to guide."""
+        self.one_of("kind", Guidance)
+        self.within(1, 1_000_000, "contrast_size")
+        self.within(0.1, 1e6, "memory")
+        if self.denoise and self.kind == "none":
+            raise ValueError(
+                "guidance.denoise=True guides by the denoised image; set guidance.kind='nearest' or "
+                "guidance.denoise=False."
+            )
+
+
+@dataclass(frozen=True)
+class ExtractorSettings(Settings):
+    """A timm network whose features tell which images are similar. It never learns.
+
+    Args:
+        name: timm's name of it [choice].
+        weights: Its weights: ``true`` lets timm download them, a path reads them from a file, ``false`` leaves them
+            random [choice].
+        size: Side in pixels of the image that it sees; ``null`` for the image's own.
+    """
+
+    group: ClassVar[str] = "extractor"
+    former_prefix: ClassVar[str] = "extractor_"
+
+    name: str = "resnet18"
+    weights: bool | str = False
+    size: int | None = None
+
+    def check(self) -> None:
+        """Check the size."""
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"extractor.size must be 1 pixel or more, or null to keep the image's, got {self.size}.")
+
+
+@dataclass(frozen=True)
+class BankSettings(Settings):
+    """The references that the trained model carries.
+
+    Args:
+        size: Largest number of them [choice].
+        method: How they are chosen if there are more training images [choice].
+        features: Whether exports hold the references' features, which are large, or compute them for each picture from
+            the references' images, which takes time [choice].
+        precision: Of stored features [choice].
+        limit: Megabytes that the references may take in an exported file; of more the model warns, before training and
+            at export, and names the settings that take less [choice].
+    """
+
+    group: ClassVar[str] = "bank"
+    former_prefix: ClassVar[str] = "bank_"
+
+    size: int = 16
+    method: Choice = "k_center"
+    features: BankFeatures = "stored"
+    precision: Precision = "float16"
+    limit: float = 128.0
+
+    def check(self) -> None:
+        """Check ranges and choices."""
+        self.within(1, 1_000_000, "size")
+        self.one_of("method", Choice)
+        self.one_of("features", BankFeatures)
+        self.one_of("precision", Precision)
+        self.within(0.0, 1e6, "limit")
+
+
+@dataclass(frozen=True)
+class AnomalySettings(Settings):
+    """Noise-shaped anomalies on the object, from which the network learns.
+
+    Args:
+        saliency: Where the object is: ``border_contrast``, ``spectral_residual``, ``none``, or a folder of maps made by
+            any tool [choice]; the paper's CPD cannot be shipped.
+        threshold: Of the noise: a constant, and the weight of the mean saliency, which 0 switches off. The default is
+            the paper's.
+        textures: Folder with pictures of textures, such as DTD's; ``null`` for other images of the batch [choice].
+        opacity: Range of an anomaly's weight over what it covers. The default is the paper's.
+        rotation_p: Probability of rotating a training image by up to 90 degrees. The default is DRAEM's.
+        p: Probability of an anomaly on an image. The default is the paper's.
+    """
+
+    group: ClassVar[str] = "anomalies"
+    former_prefix: ClassVar[str] = "anomaly_"
+
+    saliency: str = "border_contrast"
+    threshold: tuple[float, float] = (0.4, 0.2)
+    textures: str | None = None
+    opacity: tuple[float, float] = (0.1, 1.0)
+    rotation_p: float = 0.3
+    p: float = 0.75
+
+    def check(self) -> None:
+        """Let the transform check what it takes, but for folders, which it looks for on the disk."""
+        self._create("none", None)
+
+    def create_transform(self) -> SaliencyPerlin:
+        """Create what forges the anomalies."""
+        return self._create(self.saliency, self.textures)
+
+    def _create(self, saliency: str, textures: str | None) -> SaliencyPerlin:
+        with named_in(self.group):
+            return SaliencyPerlin(
+                saliency, self.threshold, textures, self.opacity, rotation_p=self.rotation_p, p=self.p
+            )
+
+
+@dataclass(frozen=True)
+class LossSettings(Settings):
+    """Weights of the losses.
+
+    Args:
+        reconstruction_weight: Weight of the reconstruction loss, the paper's lambda, 0 or more.
+        focal_gamma: How much the focal loss turns to what is still wrong, 0 or more. The default is the paper's.
+    """
+
+    group: ClassVar[str] = "losses"
+
+    reconstruction_weight: float = 1.0
+    focal_gamma: float = 2.0
+
+    def check(self) -> None:
+        """Check both."""
+        self.within(0.0, 1e6, "reconstruction_weight", "focal_gamma")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings(Settings):
+    """Adam, for all networks.
+
+    Args:
+        lr: Learning rate, in ``[1e-8, 1]``. The default is the paper's.
+        milestones: Fractions of the training after each of which the learning rate falls. They follow epochs, steps or
+            ``max_time``. The default is the paper's.
+        factor: By which factor it falls, in ``[0, 1]``. The default is the paper's.
+        averaging: Decay of the exponentially averaged weights and normalisation statistics with which the model
+            predicts, in ``[0, 1)``; ``0`` predicts with the latest, as the paper.
+    """
+
+    group: ClassVar[str] = "optimizer"
+    former_prefix: ClassVar[str] = "lr_"
+
+    lr: float = 1e-4
+    milestones: tuple[float, ...] = (0.5, 0.7, 0.9)
+    factor: float = 0.1
+    averaging: float = 0.0
+
+    def check(self) -> None:
+        """Check ranges."""
+        self.within(1e-8, 1.0, "lr")
+        for milestone in self.milestones:
+            check_value("optimizer.milestones", milestone, 0.0, 1.0)
+        self.within(0.0, 1.0, "factor")
+        self.within(0.0, 0.99999, "averaging")
+
+
+# Settings that have another name than the arguments that they were before 0.1.0.
+RENAMED = {"detach_guidance": "guidance.detach", "reference_memory": "guidance.memory"}
+GROUPS = (
+    SGSFNetworkSettings,
+    GuidanceSettings,
+    ExtractorSettings,
+    BankSettings,
+    AnomalySettings,
+    LossSettings,
+    OptimizerSettings,
+)
