@@ -58,12 +58,12 @@ def train(model, strategy, **options):
            callbacks=[Recorder()], **options).fit(model, datamodule=data)
 
 
-small = {"image_size": (64, 64), "width": 0.125, "visualizer": False, "evaluator": False}
-train(RecordedAnoSeg(accumulate_grad_batches=2, **small), "ddp_fork_find_unused_parameters_true")
-detector = RecordedAnoSeg(detector=True, detector_share=0.5, **small)
+small = {"image_size": (64, 64), "network": {"width": 0.125}, "visualizer": False, "evaluator": False}
+train(RecordedAnoSeg(optimizer={"accumulate_grad_batches": 2}, **small), "ddp_fork_find_unused_parameters_true")
+detector = RecordedAnoSeg(detector={"enabled": True, "share": 0.5}, **small)
 detector.seen, detector.masks = [], []
 train(detector, "ddp_fork_find_unused_parameters_true")
-train(RecordedSGSF(extractor="test_resnet", averaging=0.9, **small), "ddp_fork")
+train(RecordedSGSF(extractor={"name": "test_resnet"}, optimizer={"averaging": 0.9}, **small), "ddp_fork")
 """
 
 

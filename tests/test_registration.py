@@ -293,7 +293,7 @@ forms = ["AnoSeg", "anoseg", "ano_seg", "Foreign", {"class_path": "AnoSeg"}, {"c
          {"class_path": "anomalib_anoseg.AnoSeg"}, {"class_path": "anomalib_anoseg.models.anoseg.AnoSeg"},
          {"class_path": "anomalib_anoseg.models.anoseg.lightning_model.AnoSeg"}, {"class_path": "foreign.Foreign"}]
 classes = {json.dumps(form): type(get_model(form)).__name__ for form in forms}
-small = {"width": 0.125}
+small = {"network": {"width": 0.125}}
 classes |= {name: type(get_model(name, **small)).__name__ for name in ("SGSF", "sgsf", "s_g_s_f")}
 full_path = "anomalib_anoseg.models.sgsf.lightning_model.SGSF"
 for path in ("SGSF", "anomalib.models.SGSF", "anomalib_anoseg.SGSF", full_path):
