@@ -462,7 +462,7 @@ def test_rates_fall_with_the_budget_of_time(job, monkeypatch):
     factors = []
 
     def note(self, *_):
-        factors.append(self.lr_schedulers()[0].get_last_lr()[0] / self.lr)
+        factors.append(self.lr_schedulers()[0].get_last_lr()[0] / self.stages.settings.lr)
 
     monkeypatch.setattr(AnoSeg, "on_train_batch_end", note)
     monkeypatch.setattr(Stopwatch, "seconds", property(lambda _: {"cpu": 10.0 * len(factors), "wall": 0.0}))

@@ -12,6 +12,8 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from anomalib_anoseg.models.anoseg.detector import DetectorModel
 from anomalib_anoseg.models.anoseg.detector_loss import DetectorDiscriminatorLoss, DetectorGeneratorLoss, DetectorLoss
@@ -32,7 +34,7 @@ from anomalib_anoseg.models.anoseg.settings import (
     OptimizerSettings,
     PatchSettings,
 )
-from anomalib_anoseg.models.anoseg.stages import Stage, StagedOptimization
+from anomalib_anoseg.models.anoseg.stages import Stage, Stages
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel, AnoSegOutput, ImageScore
 from anomalib_anoseg.models.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.models.settings import as_plain, check_model
@@ -44,7 +46,7 @@ from anomalib_anoseg.training.seeding import seeded_weights
 __all__ = ["AnoSeg"]
 
 
-class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
+class AnoSeg(SelfSupervisedModel, AnomalibModule):
     """AnoSeg's anomaly segmentation network and its detector (Song et al., arXiv 2110.03396).
 
     Trains on normal images alone: half of each step's images carry a synthetic anomaly, and the network learns to mark
@@ -147,11 +149,9 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         self.automatic_optimization = False
         self.image_size = image_size
         self.pre_trained, self._has_weights = encoder.pre_trained, False
-        self.detector_share, self.segmentation_checkpoint = detector.share, detector.segmentation_checkpoint
+        self.segmentation_checkpoint = detector.segmentation_checkpoint
+        self.stages = Stages(self, optimizer, _divide_training(detector), self._list_parameters)
         self.masked_reconstruction = losses.masked_reconstruction
-        self.lr, self.betas, self.lr_decay_start = optimizer.lr, optimizer.betas, optimizer.lr_decay_start
-        self.accumulate_grad_batches = optimizer.accumulate_grad_batches
-        self.gradient_clip_val = optimizer.gradient_clip_val
         self.use_compile = network.compile
         self.seed, self.max_epochs = seed, max_epochs
         self._calibration_changes = calibration.changes
@@ -221,7 +221,7 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
             ValueError: If that was trained with a frozen encoder, and this is not, or the other way round.
         """
         is_resumed = self.saved_arguments is not None and self.trainer.ckpt_path
-        shaping = {"encoder.frozen": bool} if is_resumed and "segmentation" in self.stage_shares() else {}
+        shaping = {"encoder.frozen": bool} if is_resumed and "segmentation" in self.stages.shares else {}
         if misfit := explain_misfit(self.saved_arguments or {}, self.hparams, shaping):
             raise ValueError(misfit)
         if not self._has_weights and self.saved_arguments is None:
@@ -246,24 +246,25 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
             swap_calibrations(checkpoint, post_processor.state_key, self.other_score.state_key)
             checkpoint["image_score"] = own
 
-    def stage_shares(self) -> dict[Stage, float]:
-        """Tell which fraction of the training each stage takes."""
-        if self.model.detector is None:
-            return {"segmentation": 1.0}
-        if self.segmentation_checkpoint is not None:
-            return {"detector": 1.0}
-        return {"segmentation": 1 - self.detector_share, "detector": self.detector_share}
-
-    def stage_parameters(self, stage: Stage) -> list[list[nn.Parameter]]:
-        """List what the optimisers train: a generator and, if there is one, a discriminator."""
+    def _list_parameters(self, stage: Stage) -> list[list[nn.Parameter]]:
+        """List what the optimisers of a stage train: a generator and, if there is one, a discriminator."""
         detector: Any = self.model.detector
         networks: AnoSegModel | DetectorModel = detector if stage == "detector" else self.model
         groups = [networks.generator_parameters()]
         return groups if networks.discriminator is None else [*groups, list(networks.discriminator.parameters())]
 
-    def enter_stage(self, stage: Stage) -> None:
-        """Freeze segmentation while the detector learns."""
-        self.model.freeze(stage == "detector")
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
+        """Configure Adam for each network of each stage, and a learning rate that falls over its stage."""
+        return self.stages.configure_optimizers()
+
+    def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
+        """Start the next stage if its time has come, and freeze segmentation while the detector learns."""
+        del batch
+        self.model.freeze(self.stages.advance(batch_idx) == "detector")
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the gradient here, where mixed precision has already unscaled it."""
+        self.stages.clip_gradients(optimizer)
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Forge, predict, and let a discriminator and then its generator learn: those of the stage that runs.
@@ -272,19 +273,20 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         """
         normal: Any = batch.image
         check_batch(normal, self.min_side)
-        is_step = (batch_idx + 1) % self.accumulate_grad_batches == 0 or self.trainer.is_last_batch
+        stages, is_step = self.stages, self.stages.is_step(batch_idx)
         image, mask = self._forge_views(normal, batch.image_path)
-        losses = (self._train_detector if self.stage == "detector" else self._train_segmentation)(image, mask, is_step)
+        is_detector = stages.current == "detector"
+        losses = (self._train_detector if is_detector else self._train_segmentation)(image, mask, is_step)
         if is_step:
-            self.step_schedules()
-            if self.stage == "segmentation":
-                self.model.update_average(image, self.global_step // len(self.stage_optimizers))
-        total = "train_detector_loss" if self.stage == "detector" else "train_loss"
+            stages.step_schedules()
+            if not is_detector:
+                self.model.update_average(image, self.global_step // len(stages.optimizers))
+        total = "train_detector_loss" if is_detector else "train_loss"
         self.log(total, losses.pop(total), on_epoch=True, prog_bar=True, batch_size=len(image))
         self.log_dict(losses, batch_size=len(image))
-        if len(self.stage_shares()) > 1:
+        if len(stages.shares) > 1:
             # In the progress bar, to tell which stage runs and how far it is.
-            self.log(self.stage, self.stage_progress(), prog_bar=True, logger=False, batch_size=len(image))
+            self.log(stages.current, stages.progress(), prog_bar=True, logger=False, batch_size=len(image))
 
     def _train_segmentation(self, image: Tensor, mask: Tensor, is_step: bool) -> dict[str, Tensor]:
         """Let the first stage's networks learn from both views of the images."""
@@ -303,21 +305,21 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
         with torch.no_grad():
             anomaly_map = self.model.predict_map(normal)
         reconstruction = detector(normal, anomaly_map)
-        generator, discriminator = self.stage_optimizers
+        generator, discriminator = self.stages.optimizers
         with discriminator.toggle_model(sync_grad=is_step):
             real = detector.judge(normal, no_anomaly).logits
             fake = detector.judge(reconstruction.detach(), anomaly_map).logits
             judged: DetectorDiscriminatorLoss = self.detector_loss.discriminator(
                 real, fake, detector.judge(forged, mask).logits
             )
-            self.learn(judged.total, discriminator, is_step)
+            self.stages.backward_and_step(judged.total, discriminator, is_step)
         with generator.toggle_model(sync_grad=is_step):
             with torch.no_grad():
                 features = detector.features(normal, no_anomaly)
             terms: DetectorGeneratorLoss = self.detector_loss.generator(
                 normal, reconstruction, features, detector.judge(reconstruction, anomaly_map)
             )
-            self.learn(terms.total, generator, is_step)
+            self.stages.backward_and_step(terms.total, generator, is_step)
         losses = {**judged._asdict(), **terms._asdict()}
         return {f"train_detector_{name}_loss".replace("_total", ""): loss.detach() for name, loss in losses.items()}
 
@@ -329,23 +331,32 @@ class AnoSeg(StagedOptimization, SelfSupervisedModel, AnomalibModule):
 
     def _train_discriminator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> Tensor:
         """Let the discriminator tell (image, mask) from (reconstruction, map), each in a pass of its own."""
-        optimizer = self.stage_optimizers[1]
+        optimizer = self.stages.optimizers[1]
         with optimizer.toggle_model(sync_grad=is_step):
             judged_real = self.model.discriminate(image, mask)
             judged_fake = self.model.discriminate(*output.detached_pair())
             loss = discriminator_loss(judged_real, judged_fake)
-            self.learn(loss, optimizer, is_step)
+            self.stages.backward_and_step(loss, optimizer, is_step)
         return loss
 
     def _train_generator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> GeneratorLoss:
         """Let encoder and decoders learn from all losses; the discriminator's weights take no gradient here."""
-        optimizer = self.stage_optimizers[0]
+        optimizer = self.stages.optimizers[0]
         with optimizer.toggle_model(sync_grad=is_step):
             judged = None if self.model.discriminator is None else self.model.discriminate(*output.pair())
             reconstruction = output.reconstruction if self.masked_reconstruction else None
             terms: GeneratorLoss = self.loss(output.logits, reconstruction, image, mask, judged)
-            self.learn(terms.total, optimizer, is_step)
+            self.stages.backward_and_step(terms.total, optimizer, is_step)
         return terms
+
+
+def _divide_training(detector: DetectorSettings) -> dict[Stage, float]:
+    """Tell which fraction of the training each stage takes."""
+    if not detector.enabled:
+        return {"segmentation": 1.0}
+    if detector.segmentation_checkpoint is not None:
+        return {"detector": 1.0}
+    return {"segmentation": 1 - detector.share, "detector": detector.share}
 
 
 def _check_image_score(image_score: str, detector: DetectorSettings) -> None:

@@ -5,7 +5,7 @@ steps or time. Which stage runs follows from how many steps the optimisers have 
 resumed training goes on where it was. GANs need Lightning's manual optimisation; this module is where it is done.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from lightning.pytorch import LightningModule
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from anomalib_anoseg.models.anoseg.settings import OptimizerSettings
 from anomalib_anoseg.training.schedules import LinearDecay, time_progress, timed
 
 Stage = Literal["segmentation", "detector"]
@@ -36,50 +37,41 @@ class Section(NamedTuple):
     optimizers: slice
 
 
-class StagedOptimization(LightningModule):
-    """Manual optimisation in one or two stages.
+class Stages:
+    """Manual optimisation of a model in one or two stages.
 
-    A mixin, to stand before :class:`anomalib.models.components.AnomalibModule`.
+    Args:
+        model: Whose networks learn; its trainer says how long.
+        settings: Of the optimisers.
+        shares: Fraction of the training's batches that each stage takes, in their order; they sum up to 1.
+        parameters: Lists what each optimiser of a stage trains.
 
     Attributes:
-        stage: The stage that runs, or ran last.
-        lr: Adam's learning rate.
-        betas: Adam's betas.
-        lr_decay_start: Fraction of each stage after which its learning rate falls linearly to zero.
-        accumulate_grad_batches: Batches a step.
-        gradient_clip_val: Largest norm of the gradient of each optimiser; ``None`` for any.
+        current: The stage that runs, or ran last.
+        shares: As given.
     """
 
-    stage: Stage = "segmentation"
-    lr: float
-    betas: tuple[float, float]
-    lr_decay_start: float
-    accumulate_grad_batches: int
-    gradient_clip_val: float | None
-    _sections: Sequence[Section] = ()
-    _section: Section
-
-    def stage_shares(self) -> Mapping[Stage, float]:
-        """Tell which fraction of the training's batches each stage takes, in their order; they sum up to 1."""
-        raise NotImplementedError
-
-    def stage_parameters(self, stage: Stage) -> list[list[nn.Parameter]]:
-        """List what each optimiser of a stage trains."""
-        raise NotImplementedError
-
-    def enter_stage(self, stage: Stage) -> None:
-        """Prepare the networks for a stage that begins, or is gone on with."""
-        raise NotImplementedError
+    def __init__(
+        self,
+        model: LightningModule,
+        settings: OptimizerSettings,
+        shares: Mapping[Stage, float],
+        parameters: Callable[[Stage], list[list[nn.Parameter]]],
+    ) -> None:
+        self.model, self.settings, self.shares, self.parameters = model, settings, shares, parameters
+        self.current: Stage = "segmentation"
+        self._sections: list[Section] = []
+        self._section: Section
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
         """Configure Adam for each network of each stage, and a learning rate that falls over its stage."""
-        groups = {stage: self.stage_parameters(stage) for stage in self.stage_shares()}
+        settings, groups = self.settings, {stage: self.parameters(stage) for stage in self.shares}
         self._sections = self._divide({stage: len(group) for stage, group in groups.items()})
         optimizers: list[Optimizer] = []
         schedulers: list[LambdaLR] = []
         for section in self._sections:
-            own: list[Optimizer] = [Adam(group, self.lr, self.betas) for group in groups[section.stage]]
-            decay = timed(LinearDecay(self.lr_decay_start, section.steps), self.trainer, section.window)
+            own: list[Optimizer] = [Adam(group, settings.lr, settings.betas) for group in groups[section.stage]]
+            decay = timed(LinearDecay(settings.lr_decay_start, section.steps), self.model.trainer, section.window)
             optimizers += own
             schedulers += [LambdaLR(optimizer, decay) for optimizer in own]
         return optimizers, schedulers
@@ -88,18 +80,19 @@ class StagedOptimization(LightningModule):
         """Divide the training among stages with so many optimisers each.
 
         Raises:
-            ValueError: If there are two, and no end to divide the way to.
+            ValueError: If there are two, and the training has no end.
         """
-        shares = self.stage_shares()
-        total = self._count_steps(sum(shares[stage] * count for stage, count in optimizers.items()))
-        if len(shares) > 1 and total == float("inf") and time_progress(self.trainer) is None:
+        total = self._count_steps(sum(self.shares[stage] * count for stage, count in optimizers.items()))
+        if len(self.shares) > 1 and total == float("inf") and time_progress(self.model.trainer) is None:
             raise ValueError(
                 "detector.enabled=True divides the training into two stages, but this one has no end. Set the "
                 "trainer's max_epochs, max_steps or max_time."
             )
         sections: list[Section] = []
         start, first = 0.0, 0
-        for (stage, share), steps in zip(shares.items(), split_steps(total, list(shares.values())), strict=True):
+        for (stage, share), steps in zip(
+            self.shares.items(), split_steps(total, list(self.shares.values())), strict=True
+        ):
             last = first + optimizers[stage]
             sections.append(Section(stage, steps, (start, start + share), slice(first, last)))
             start, first = start + share, last
@@ -111,20 +104,20 @@ class StagedOptimization(LightningModule):
         Lightning's ``max_steps`` counts the steps of all optimisers together, of which ``optimizers`` are taken at
         once, on average over the training.
         """
-        steps = self.trainer.estimated_stepping_batches / self.accumulate_grad_batches
-        return min(steps, self.trainer.max_steps / optimizers) if self.trainer.max_steps > 0 else steps
+        trainer = self.model.trainer
+        steps = trainer.estimated_stepping_batches / self.settings.accumulate_grad_batches
+        return min(steps, trainer.max_steps / optimizers) if trainer.max_steps > 0 else steps
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
-        """Go over to the next stage if it is time to; never between batches whose gradients are added up."""
-        del batch
-        if batch_idx % self.accumulate_grad_batches:
-            return
+    def advance(self, batch_idx: int) -> Stage:
+        """Start the next stage if its time has come; never between batches whose gradients are added up."""
+        if batch_idx % self.settings.accumulate_grad_batches:
+            return self.current
         # Found once a step: time goes on while a step is taken.
         self._section = self._find_section()
-        if self._section.stage != self.stage:
-            self.stage = self._section.stage
-            rank_zero_info(f"AnoSeg trains its {self.stage} now.")
-        self.enter_stage(self.stage)
+        if self._section.stage != self.current:
+            self.current = self._section.stage
+            rank_zero_info(f"AnoSeg trains its {self.current} now.")
+        return self.current
 
     def _find_section(self) -> Section:
         current, *later = self._sections
@@ -135,60 +128,58 @@ class StagedOptimization(LightningModule):
         return current
 
     def _is_over(self, section: Section) -> bool:
-        elapsed = time_progress(self.trainer)
+        elapsed = time_progress(self.model.trainer)
         if elapsed is None:
             return self._count_done(section) >= section.steps
         # Clocks differ, and all processes must be in the same stage.
         is_over = self._count_done(section) >= section.steps or elapsed >= section.window[1]
-        return bool(self.trainer.strategy.broadcast(is_over))
+        return bool(self.model.trainer.strategy.broadcast(is_over))
 
     def _count_done(self, section: Section) -> int:
         """Count the steps that each optimiser of a stage has taken, in this training and before it was resumed."""
-        return self._as_list(self.lr_schedulers())[section.optimizers.start].last_epoch
+        return _as_list(self.model.lr_schedulers())[section.optimizers.start].last_epoch
 
-    def stage_progress(self) -> float:
-        """Tell which fraction of its stage the training has done, in ``[0, 1]``."""
+    def progress(self) -> float:
+        """Compute the fraction of the current stage that is done, in ``[0, 1]``."""
         section = self._section
         start, end = section.window
-        elapsed = time_progress(self.trainer)
+        elapsed = time_progress(self.model.trainer)
         by_time = 0.0 if elapsed is None else (elapsed - start) / (end - start)
         return min(1.0, max(self._count_done(section) / section.steps, by_time))
 
     @property
-    def stage_optimizers(self) -> list[LightningOptimizer]:
-        """The optimisers of the stage that runs, in the order of :meth:`stage_parameters`."""
-        return self._as_list(self.optimizers())[self._section.optimizers]
+    def optimizers(self) -> list[LightningOptimizer]:
+        """The optimisers of the current stage, in the order of its parameters."""
+        return _as_list(self.model.optimizers())[self._section.optimizers]
 
-    def learn(self, loss: Tensor, optimizer: LightningOptimizer, is_step: bool) -> None:
-        """Let an optimiser's networks learn.
+    def is_step(self, batch_idx: int) -> bool:
+        """Tell whether this batch is the last whose gradients are added up."""
+        return (batch_idx + 1) % self.settings.accumulate_grad_batches == 0 or self.model.trainer.is_last_batch
 
-        Args:
-            loss: A scalar.
-            optimizer: One of :attr:`stage_optimizers`.
-            is_step: Whether this batch is the last whose gradients are added up.
-        """
-        self.manual_backward(loss / self.accumulate_grad_batches)
+    def backward_and_step(self, loss: Tensor, optimizer: LightningOptimizer, is_step: bool) -> None:
+        """Compute the gradients of a scalar loss, and let an optimiser take a step with them if it is time to."""
+        self.model.manual_backward(loss / self.settings.accumulate_grad_batches)
         if is_step:
             optimizer.step()
             optimizer.zero_grad()
 
     def step_schedules(self) -> None:
-        """Let the learning rates of the stage that runs fall, once for each step of its optimisers."""
-        for scheduler in self._as_list(self.lr_schedulers())[self._section.optimizers]:
+        """Let the learning rates of the current stage fall, once for each step of its optimisers."""
+        for scheduler in _as_list(self.model.lr_schedulers())[self._section.optimizers]:
             scheduler.step()
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the gradient here, where mixed precision has already unscaled it."""
-        if self.gradient_clip_val is not None:
-            self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
-
-    @staticmethod
-    def _as_list(found: Any) -> list[Any]:  # noqa: ANN401
-        """Lightning gives a single optimiser, or schedule, without a list."""
-        return found if isinstance(found, list) else [found]
+    def clip_gradients(self, optimizer: Optimizer) -> None:
+        """Clip the gradients of an optimiser's networks, if the settings say so."""
+        if self.settings.gradient_clip_val is not None:
+            self.model.clip_gradients(optimizer, self.settings.gradient_clip_val, "norm")
 
 
-def split_steps(total: float, shares: Sequence[float]) -> list[float]:
+def _as_list(found: Any) -> list[Any]:  # noqa: ANN401
+    """Make a list of what Lightning gives: a single optimiser, or schedule, without one."""
+    return found if isinstance(found, list) else [found]
+
+
+def split_steps(total: float, shares: list[float] | tuple[float, ...]) -> list[float]:
     """Split the steps of a training between its one or two stages, whole ones and at least one each.
 
     Args:

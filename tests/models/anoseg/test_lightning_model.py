@@ -57,7 +57,7 @@ def test_defaults_are_the_published_settings():
     assert isinstance(model.augmenter, HardCutPaste)
     assert model.learning_type == LearningType.ONE_CLASS
     assert model.trainer_arguments == {}
-    assert (model.lr, model.betas) == (2e-4, (0.5, 0.999))
+    assert (model.stages.settings.lr, model.stages.settings.betas) == (2e-4, (0.5, 0.999))
 
 
 def test_length_is_the_users_unless_the_model_was_given_one():
@@ -458,7 +458,7 @@ def test_checkpoint_of_another_shape(small_checkpoint, tiny_data, tmp_path):
 
 def test_arguments_that_do_not_shape_the_networks_may_differ(small_checkpoint):
     model = AnoSeg.load_from_checkpoint(small_checkpoint, optimizer={"averaging": 0.5, "lr": 1.0}, image_size=(96, 96))
-    assert (model.lr, model.image_size) == (1.0, (96, 96))
+    assert (model.stages.settings.lr, model.image_size) == (1.0, (96, 96))
 
 
 def test_weights_that_do_not_fit_for_another_reason_keep_the_error():

@@ -71,7 +71,7 @@ class Recorder(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, *args):
         del args
-        self.stages.append(pl_module.stage)
+        self.stages.append(pl_module.stages.current)
         self.rates.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
