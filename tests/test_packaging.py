@@ -90,6 +90,8 @@ def test_wheel_holds_the_package_and_the_pth_file_only(wheel):
         entry_points = next(archive.read(name).decode() for name in names if name.endswith("entry_points.txt"))
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"anomalib_anoseg", "anomalib_anoseg.pth"}
     assert "anomalib_anoseg/py.typed" in names
+    presets = {path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*") if path.is_file()}
+    assert {f"anomalib_anoseg/{name}" for name in presets} <= set(names)
     assert "[anomalib.models]\nAnoSeg = anomalib_anoseg.models.anoseg.lightning_model:AnoSeg" in entry_points
 
 
@@ -123,7 +125,11 @@ def test_installed_wheel_registers_with_the_real_host(environment, wheel):
     lent = [folder for folder in sys.path if Path(folder).name == "site-packages"]
     (environment.site_packages / "zz_lent.pth").write_text("\n".join(lent))
     process = environment.execute(
-        "from anomalib.models import AnoSeg; import sys; print(sys.modules[AnoSeg.__module__])"
+        "from anomalib.models import AnoSeg; import sys; print(sys.modules[AnoSeg.__module__])\n"
+        "from anomalib_anoseg.common.presets import find_preset; print(find_preset('laptop').is_file())\n"
+        "print(find_preset('laptop'))"
     )
-    assert str(environment.site_packages) in process.stdout
+    module, has_presets, preset = process.stdout.splitlines()
+    assert str(environment.site_packages) in module
+    assert (has_presets, Path(preset).is_relative_to(environment.site_packages)) == ("True", True)
     assert "anomalib-anoseg" not in process.stderr

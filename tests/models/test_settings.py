@@ -1,0 +1,121 @@
+"""Settings in groups: from Python, mappings and the command line, checked at once; errors name their place."""
+
+import inspect
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+from anomalib.models import get_model
+
+from anomalib_anoseg import SGSF, AnoSeg
+from anomalib_anoseg.models.anoseg.settings import GROUPS, DetectorSettings, PatchSettings
+from anomalib_anoseg.models.settings import NetworkSettings, changed_settings
+from anomalib_anoseg.models.sgsf.settings import GROUPS as SGSF_GROUPS
+
+COMMAND = Path(sys.executable).with_name("anomalib")
+BARE = dict.fromkeys(("post_processor", "evaluator", "visualizer"), False)
+
+
+@pytest.mark.parametrize("model", [AnoSeg, SGSF])
+def test_a_model_takes_a_handful_of_arguments(model):
+    named = [p for p in inspect.signature(model).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    assert len(named) <= 20
+
+
+@pytest.mark.parametrize(("model", "groups"), [(AnoSeg, GROUPS), (SGSF, SGSF_GROUPS)])
+def test_every_setting_is_documented_on_its_group(model, groups):
+    assert {group.group for group in groups} <= inspect.signature(model).parameters.keys()
+    for group in groups:
+        documented = inspect.getdoc(group)
+        fields = inspect.signature(group).parameters
+        assert not [name for name in fields if f"    {name}: " not in documented], group
+
+
+@pytest.mark.parametrize("given", [{"area": [0.01, 0.05]}, PatchSettings(area=(0.01, 0.05))])
+def test_mappings_and_dataclasses_are_alike(given):
+    model = AnoSeg((64, 64), network={"width": 0.125}, patches=given, **BARE)
+    assert model.augmenter.flags["area"] == (0.01, 0.05)
+    assert model.hparams["patches"]["area"] == (0.01, 0.05)
+    assert model.hparams["patches"]["count"] == 1  # checkpoints hold whole groups
+    assert changed_settings(model)[:2] == [("image_size", (64, 64)), ("network.width", 0.125)]
+
+
+def test_host_hands_mappings_on():
+    settings = {"image_size": [64, 64], "network": {"width": 0.125}, "bank": {"size": 3}}
+    model = get_model({"class_path": "SGSF", "init_args": settings})
+    assert model.bank_settings.size == 3
+
+
+def test_groups_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        NetworkSettings().width = 2.0
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "place"),
+    [
+        (AnoSeg, "patch_area", "patches.area"),
+        (AnoSeg, "width", "network.width"),
+        (AnoSeg, "freeze_encoder", "encoder.frozen"),
+        (AnoSeg, "perlin_share", "noise.share"),
+        (AnoSeg, "hard_augmentation", "patches.hard"),
+        (AnoSeg, "segmentation_loss", "losses.segmentation"),
+        (AnoSeg, "adversarial_weight", "losses.adversarial_weight"),
+        (AnoSeg, "detector_adversarial_weight", "detector.adversarial_weight"),
+        (AnoSeg, "calibration_opacity", "calibration.opacity"),
+        (AnoSeg, "lr", "optimizer.lr"),
+        (SGSF, "bank_size", "bank.size"),
+        (SGSF, "extractor_weights", "extractor.weights"),
+        (SGSF, "reference_memory", "guidance.memory"),
+        (SGSF, "detach_guidance", "guidance.detach"),
+        (SGSF, "anomaly_p", "anomalies.p"),
+        (SGSF, "lr_milestones", "optimizer.milestones"),
+        (SGSF, "averaging", "optimizer.averaging"),
+    ],
+)
+def test_an_old_name_is_refused_with_its_new_place(model, name, place):
+    with pytest.raises(TypeError, match=rf"^{name} is now {place}: give .* or --model\.{place} on the") as raised:
+        model(**{name: 1})
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_names_are_refused_with_what_there_is():
+    with pytest.raises(TypeError, match=r"There is no setting 'colour'\. `anomalib train --model.help AnoSeg`"):
+        AnoSeg(colour=1)
+    with pytest.raises(TypeError, match=r"patches has no setting 'size'; it has hard, hard_p, jitter, area, "):
+        AnoSeg(patches={"size": 1})
+    with pytest.raises(TypeError, match=r"detector must be a mapping of enabled, share, .*, got True"):
+        AnoSeg(detector=True)
+
+
+def test_a_group_checks_itself():
+    with pytest.raises(ValueError, match=r"^patches\.jitter \(hue\) must lie within \[0\.0, 0\.5\], got 0\.6"):
+        PatchSettings(jitter=[0.5, 0.5, 0.5, 0.6])
+    with pytest.raises(ValueError, match=r"^detector\.share must lie within \[0\.01, 0\.99\], got 2"):
+        DetectorSettings(share=2)
+
+
+@pytest.fixture(scope="module")
+def shown():
+    """What the command prints that the README names."""
+    process = subprocess.run([COMMAND, "train", "--model.help", "AnoSeg"], capture_output=True, text=True, check=True)
+    return " ".join(process.stdout.split())
+
+
+def test_command_shows_groups_with_ranges(shown):
+    assert "--model.patches.area" in shown
+    assert "Range of a patch's area as a fraction of the image's, within ``[0.0001, 1]``" in shown
+    assert "The paper's detector, a second GAN" in shown
+
+
+def test_command_takes_parts_of_groups(tmp_path):
+    (tmp_path / "a.yaml").write_text("model: {class_path: AnoSeg, init_args: {patches: {area: [0.01, 0.05]}}}\n")
+    arguments = ["--model.patches.count", "2", "--data", "DemoTextures", "--print_config"]
+    process = subprocess.run(
+        [COMMAND, "train", "--config", tmp_path / "a.yaml", *arguments], capture_output=True, text=True, check=True
+    )
+    parser_output = process.stdout
+    assert "count: 2" in parser_output
+    assert "- 0.01\n" in parser_output
