@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given = parser.instantiate_classes(parsed)[name].as_dict()
         result = call(**{key: value for key, value in given.items() if key in signature(call).parameters})
     except (FileExistsError, FileNotFoundError, ModuleNotFoundError, ValueError) as error:
-        if not _is_told_by_us(error):
+        if not _raised_by_this_package(error):
             raise
         parser.error(str(error))
     # A board returns what is missing, the doctor what is wrong.
@@ -86,7 +86,7 @@ def _load(module: str, function: str) -> Callable[..., Any]:
         return getattr(import_module(f"anomalib_anoseg.{module}"), function)
 
 
-def _is_told_by_us(error: Exception) -> bool:
+def _raised_by_this_package(error: Exception) -> bool:
     """Tell whether a message was written for the user, by this package, or is that of a fault further inside."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith("anomalib_anoseg.")

@@ -193,7 +193,11 @@ class Segmenter(nn.Module):
 
     def forward(self, planes: Tensor) -> Tensor:
         """Map ``(B, 3 or 5, H, W)`` planes to logits ``(B, 1, H, W)``."""
-        return crop(self.decoder(self.encoder(planes)), planes)
+        return self.decode(self.encoder(planes), planes)
+
+    def decode(self, features: list[Tensor], planes: Tensor) -> Tensor:
+        """Decode the encoder's features of ``planes`` to logits ``(B, 1, H, W)``."""
+        return crop(self.decoder(features), planes)
 
 
 class Discriminator(nn.Module):

@@ -139,7 +139,7 @@ class AnoSegModel(nn.Module):
 
     def _predict_for_loss(self, planes: Tensor) -> AnoSegOutput:
         features = self.segmenter.encoder(planes)
-        logits = self._untile(crop(self.segmenter.decoder(features), planes))
+        logits = self._untile(self.segmenter.decode(features, planes))
         if self.reconstruction_decoder is None:
             return AnoSegOutput(logits, None)
         reconstruction = crop(self.reconstruction_decoder(features), planes).sigmoid()

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from anomalib_anoseg.models.settings import NetworkSettings, Settings, named_in
 from anomalib_anoseg.models.sgsf.bank import Precision
+from anomalib_anoseg.models.sgsf.bank_size import BankFeatures
 from anomalib_anoseg.models.sgsf.neighbours import Choice
 from anomalib_anoseg.models.sgsf.networks import Passes
-from anomalib_anoseg.models.sgsf.room import BankFeatures
 from anomalib_anoseg.models.sgsf.torch_model import Guidance
 from anomalib_anoseg.transforms import SaliencyPerlin
 from anomalib_anoseg.transforms.base import check_value

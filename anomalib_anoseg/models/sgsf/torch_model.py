@@ -12,9 +12,9 @@ from typing_extensions import Self
 
 from anomalib_anoseg.models.network_parts import smoothed_maximum
 from anomalib_anoseg.models.sgsf.bank import Precision, ReferenceBank
+from anomalib_anoseg.models.sgsf.bank_size import BankFeatures, BankSize
 from anomalib_anoseg.models.sgsf.extractor import FeatureExtractor
 from anomalib_anoseg.models.sgsf.networks import AutoEncoder, GuidedUNet, Passes
-from anomalib_anoseg.models.sgsf.room import BankFeatures, BankRoom
 from anomalib_anoseg.training.averaging import AveragedModule
 
 Guidance = Literal["nearest", "single", "none"]
@@ -87,8 +87,8 @@ class SGSFModel(nn.Module):
             :class:`~anomalib_anoseg.models.sgsf.extractor.FeatureExtractor`.
         extractor_size: Side in pixels of what it sees; ``None`` for the image's.
         bank_features: Whether evaluation computes what it needs of a reference from its image for each picture, or
-            stores that for all references before, which is faster and takes more room: see
-            :class:`~anomalib_anoseg.models.sgsf.room.BankRoom`.
+            stores that for all references before, which is faster and larger: see
+            :class:`~anomalib_anoseg.models.sgsf.bank_size.BankSize`.
         bank_precision: Of what is stored.
         averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. Evaluation
             starts with statistics of their own, see :mod:`anomalib_anoseg.training.averaging`.
@@ -245,12 +245,12 @@ class SGSFModel(nn.Module):
         self._is_outdated = False
 
     @property
-    def bank_room(self) -> BankRoom | None:
-        """How much room the references take in an exported file; ``None`` where nothing needs them."""
+    def bank_size(self) -> BankSize | None:
+        """The size of the references in an exported file; ``None`` where nothing needs them."""
         if self.bank is None or self.extractor is None:
             return None
         height, width = self.bank.images.shape[-2:]
-        return BankRoom(
+        return BankSize(
             len(self.bank),
             (height, width),
             self.width,

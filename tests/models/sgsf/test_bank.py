@@ -1,4 +1,4 @@
-"""The references a model carries: look-up, storage, and how much room they take."""
+"""The references a model carries: look-up, storage, and their size."""
 
 from itertools import starmap
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.export import Dim
 
-from anomalib_anoseg.models.sgsf.room import BankRoom
+from anomalib_anoseg.models.sgsf.bank_size import BankSize
 
 TOLERANCE = 1e-4
 FIELDS = ("pred_score", "anomaly_map")
@@ -75,14 +75,14 @@ def check(predicted, expected):
 
 
 def check_graph(graph, count, bank_features):
-    """Plain operations, and references, known by their type, that take the room that is documented."""
+    """Plain operations, and references, known by their type, that have the size that is documented."""
     assert {node.domain for node in graph.node} == {""}
     assert not {"Loop", "If", "Scan", "NonZero"} & {node.op_type for node in graph.node}
     item_size = {onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.UINT8: 1}
     held = sum(math.prod(tensor.dims) * item_size.get(tensor.data_type, 0) for tensor in graph.initializer)
     # A small tensor may have been folded into what is made of it.
-    room = BankRoom(count, (64, 96), 0.125, bank_features, embedding_size=0)
-    assert held == pytest.approx(room.megabytes * 1e6, rel=0.1)
+    size = BankSize(count, (64, 96), 0.125, bank_features, embedding_size=0)
+    assert held == pytest.approx(size.megabytes * 1e6, rel=0.1)
 
 
 def test_graphs_without_references_take_any_size(make_model, batch, tmp_path):

@@ -1,4 +1,4 @@
-"""How much room references take in a file, and what is said when it is too much."""
+"""How much size references take in a file, and what is said when it is too much."""
 
 import warnings
 from dataclasses import replace
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from anomalib_anoseg import SGSF
 from anomalib_anoseg.models.sgsf.bank import ReferenceBank
+from anomalib_anoseg.models.sgsf.bank_size import BankSize
 from anomalib_anoseg.models.sgsf.networks import AutoEncoder, GuidedUNet
-from anomalib_anoseg.models.sgsf.room import BankRoom
 
 
 @pytest.mark.parametrize("passes", ["fused", "concatenated"])
@@ -27,38 +27,38 @@ def test_room_is_what_the_references_take(pictures, passes, precision, size):
         "computed": bank.images.nbytes + bank.embeddings.nbytes,
     }
     for kind, taken in sizes.items():
-        assert BankRoom(3, size, 0.25, kind, precision, passes, embedding_size=16).megabytes == pytest.approx(
+        assert BankSize(3, size, 0.25, kind, precision, passes, embedding_size=16).megabytes == pytest.approx(
             taken / 1e6
         )
 
 
 def test_a_single_reference_needs_no_embedding():
-    assert BankRoom(1, (64, 64), features="computed").megabytes == pytest.approx(3 * 64 * 64 / 1e6)
+    assert BankSize(1, (64, 64), features="computed").megabytes == pytest.approx(3 * 64 * 64 / 1e6)
 
 
 def test_room_of_a_model_is_that_of_its_own_settings(make_model):
     settings = {"passes": "concatenated", "bank_precision": "float32"}
-    room = make_model(**settings).bank_room
-    assert room == BankRoom(5, (64, 96), 0.125, "stored", "float32", "concatenated", 512)
-    assert make_model(denoise=True).bank_room is None
+    size = make_model(**settings).bank_size
+    assert size == BankSize(5, (64, 96), 0.125, "stored", "float32", "concatenated", 512)
+    assert make_model(denoise=True).bank_size is None
 
 
 @pytest.mark.parametrize(
-    ("room", "remedies"),
+    ("size", "remedies"),
     [
         (
-            BankRoom(16, (256, 256), precision="float32"),
+            BankSize(16, (256, 256), precision="float32"),
             ["computed (3.2 MB", "float16 (252 MB)", "single (31 MB", "bank.size=3", "bank.limit=504"],
         ),
-        (BankRoom(1, (1024, 1024)), ["computed (3.1 MB", "bank.limit=252"]),
-        (BankRoom(900, (256, 256), features="computed"), ["single (0.2 MB", "bank.size=503", "bank.limit=179"]),
+        (BankSize(1, (1024, 1024)), ["computed (3.1 MB", "bank.limit=252"]),
+        (BankSize(900, (256, 256), features="computed"), ["single (0.2 MB", "bank.size=503", "bank.limit=179"]),
     ],
     ids=["stored", "one", "many"],
 )
-def test_excess_names_the_settings_that_take_less(room, remedies):
-    assert room.explain(room.megabytes) is None
-    told = room.explain(100)
-    assert told.startswith(f"{room.count} references take {room.megabytes:.0f} MB of each exported file")
+def test_excess_names_the_settings_that_take_less(size, remedies):
+    assert size.explain(size.megabytes) is None
+    told = size.explain(100)
+    assert told.startswith(f"{size.count} references take {size.megabytes:.0f} MB of each exported file")
     assert all(remedy in told for remedy in remedies)
     assert told.count(" or ") + 1 == len(remedies)
 

@@ -1,4 +1,4 @@
-"""How much room the references of a trained model take in a file, and which settings take less."""
+"""The size of the references of a trained model in a file, and which settings take less."""
 
 import math
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ BankFeatures = Literal["computed", "stored"]
 
 
 @dataclass(frozen=True)
-class BankRoom:
-    """How much room references take.
+class BankSize:
+    """The size of references in a file.
 
     With ``H`` and ``W`` rounded up to multiples of 16, channels ``C_i`` of 64, 128, 256 and 512 times ``width``, and
     ``s`` bytes a number, 2 or 4, it is in bytes::
@@ -34,9 +34,9 @@ class BankRoom:
         embedding_size: Features of the extractor.
 
     Example:
-        >>> BankRoom(1, (256, 256)).megabytes, BankRoom(16, (256, 256)).megabytes
+        >>> BankSize(1, (256, 256)).megabytes, BankSize(16, (256, 256)).megabytes
         (15.72864, 251.691008)
-        >>> BankRoom(16, (256, 256), features="computed").megabytes
+        >>> BankSize(16, (256, 256), features="computed").megabytes
         3.178496
     """
 
@@ -67,7 +67,7 @@ class BankRoom:
         """Say that they take more megabytes than ``limit``, and which settings take less; ``None`` if they do not.
 
         Example:
-            >>> print(BankRoom(16, (256, 256)).explain(100).partition(". ")[0])
+            >>> print(BankSize(16, (256, 256)).explain(100).partition(". ")[0])
             16 references take 252 MB of each exported file, more than bank.limit=100
         """
         if self.megabytes <= limit:
