@@ -13,7 +13,7 @@ from typing import Any, ClassVar, get_args
 from anomalib.models.components import AnomalibModule
 from typing_extensions import Self
 
-from anomalib_anoseg.transforms.base import check_interval, check_value
+from anomalib_anoseg.common.checks import check_interval, check_value
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Normalize
 
+from anomalib_anoseg.common.checks import check_value
 from anomalib_anoseg.transforms import ForgedBatch, SyntheticAnomaly
-from anomalib_anoseg.transforms.base import check_value
 
 CalibrationSource = Literal["anomalous images", "forged on held-out images", "forged on training images", "none"]
 # Normal images: enough for a threshold, and a bound on the cost of a calibration, which every validation repeats.

@@ -9,6 +9,8 @@ from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 from typing_extensions import Self
 
+from anomalib_anoseg.common.checks import check_value
+
 # See `in_parts`: how many there are, and pixels of an image from which on they pay.
 PARTS, WORTH_PARTS = 8, 128 * 128
 # A person can just about see that a pixel differs by more than this.
@@ -230,26 +232,6 @@ class SyntheticAnomaly(SeededAugmentation):
 
     def complete_parameters(self, params: dict[str, Tensor], image: Tensor, paths: Sequence[str] | None) -> None:
         """Add to freshly drawn ``params`` what depends on the images or their files; nothing by default."""
-
-
-def check_interval(name: str, interval: tuple[float, float], low: float, high: float) -> None:
-    """Check that a range is ordered and within ``[low, high]``.
-
-    Raises:
-        ValueError: If it is not; the message names the argument, its value and the bounds.
-    """
-    if len(interval) != 2 or not low <= interval[0] <= interval[1] <= high:  # noqa: PLR2004
-        raise ValueError(f"{name} must lie within [{low}, {high}], lower bound first, got {tuple(interval)}.")
-
-
-def check_value(name: str, value: float, low: float, high: float) -> None:
-    """Check that a number is within ``[low, high]``.
-
-    Raises:
-        ValueError: If it is not; the message names the argument, its value and the bounds.
-    """
-    if not low <= value <= high:
-        raise ValueError(f"{name} must lie within [{low}, {high}], got {value}.")
 
 
 def find_changed(after: Tensor, before: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, check_value, constant, per_image
+from anomalib_anoseg.common.checks import check_value
+from anomalib_anoseg.transforms.base import SeededAugmentation, constant, per_image
 
 # Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601), as torchvision and kornia use them.
 LUMA = (0.299, 0.587, 0.114)

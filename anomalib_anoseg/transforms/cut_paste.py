@@ -7,10 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from anomalib_anoseg.common.checks import check_interval, check_value
 from anomalib_anoseg.transforms.base import (
     SeededAugmentation,
-    check_interval,
-    check_value,
     find_changed,
     under_prefix,
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.transforms.base import check_value
+from anomalib_anoseg.common.checks import check_value
 from anomalib_anoseg.transforms.perlin import FREQUENCIES
 from anomalib_anoseg.transforms.perlin_anomaly import PerlinAnomaly
 from anomalib_anoseg.transforms.textures import NoiseTextures, Textures

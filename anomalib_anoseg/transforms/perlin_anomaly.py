@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anomalib_anoseg.common.checks import check_interval, check_value
 from anomalib_anoseg.transforms.base import (
-    check_interval,
-    check_value,
     constant,
     find_changed,
     per_image,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur_image
 
-from anomalib_anoseg.transforms.base import check_interval, check_value, per_image
+from anomalib_anoseg.common.checks import check_interval, check_value
+from anomalib_anoseg.transforms.base import per_image
 
 # The smallest difference between two colours that people notice, in units of CIE Lab (Mahy et al. 1994).
 NOTICEABLE = 2.3

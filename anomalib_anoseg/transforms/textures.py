@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import resize
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, check_value, in_parts
+from anomalib_anoseg.common.checks import check_value
+from anomalib_anoseg.transforms.base import SeededAugmentation, in_parts
 from anomalib_anoseg.transforms.distortions import distort, draw_distortions
 
 DTD = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from anomalib_anoseg.common.checks import check_value
 from anomalib_anoseg.models.settings import NetworkSettings, Settings, named_in
 from anomalib_anoseg.models.sgsf.bank import Precision
 from anomalib_anoseg.models.sgsf.bank_size import BankFeatures
@@ -10,7 +11,6 @@ from anomalib_anoseg.models.sgsf.neighbours import Choice
 from anomalib_anoseg.models.sgsf.networks import Passes
 from anomalib_anoseg.models.sgsf.torch_model import Guidance
 from anomalib_anoseg.transforms import SaliencyPerlin
-from anomalib_anoseg.transforms.base import check_value
 
 __all__ = [
     "AnomalySettings",
