@@ -34,7 +34,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from anomalib_anoseg.transforms import SaliencyPerlin
-from anomalib_anoseg.transforms.saliency_folder import ESTIMATORS
+from anomalib_anoseg.transforms.saliency import ESTIMATORS
 
 SHIPPED = ("brick", "grass", "gravel", "horse", "cell", "astronaut", "coffee", "rocket", "cat", "camera")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}

@@ -141,8 +141,8 @@ def test_calibration_judges_every_kind_of_anomaly_by_its_best_threshold(run):
 
 
 def test_calibrations_change_patches_alone_or_noise_as_well(monkeypatch):
-    module, drawn, draw = load("calibration"), [], SaliencyPerlin.generate_parameters
-    monkeypatch.setattr(SaliencyPerlin, "generate_parameters", lambda *args: drawn.append(args) or draw(*args))
+    module, drawn, draw = load("calibration"), [], SaliencyPerlin.draw_parameters
+    monkeypatch.setattr(SaliencyPerlin, "draw_parameters", lambda *args: drawn.append(args) or draw(*args))
     model = AnoSeg((64, 64), network={"width": 0.125}, noise={"share": 0.5}, patches={"opacity": (0.9, 1.0)})
     image = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     faint = {"opacity": (0.1, 0.1)}

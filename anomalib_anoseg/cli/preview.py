@@ -240,7 +240,7 @@ def _forge(augmenter: SyntheticAnomaly, image: Tensor, paths: list[str], seed: i
     for start in track(range(0, len(paths), CHUNK), "Forging anomalies", console=console, transient=True):
         chunk = slice(start, start + CHUNK)
         forged, mask = augmenter.forge(image[chunk], generator=generator, paths=paths[chunk])
-        batches.append((augmenter.turn(image[chunk]), forged, mask))
+        batches.append((augmenter.rotate(image[chunk]), forged, mask))
     normal, forged, mask = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return _Pictures(_to_grey_levels(normal), _to_grey_levels(forged), mask.bool())
 

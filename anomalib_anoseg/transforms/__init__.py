@@ -11,7 +11,8 @@ from anomalib_anoseg.transforms.draem_perlin import DraemPerlin
 from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
 from anomalib_anoseg.transforms.one_of import OneOf
 from anomalib_anoseg.transforms.perlin_anomaly import PerlinAnomaly
-from anomalib_anoseg.transforms.rotation import RandomFreeTurn, RandomQuarterTurn
+from anomalib_anoseg.transforms.random_stream import RandomStream
+from anomalib_anoseg.transforms.rotation import RandomQuarterRotation
 from anomalib_anoseg.transforms.saliency_perlin import SaliencyPerlin
 from anomalib_anoseg.transforms.textures import BatchTextures, NoiseTextures, TextureFolder, Textures
 
@@ -25,9 +26,9 @@ __all__ = [
     "OneOf",
     "PerlinAnomaly",
     "RandomColorJitter",
-    "RandomFreeTurn",
     "RandomHalfSwap",
-    "RandomQuarterTurn",
+    "RandomQuarterRotation",
+    "RandomStream",
     "SaliencyPerlin",
     "SeededAugmentation",
     "SyntheticAnomaly",

@@ -1,18 +1,20 @@
 """Colour jitter as one matrix an image, the third step of AnoSeg's hard augmentation."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from anomalib_anoseg.common.checks import check_value
-from anomalib_anoseg.transforms.base import SeededAugmentation, constant, per_image
+from anomalib_anoseg.transforms._tensors import constant, per_image
+from anomalib_anoseg.transforms.base import SeededAugmentation
+from anomalib_anoseg.transforms.random_stream import RandomStream
 
 # Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601), as torchvision and kornia use them.
 LUMA = (0.299, 0.587, 0.114)
 # The largest amounts, in the order in which they are given.
-MOST_JITTER = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
+MAX_JITTER = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
 
 
 class RandomColorJitter(SeededAugmentation):
@@ -27,7 +29,7 @@ class RandomColorJitter(SeededAugmentation):
         brightness: Factor from ``U(1 - b, 1 + b)``, ``0 <= b <= 1``.
         contrast: Factor about the mean luma, from ``U(1 - c, 1 + c)``, ``0 <= c <= 1``.
         saturation: Factor about each pixel's luma, from ``U(1 - s, 1 + s)``, ``0 <= s <= 1``.
-        hue: Turn from ``U(-h, h)`` in full circles, ``0 <= h <= 0.5``.
+        hue: Change from ``U(-h, h)`` in full circles, ``0 <= h <= 0.5``.
         p: Probability of changing an image.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
 
@@ -57,44 +59,36 @@ class RandomColorJitter(SeededAugmentation):
     ) -> None:
         amounts = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
         for name, amount in amounts.items():
-            check_value(name, amount, 0.0, MOST_JITTER[name])
+            check_value(name, amount, 0.0, MAX_JITTER[name])
         super().__init__(p=p, keepdim=keepdim)
         self.flags = amounts
 
-    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw the three factors and the turn for every image."""
+    def draw_parameters(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
+        """Draw the three factors and the change of hue for every image."""
         center = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
         return {
-            name: self.uniform((batch_shape[0],), center[name] - amount, center[name] + amount)
+            name: stream.uniform((shape[0],), center[name] - amount, center[name] + amount)
             for name, amount in self.flags.items()
         }
 
-    def apply_transform(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
+    def change(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Change the colours of ``(B, C, H, W)`` images.
 
         Raises:
             ValueError: If the images have neither 1 nor 3 channels.
         """
-        del flags, transform
-        if input.shape[1] not in {1, 3}:
-            raise ValueError(f"Colour jitter takes images of 1 or 3 channels, got shape {tuple(input.shape)}.")
-        image = input.float()
-        is_color = input.shape[1] == len(LUMA)
+        if image.shape[1] not in {1, 3}:
+            raise ValueError(f"Colour jitter takes images of 1 or 3 channels, got shape {tuple(image.shape)}.")
+        is_color = image.shape[1] == len(LUMA)
         luma = constant(LUMA if is_color else (1.0,), image.device)
 
-        image = image * per_image(params["brightness"], image)  # noqa: PLR6104 - `input` may be the same tensor
-        mean = torch.einsum("bchw,c->b", image, luma)[:, None, None, None] / (image.shape[-2] * image.shape[-1])
-        image = torch.lerp(mean, image, per_image(params["contrast"], image))
+        changed = image.float() * per_image(params["brightness"], image)
+        mean = torch.einsum("bchw,c->b", changed, luma)[:, None, None, None] / (image.shape[-2] * image.shape[-1])
+        changed = torch.lerp(mean, changed, per_image(params["contrast"], image))
         if is_color:
-            saturation, hue = (params[name].to(image.device, non_blocking=True) for name in ("saturation", "hue"))
-            image = torch.einsum("bij,bjhw->bihw", color_matrix(saturation, hue, luma), image)
-        return image.clamp(0, 1).to(input.dtype)
+            matrix = color_matrix(params["saturation"], params["hue"], luma)
+            changed = torch.einsum("bij,bjhw->bihw", matrix, changed)
+        return changed.clamp(0, 1).to(image.dtype)
 
 
 def color_matrix(saturation: Tensor, hue: Tensor, luma: Tensor) -> Tensor:

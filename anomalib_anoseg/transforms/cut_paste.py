@@ -1,24 +1,21 @@
 """CutPaste with rotated, clipped patches, plain and from hard-augmented images (AnoSeg's synthetic anomalies)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from anomalib_anoseg.common.checks import check_interval, check_value
-from anomalib_anoseg.transforms.base import (
-    SeededAugmentation,
-    find_changed,
-    under_prefix,
-)
-from anomalib_anoseg.transforms.color_jitter import MOST_JITTER, RandomColorJitter
+from anomalib_anoseg.transforms._tensors import add_prefix, find_changed, is_chosen, on_device, under_prefix
+from anomalib_anoseg.transforms.base import ForgedBatch, SeededAugmentation
+from anomalib_anoseg.transforms.color_jitter import MAX_JITTER, RandomColorJitter
 from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
 from anomalib_anoseg.transforms.patches import Patches
-from anomalib_anoseg.transforms.rotation import RandomQuarterTurn
-from anomalib_anoseg.transforms.saliency import Saliency
-from anomalib_anoseg.transforms.salient_anomaly import SalientAnomaly, move_to_salient
+from anomalib_anoseg.transforms.random_stream import RandomStream
+from anomalib_anoseg.transforms.rotation import RandomQuarterRotation
+from anomalib_anoseg.transforms.saliency import Saliency, SalientAnomaly, move_to_salient
 
 # Grey levels are 1/255 apart: a patch that differs by less on average cannot be seen, and would be a false label.
 MIN_DIFFERENCE = 1 / 255
@@ -62,9 +59,8 @@ class CutPaste(SalientAnomaly):
     Convention:
         - ``_params`` hold :data:`ATTEMPTS` draws of each patch, each value ``(B, count, ATTEMPTS)`` (``center`` and
           ``origin`` ``(..., 2)``, x first, as fractions of the side), and the parameters of ``source``, drawn anew for
-          every patch, under ``source.<patch>.<index>.<name>``. Once an image went through they also tell ``attempt``
-          ``(B, count)`` (which draw was taken: the first that differs by 1/255 on average), ``visible`` ``(B, count)``
-          (0 if none did: the patch is left out) and ``marked`` ``(B, 1, H, W)``.
+          every patch, under ``source.<patch>.<index>.<name>``. Of the draws of a patch the first is pasted that differs
+          by 1/255 on average; if none does, the patch is left out.
         - The centre is uniform over the image, so that clipping leaves a quarter of a small patch at least. With
           ``saliency`` it is moved before it is used, and ``center`` tells where it came from. :meth:`forge` puts the
           images' ``saliency`` ``(B, 1, h, w)``, of any size of their shape, among ``_params`` if it gets their files,
@@ -112,76 +108,47 @@ class CutPaste(SalientAnomaly):
         }
         self.source = nn.ModuleList(source)
 
-    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    def draw_parameters(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
         """Draw the patches of every image and the parameters of the source."""
-        flags = self.flags
-        shape = (batch_shape[0], flags["count"], ATTEMPTS)
-        is_rotated = self.uniform(shape, 0.0, 1.0) < flags["rotation_p"]
+        flags, patches = self.flags, (shape[0], self.flags["count"], ATTEMPTS)
+        is_rotated = stream.uniform(patches, 0.0, 1.0) < flags["rotation_p"]
         params = {
-            "area": self.uniform(shape, *flags["area"]),
-            "aspect": self.uniform(shape, *(math.log(bound) for bound in flags["aspect"])).exp(),
-            "angle": self.uniform(shape, -flags["rotation"], flags["rotation"]).deg2rad() * is_rotated,
-            "center": self.uniform((*shape, 2), 0.0, 1.0),
-            "origin": self.uniform((*shape, 2), 0.0, 1.0),
-            "opacity": self.uniform(shape, *flags["opacity"]),
-            "softness": self.uniform(shape, *flags["softness"]),
-            "attempt": torch.zeros(shape[:2], dtype=torch.int64, device=self.device),
-            "visible": torch.zeros(shape[:2], device=self.device),
-            "marked": torch.zeros(batch_shape[0], 1, *batch_shape[-2:], device=self.device),
+            "area": stream.uniform(patches, *flags["area"]),
+            "aspect": stream.uniform(patches, *(math.log(bound) for bound in flags["aspect"])).exp(),
+            "angle": stream.uniform(patches, -flags["rotation"], flags["rotation"]).deg2rad() * is_rotated,
+            "center": stream.uniform((*patches, 2), 0.0, 1.0),
+            "origin": stream.uniform((*patches, 2), 0.0, 1.0),
+            "opacity": stream.uniform(patches, *flags["opacity"]),
+            "softness": stream.uniform(patches, *flags["softness"]),
         }
         for number in range(flags["count"]):
-            for index, transform in enumerate(self._source()):
-                transform.generator = self.generator
-                drawn = transform.forward_parameters(batch_shape)
-                params |= {f"source.{number}.{index}.{name}": value for name, value in drawn.items()}
+            for index, transform in self._source():
+                params |= add_prefix(f"source.{number}.{index}.", transform.draw(shape, stream))
         return params
 
-    def apply_transform(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Paste into ``(B, C, H, W)`` images."""
-        del transform
-        image = input.float()
-        placed = params | {"center": self._place(image, params)}
-        original, marked = image, torch.zeros_like(image[:, :1], dtype=torch.bool)
-        for number in range(flags["count"]):
-            source = self._apply_source(original, params, number)
-            image, inside = _paste(image, source, placed, number)
+    def plant(self, image: Tensor, params: dict[str, Tensor]) -> ForgedBatch:
+        """Paste into the images that the gate chose, see :meth:`SyntheticAnomaly.plant`."""
+        params = on_device(params, image.device)
+        original = pasted = image.float()
+        saliency = self.estimate_saliency(original, params)
+        center = params["center"] if saliency is None else move_to_salient(params["center"], saliency)
+        marked = torch.zeros_like(original[:, :1], dtype=torch.bool)
+        for number in range(self.flags["count"]):
+            source = original
+            for index, transform in self._source():
+                source = transform.transform_inputs(source, under_prefix(f"source.{number}.{index}.", params))
+            patches = Patches.from_params(params | {"center": center}, number, original)
+            pasted, inside = _paste(pasted, source, patches)
             marked |= inside
-        output = torch.where(marked, image.to(input.dtype), input)
-        if flags["mark"] == "changed":
-            marked &= find_changed(output, input)
-        params["marked"].copy_(marked, non_blocking=True)
-        return output
+        marked &= is_chosen(params, image)
+        forged = torch.where(marked, pasted.to(image.dtype), image)
+        if self.flags["mark"] == "changed":
+            marked &= find_changed(forged, image)
+        return ForgedBatch(forged, marked.to(image.dtype))
 
-    def apply_transform_mask(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Mark the patches of the images in ``(B, 1, H, W)`` masks."""
-        del flags, transform
-        marked = params["marked"].to(input.device, torch.bool, non_blocking=True)
-        return torch.where(marked, torch.ones_like(input), input)
-
-    def _place(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
-        """Find the patches' centres: as they were drawn, or moved to what is salient."""
-        center, saliency = params["center"].to(image.device, non_blocking=True), self.estimate_saliency(image, params)
-        return center if saliency is None else move_to_salient(center, saliency)
-
-    def _source(self) -> Iterator[SeededAugmentation]:
-        return (transform for transform in self.source if isinstance(transform, SeededAugmentation))
-
-    def _apply_source(self, image: Tensor, params: dict[str, Tensor], number: int) -> Tensor:
-        for index, transform in enumerate(self._source()):
-            image = transform(image, params=under_prefix(f"source.{number}.{index}.", params))
-        return image
+    def _source(self) -> list[tuple[int, SeededAugmentation]]:
+        source: Any = self.source
+        return list(enumerate(source))
 
 
 def check_patches(
@@ -211,18 +178,13 @@ def check_patches(
         raise ValueError(f"{prefix}mark must be 'patch' or 'changed', got {mark!r}.")
 
 
-def _paste(image: Tensor, source: Tensor, params: dict[str, Tensor], number: int) -> tuple[Tensor, Tensor]:
-    """Paste patch ``number`` of every image, and tell where it is: ``(B, C, H, W)`` and bool ``(B, 1, H, W)``."""
-    candidates = Patches.from_params(params, number, image)
+def _paste(image: Tensor, source: Tensor, candidates: Patches) -> tuple[Tensor, Tensor]:
+    """Paste into every image the first of its patches that differs, and tell where: bool ``(B, 1, H, W)``."""
     stride = max(1, min(image.shape[-2:]) // PROBE_SIDE)
     is_visible = candidates.mean_difference(image, *candidates.sample(source, stride), stride) >= MIN_DIFFERENCE
-    attempt = is_visible.int().argmax(1)
-    patch = candidates.select(attempt)
+    patch = candidates.select(is_visible.int().argmax(1))
     values, weights = patch.sample(source)
     visible = patch.mean_difference(image, values, weights).squeeze(1) >= MIN_DIFFERENCE
-    # In place: a container hands the very same tensors to the mask.
-    params["attempt"][:, number].copy_(attempt, non_blocking=True)
-    params["visible"][:, number].copy_(visible, non_blocking=True)
     inside = (weights > 0) & visible[:, None, None, None]
     return torch.where(inside, torch.lerp(image, values[:, :, 0], weights), image), inside
 
@@ -283,10 +245,10 @@ class HardCutPaste(CutPaste):
         check_value("hard_p", hard_p, 0.0, 1.0)
         if len(jitter) != 4:  # noqa: PLR2004
             raise ValueError(f"jitter must be (brightness, contrast, saturation, hue), got {tuple(jitter)}.")
-        for (name, most), amount in zip(MOST_JITTER.items(), jitter, strict=True):
-            check_value(f"jitter ({name})", amount, 0.0, most)
+        for (name, largest), amount in zip(MAX_JITTER.items(), jitter, strict=True):
+            check_value(f"jitter ({name})", amount, 0.0, largest)
         hard_augmentation = (
-            RandomQuarterTurn(p=hard_p),
+            RandomQuarterRotation(p=hard_p),
             RandomHalfSwap(p=hard_p),
             RandomColorJitter(*jitter, p=hard_p),
         )

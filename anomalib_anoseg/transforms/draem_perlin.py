@@ -21,7 +21,7 @@ class DraemPerlin(PerlinAnomaly):
         model = Draem()
         model.augmenter = DraemPerlin(textures="dtd").with_masks()
 
-    As there, noise that stays below the threshold is stretched to ``[-1, 1]`` before it is turned.
+    As there, noise that stays below the threshold is stretched to ``[-1, 1]`` before it is rotated.
 
     Args:
         textures: What shows through: a folder of pictures, a module such as :class:`BatchTextures`, or ``None`` for the
@@ -37,7 +37,7 @@ class DraemPerlin(PerlinAnomaly):
         ValueError: If an argument is out of bounds.
 
     Convention:
-        As :class:`SaliencyPerlin`, but there is no saliency, and images are not turned.
+        As :class:`SaliencyPerlin`, but there is no saliency, and images are not rotated.
 
     Example:
         >>> import torch

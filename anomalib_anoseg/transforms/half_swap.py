@@ -1,11 +1,13 @@
 """Swapping the halves of an image ("perm"), the second step of AnoSeg's hard augmentation."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, move_pixels
+from anomalib_anoseg.transforms._tensors import move_pixels
+from anomalib_anoseg.transforms.base import SeededAugmentation
+from anomalib_anoseg.transforms.random_stream import RandomStream
 
 # What a draw swaps; a third value swaps both.
 ROWS, COLUMNS = 0, 1
@@ -38,25 +40,18 @@ class RandomHalfSwap(SeededAugmentation):
     def __init__(self, p: float = 0.5, keepdim: bool = False) -> None:
         super().__init__(p=p, keepdim=keepdim)
 
-    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    def draw_parameters(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
         """Draw for every image which halves change places."""
-        return {"swap": self.choice((batch_shape[0],), 3)}
+        return {"swap": stream.choice((shape[0],), 3)}
 
-    def apply_transform(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
+    def change(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Swap halves of ``(B, C, H, W)`` images."""
-        del flags, transform
-        swap = params["swap"].to(input.device, non_blocking=True)[:, None]
-        rows = _roll_half(input.shape[-2], swap != COLUMNS)
-        columns = _roll_half(input.shape[-1], swap != ROWS)
-        return move_pixels(input, rows[:, :, None], columns[:, None, :])
+        swap = params["swap"][:, None]
+        rows = _roll_half(image.shape[-2], swap != COLUMNS)
+        columns = _roll_half(image.shape[-1], swap != ROWS)
+        return move_pixels(image, rows[:, :, None], columns[:, None, :])
 
-    apply_transform_mask = apply_transform
+    change_mask = change
 
 
 def _roll_half(side: int, is_swapped: Tensor) -> Tensor:

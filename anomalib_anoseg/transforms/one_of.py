@@ -1,24 +1,26 @@
 """Anomalies of several kinds within a batch, each image with one of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.transforms.base import SyntheticAnomaly, constant, per_image, under_prefix
-from anomalib_anoseg.transforms.shares import draw_spread
+from anomalib_anoseg.transforms._tensors import add_prefix, constant, is_chosen, per_image, under_prefix
+from anomalib_anoseg.transforms.base import ForgedBatch, SyntheticAnomaly
+from anomalib_anoseg.transforms.random_stream import RandomStream
+from anomalib_anoseg.transforms.subsets import stratified_uniform
 
 
 class OneOf(SyntheticAnomaly):
     """Plant in each image what one of several transforms makes, which is drawn by weight.
 
-    What a network learns from one kind of anomaly may be what that kind alone has in common, such as its rims. Kinds
-    are spread as evenly as their weights allow: of a batch of 8 with two equal ones, each gets 4. Every transform works
-    on all images, because nobody may ask the device which of them it is for, and each image takes what the transform
-    that was drawn for it made; so the cost is the sum of theirs.
+    From one kind of anomaly a network may learn what that kind alone has in common, such as its rims. Kinds are spread
+    as evenly as their weights allow: of a batch of 8 with two equal ones, each gets 4. Every transform works on all
+    images, which needs no synchronisation of host and device, and each image takes what the transform that was drawn
+    for it made; so the cost is the sum of theirs.
 
     Args:
         kinds: The transforms, one or more. Each keeps its own probability of an anomaly, but draws from the random
@@ -33,7 +35,7 @@ class OneOf(SyntheticAnomaly):
     Convention:
         - ``_params["kind"]``: ``(B,)`` int64, the number of the transform that each image takes; those of transform
           ``n`` are under ``<n>.<name>``.
-        - :meth:`turn` turns the images whose transform does so. A mask ``(B, 1, H, W)`` follows its image. In a
+        - :meth:`rotate` rotates the images whose transform does so. A mask ``(B, 1, H, W)`` follows its image. In a
           container give the keys as ``["input", "mask"]``, in this order.
 
     Example:
@@ -63,70 +65,50 @@ class OneOf(SyntheticAnomaly):
         self.kinds = nn.ModuleList(kinds)
         self.flags = {"weights": tuple(weight / sum(weights) for weight in weights)}
 
-    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    def draw_parameters(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
         """Draw which transform each image takes, and all parameters of all transforms."""
         # Summed on the host: some devices cannot do it in the same way each time.
-        ends = constant(tuple(accumulate(self.flags["weights"]))[:-1], self.device)
-        params = {"kind": torch.bucketize(draw_spread(self, batch_shape[0]), ends, right=True)}
-        for number, transform in self._numbered():
-            own, transform.generator = transform.generator, self.generator
-            params |= _numbered(number, transform.forward_parameters(batch_shape))
-            transform.generator = own
+        ends = constant(tuple(accumulate(self.flags["weights"]))[:-1], stream.device)
+        params = {"kind": torch.bucketize(stratified_uniform(stream, shape[0]), ends, right=True)}
+        for number, kind in self._numbered():
+            params |= add_prefix(f"{number}.", kind.draw(shape, stream))
         return params
 
-    def complete_parameters(self, params: dict[str, Tensor], image: Tensor, paths: Sequence[str] | None) -> None:
-        """Let every transform add what depends on the images or their files."""
-        for number, transform in self._numbered():
-            own = under_prefix(f"{number}.", params)
-            transform.complete_parameters(own, image, paths)
-            params |= _numbered(number, own)
+    def look_up(self, image: Tensor, paths: Sequence[str] | None) -> dict[str, Tensor]:
+        """Let every transform look up what depends on the images or their files."""
+        found: dict[str, Tensor] = {}
+        for number, kind in self._numbered():
+            found |= add_prefix(f"{number}.", kind.look_up(image, paths))
+        return found
 
     def check_paths(self, paths: Sequence[str]) -> None:
         """Check the files for every transform, see :meth:`SyntheticAnomaly.check_paths`."""
-        for _, transform in self._numbered():
-            transform.check_paths(paths)
+        for _, kind in self._numbered():
+            kind.check_paths(paths)
 
-    def turn(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """Turn images as those that anomalies were planted in, see :meth:`SyntheticAnomaly.turn`."""
+    def plant(self, image: Tensor, params: dict[str, Tensor]) -> ForgedBatch:
+        """Plant in each image the anomaly of its transform, see :meth:`SyntheticAnomaly.plant`."""
+        planted = [kind.plant(image, under_prefix(f"{number}.", params)) for number, kind in self._numbered()]
+        images, masks = zip(*planted, strict=True)
+        forged, mask = self._take(images, params), self._take(masks, params)
+        chosen = is_chosen(params, image)
+        return ForgedBatch(torch.where(chosen, forged, image), mask * chosen)
+
+    def rotate(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """Rotate images as those that anomalies were planted in, see :meth:`SyntheticAnomaly.rotate`."""
         params = self._params if params is None else params
-        turned = self._take(params, lambda transform, own: transform.turn(image, own))
-        return self._gate_by(params, turned, image)
+        rotated = [kind.rotate(image, under_prefix(f"{number}.", params)) for number, kind in self._numbered()]
+        if all(one is image for one in rotated):
+            return image
+        return torch.where(is_chosen(params, image), self._take(rotated, params), image)
 
-    def apply_transform(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Plant in each of ``(B, C, H, W)`` images the anomaly of its transform."""
-        del flags, transform
-        return self._take(params, lambda part, own: part(input, params=own))
-
-    def apply_transform_mask(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Let ``(B, 1, H, W)`` masks follow their images."""
-        del flags, transform
-        return self._take(params, lambda part, own: part.transform_masks(input, params=own))
-
-    def _take(
-        self, params: dict[str, Tensor], apply: Callable[[SyntheticAnomaly, dict[str, Tensor]], Tensor]
-    ) -> Tensor:
-        """Apply every transform with its parameters, and take for each image what its own gives."""
-        made = [apply(transform, under_prefix(f"{number}.", params)) for number, transform in self._numbered()]
+    def _take(self, made: Sequence[Tensor], params: dict[str, Tensor]) -> Tensor:
+        """Take for each image what its own transform made."""
         taken = made[0]
         for number, candidate in enumerate(made[1:], start=1):
             taken = torch.where(per_image(params["kind"] == number, candidate), candidate, taken)
         return taken
 
-    def _numbered(self) -> list[tuple[int, Any]]:
-        return list(enumerate(self.kinds))
-
-
-def _numbered(number: int, params: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{number}.{name}": value for name, value in params.items()}
+    def _numbered(self) -> list[tuple[int, SyntheticAnomaly]]:
+        kinds: Any = self.kinds
+        return list(enumerate(kinds))

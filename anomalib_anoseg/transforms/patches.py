@@ -36,8 +36,7 @@ class Patches:
     def from_params(cls, params: dict[str, Tensor], number: int, image: Tensor) -> "Patches":
         """Scale the drawn fractions of patch ``number`` of each image, all its attempts, to the size of ``image``."""
         names = ("area", "aspect", "angle", "opacity", "softness", "center", "origin")
-        drawn = (params[name][:, number].to(image.device, non_blocking=True) for name in names)
-        area, aspect, angle, opacity, softness, center, origin = drawn
+        area, aspect, angle, opacity, softness, center, origin = (params[name][:, number] for name in names)
         height, width = image.shape[-2:]
         canvas = torch.stack((torch.full_like(area, width), torch.full_like(area, height)), -1)
         size = torch.stack(((area * height * width * aspect).sqrt(), (area * height * width / aspect).sqrt()), -1)
@@ -88,7 +87,7 @@ class Patches:
         return torch.where(softness > 0, rim, 1.0) * self.opacity[..., None, None] * inside
 
     def _local_coordinates(self, stride: int) -> tuple[Tensor, Tensor]:
-        """Pixel positions relative to the patch's centre, turned back by its angle: x and y, ``(B, A, H, W)``."""
+        """Pixel positions relative to the patch's centre, rotated back by its angle: x and y, ``(B, A, H, W)``."""
         height, width = self.image_size
         rows = torch.arange(0, height, stride, device=self.size.device, dtype=torch.float32)
         columns = torch.arange(0, width, stride, device=self.size.device, dtype=torch.float32)

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.transforms.rotation import turn
+from anomalib_anoseg.transforms.rotation import rotate
 
 # DRAEM's numbers of lattice cells along an axis, 2**k with k in {0, ..., 5} (arXiv 2108.07610).
 FREQUENCIES = (1, 2, 4, 8, 16, 32)
@@ -53,7 +53,7 @@ def perlin_noise(gradients: Tensor, frequency: Tensor, size: tuple[int, int]) ->
 
 
 def rotate_noise(noise: Tensor, angle: Tensor) -> Tensor:
-    """Turn noise about the centre of its image, bilinearly; 0 comes in from outside, as in DRAEM.
+    """Rotate noise about the centre of its image, bilinearly; 0 comes in from outside, as in DRAEM.
 
     Args:
         noise: ``(B, H, W)`` float32.
@@ -67,7 +67,7 @@ def rotate_noise(noise: Tensor, angle: Tensor) -> Tensor:
         >>> torch.allclose(rotate_noise(noise, torch.tensor([90.0])), noise.rot90(1, (-2, -1)), atol=1e-5)
         True
     """
-    return turn(noise[:, None], angle, "zeros")[:, 0]
+    return rotate(noise[:, None], angle, "zeros")[:, 0]
 
 
 def _line_weights(frequency: Tensor, length: int, lines: int) -> tuple[Tensor, Tensor]:

@@ -3,45 +3,49 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from anomalib_anoseg.common.checks import check_interval, check_value
-from anomalib_anoseg.transforms.base import (
+from anomalib_anoseg.transforms._tensors import (
+    add_prefix,
     constant,
     find_changed,
+    is_chosen,
+    on_device,
     per_image,
     under_prefix,
 )
+from anomalib_anoseg.transforms.base import ForgedBatch
 from anomalib_anoseg.transforms.perlin import LATTICE_LINES, perlin_noise, rotate_noise
-from anomalib_anoseg.transforms.rotation import turn
-from anomalib_anoseg.transforms.saliency import Saliency, enlarged
-from anomalib_anoseg.transforms.salient_anomaly import EMPTY, SalientAnomaly
-from anomalib_anoseg.transforms.shares import assign_places, draw_spread, images_at, most
+from anomalib_anoseg.transforms.random_stream import RandomStream
+from anomalib_anoseg.transforms.rotation import rotate
+from anomalib_anoseg.transforms.saliency import EMPTY, Saliency, SalientAnomaly, enlarge
+from anomalib_anoseg.transforms.subsets import assign_places, max_selected, selected_images, stratified_uniform
 from anomalib_anoseg.transforms.textures import Textures, create_textures
 
 # Whether a mask is empty is looked up on a grid of at most this many pixels a side; the noise's finest cells, of which
 # there are 32, must not have all these on their edges, where there is none.
 PROBE_SIDE = 48
-# Both the noise and, if at all, the images are turned by up to this many degrees, as in DRAEM.
-TURN = 90.0
+# Both the noise and, if at all, the images are rotated by up to this many degrees, as in DRAEM.
+MAX_DEGREES = 90.0
 
 
 class PerlinAnomaly(SalientAnomaly):
     """What SGSF's and DRAEM's anomalies share: a texture shows through wherever noise exceeds a threshold.
 
     Args:
-        saliency: Where anomalies may lie: a kind of :func:`~.saliency_folder.create_saliency`, or a module.
+        saliency: Where anomalies may lie: a kind of :func:`~.saliency.create_saliency`, or a module.
         threshold: ``(a, b)``: the noise, times the saliency, must exceed ``a + b * mean(saliency)``; each within
             ``[0, 1]``.
         textures: What shows: a folder of pictures, a module, or ``None`` for other images of the batch.
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
         mark: What the mask marks: ``"noise"``, wherever it exceeds the threshold, or those of its pixels that are
             ``"changed"``.
-        rotation_p: Probability of turning the whole image by ``U(-90, 90)`` degrees before.
+        rotation_p: Probability of rotating the whole image by ``U(-90, 90)`` degrees before.
         frequencies: Numbers of cells of the noise's lattice along an axis, to choose from, each within ``[1, 32]``.
         redraws: How often an empty mask is drawn again, ``0 <= redraws <= 20``.
         p: Probability of an anomaly.
@@ -86,133 +90,92 @@ class PerlinAnomaly(SalientAnomaly):
         }
         self.textures = create_textures(textures)
 
-    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    def draw_parameters(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
         """Draw noise, all its redraws, texture, opacity and rotation for every image."""
-        flags, count, rotation_p = self.flags, batch_shape[0], self.flags["rotation_p"]
-        shape = (count, 1 + flags["redraws"])
-        frequencies = constant(flags["frequencies"], self.device)
+        flags, count, rotation_p = self.flags, shape[0], self.flags["rotation_p"]
+        noises = (count, 1 + flags["redraws"])
+        frequencies = constant(flags["frequencies"], stream.device)
         params = {
-            "frequency": frequencies[self.choice((*shape, 2), len(frequencies))],
-            "gradients": self.uniform((*shape, LATTICE_LINES, LATTICE_LINES), 0.0, 2 * torch.pi),
-            "angle": self.uniform(shape, -TURN, TURN),
-            "opacity": self.uniform((count,), *flags["opacity"]),
-            "degrees": self.uniform((count,), -TURN, TURN),
-            "turned": assign_places(draw_spread(self, count)[:, None] < rotation_p, most(rotation_p, count)),
-            "attempt": torch.zeros(count, dtype=torch.int64, device=self.device),
-            "marked": torch.zeros(count, 1, *batch_shape[-2:], device=self.device),
+            "frequency": frequencies[stream.choice((*noises, 2), len(frequencies))],
+            "gradients": stream.uniform((*noises, LATTICE_LINES, LATTICE_LINES), 0.0, 2 * torch.pi),
+            "angle": stream.uniform(noises, -MAX_DEGREES, MAX_DEGREES),
+            "opacity": stream.uniform((count,), *flags["opacity"]),
+            "degrees": stream.uniform((count,), -MAX_DEGREES, MAX_DEGREES),
         }
-        drawn = self.textures.generate_parameters(self, batch_shape)
-        return params | {f"texture.{name}": value for name, value in drawn.items()}
+        is_rotated = stratified_uniform(stream, count)[:, None] < rotation_p
+        params["rotated"] = assign_places(is_rotated, max_selected(rotation_p, count))
+        return params | add_prefix("texture.", self.textures.draw(shape, stream))
 
-    def turn(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """Turn images as those that anomalies were planted in; bit-identical wherever an image was not turned."""
-        turned = self._turn_some(image, self._params if params is None else params)
-        return image if turned is None else image.index_copy(0, turned[0], turned[1].to(image.dtype))
-
-    def make_mask(self, image: Tensor) -> Tensor:
-        """Mark the anomalies planted last, ``(B, 1, H, W)``."""
-        return self._params["marked"].to(image.device, image.dtype, non_blocking=True, copy=True)
-
-    def apply_transform(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Turn ``(B, C, H, W)`` images and let textures show through where the noise says so."""
-        del transform
-        output = self._show_through(input, params, flags)
-        if flags["mark"] == "changed":
-            params["marked"].mul_(find_changed(output, self.turn(input, params)).to(params["marked"].device))
-        return output
-
-    def _show_through(self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]) -> Tensor:
-        exact = input.to(torch.promote_types(input.dtype, torch.float32))
-        noise, threshold = self._draw_noise(self.estimate_saliency(input, params), params, flags, input)
-        texture = self.textures(input, under_prefix("texture.", params) | {"noise": noise}).to(exact.dtype)
+    def plant(self, image: Tensor, params: dict[str, Tensor]) -> ForgedBatch:
+        """Rotate images and let textures show through where the noise says so, see :meth:`SyntheticAnomaly.plant`."""
+        params = on_device(params, image.device)
+        exact = image.to(torch.promote_types(image.dtype, torch.float32))
+        noise, threshold = self._choose_noise(self.estimate_saliency(image, params), params, image)
+        texture = self.textures(image, under_prefix("texture.", params) | {"noise": noise}).to(exact.dtype)
         # In place, so that it stays floating point: what follows wants that, and comparing takes half as long.
         marked = noise.gt_(threshold)
-        params["marked"].copy_(marked, non_blocking=True)
-        # An image's weight of 1 leaves a pixel bit-identical. All is done in the memory of the mask and of the texture.
+        mask = marked.to(image.dtype, copy=True)
+        # An image's weight of 1 leaves a pixel bit-identical. All is done in the memory of the noise and the texture.
         weight = marked.to(exact.dtype).mul_(-per_image(params["opacity"], exact)).add_(1)
-        turned = self._turn_some(exact, params)
-        if turned is None:
-            return _blend(texture, exact, weight).to(input.dtype)
-        images, normal = turned
-        forged = _blend(texture.index_select(0, images), normal, weight.index_select(0, images))
-        return _blend(texture, exact, weight).index_copy_(0, images, forged).to(input.dtype)
+        rotated = self._rotate_some(exact, params)
+        if rotated is None:
+            forged = _blend(texture, exact, weight).to(image.dtype)
+        else:
+            images, normal = rotated
+            part = _blend(texture.index_select(0, images), normal, weight.index_select(0, images))
+            forged = _blend(texture, exact, weight).index_copy_(0, images, part).to(image.dtype)
+        if self.flags["mark"] == "changed":
+            mask.mul_(find_changed(forged, self.rotate(image, params)))
+        return ForgedBatch(forged, mask)
 
-    def apply_transform_mask(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Turn ``(B, 1, H, W)`` masks with their images and mark the anomalies in them."""
-        del flags, transform
-        marked = params["marked"].to(input.device, non_blocking=True).bool()
-        mask = self.turn(input, params)
-        return (mask if mask is input else mask.round()).masked_fill(marked, 1)
+    def rotate(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
+        """Rotate images as those that anomalies were planted in; bit-identical wherever an image was not rotated."""
+        rotated = self._rotate_some(image, on_device(self._params if params is None else params, image.device))
+        return image if rotated is None else image.index_copy(0, rotated[0], rotated[1].to(image.dtype))
 
     def shape_noise(self, noise: Tensor) -> Tensor:
-        """Change noise ``(B, H, W)``, which may be overwritten, before it is turned; as it is by default."""
+        """Change noise ``(B, H, W)``, which may be overwritten, before it is rotated; as it is by default."""
         return noise
 
-    def _turn_some(self, image: Tensor, params: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-        """Turn the images that may be turned: their numbers ``(K,)`` and ``(K, C, H, W)``; nothing if none may."""
+    def _rotate_some(self, image: Tensor, params: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Rotate the images that may be rotated: their numbers ``(K,)`` and ``(K, C, H, W)``; nothing if none may."""
         if not self.flags["rotation_p"]:
             return None
-        places, degrees = (params[name].to(image.device, non_blocking=True) for name in ("turned", "degrees"))
-        images, is_chosen = (at_place[0] for at_place in images_at(places))
+        images, is_selected = (at_place[0] for at_place in selected_images(params["rotated"]))
         part = image.index_select(0, images).to(torch.promote_types(image.dtype, torch.float32))
-        turned = turn(part, degrees[images], "zeros")
-        return images, torch.lerp(part, turned, per_image(is_chosen.to(part.dtype), part))
+        rotated = rotate(part, params["degrees"][images], "zeros")
+        return images, torch.lerp(part, rotated, per_image(is_selected.to(part.dtype), part))
 
     def estimate_saliency(self, image: Tensor, params: dict[str, Tensor]) -> Tensor | None:
-        """Estimate the saliency of images, or take it from ``params``, and turn it with them: ``(B, 1, h, w)``."""
+        """Estimate the saliency of images, or take it from ``params``, and rotate it with them: ``(B, 1, h, w)``."""
         saliency = super().estimate_saliency(image, params)
-        return None if saliency is None else self.turn(saliency, params)
+        return None if saliency is None else self.rotate(saliency, params)
 
-    def _draw_noise(
-        self, saliency: Tensor | None, params: dict[str, Tensor], flags: dict[str, Any], image: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _choose_noise(self, saliency: Tensor | None, params: dict[str, Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
         """Choose each image's first noise that exceeds the threshold anywhere.
 
         Returns:
             The noise, ``(B, 1, H, W)``, and what it must exceed to be an anomaly, ``(B, 1, 1, 1)``.
         """
-        device, (height, width) = image.device, image.shape[-2:]
-        names = ("frequency", "gradients", "angle")
-        frequency, gradients, angle = (params[name].to(device, non_blocking=True) for name in names)
-        weight, threshold = _weigh(saliency, flags["threshold"])
-        attempt = params["attempt"].to(device, non_blocking=True)
-        if flags["redraws"]:
+        frequency, gradients, angle = params["frequency"], params["gradients"], params["angle"]
+        weight, threshold = _weigh(saliency, self.flags["threshold"])
+        height, width = image.shape[-2:]
+        attempt = torch.zeros(len(angle), dtype=torch.int64, device=image.device)
+        if self.flags["redraws"]:
             size = (min(height, PROBE_SIDE), min(width, PROBE_SIDE))
             noise = self._noise(gradients.flatten(0, 1), frequency.flatten(0, 1), angle.flatten(), size)
             noise = noise.unflatten(0, angle.shape)
             if weight is not None:
                 noise *= F.interpolate(weight, size)
             attempt = (noise > threshold).flatten(2).any(2).int().argmax(1)
-            # In place: a container hands the very same tensors to the mask.
-            params["attempt"].copy_(attempt, non_blocking=True)
-        batch = torch.arange(len(attempt), device=device)
-        noise = self._noise(
-            gradients[batch, attempt], frequency[batch, attempt], angle[batch, attempt], (height, width)
-        )
-        noise = noise[:, None] if weight is None else noise[:, None] * enlarged(weight, (height, width))
-        is_forged = per_image(params["batch_prob"] > 0.5, image)  # noqa: PLR2004
-        return noise, torch.where(is_forged, threshold, math.inf)
+        chosen = torch.arange(len(attempt), device=image.device), attempt
+        noise = self._noise(gradients[chosen], frequency[chosen], angle[chosen], (height, width))[:, None]
+        if weight is not None:
+            noise *= enlarge(weight, (height, width))
+        return noise, torch.where(is_chosen(params, image), threshold, math.inf)
 
     def _noise(self, gradients: Tensor, frequency: Tensor, angle: Tensor, size: tuple[int, int]) -> Tensor:
         return rotate_noise(self.shape_noise(perlin_noise(gradients, frequency, size)), angle)
-
-    @staticmethod
-    def _gate_by(params: dict[str, Tensor], transformed: Tensor, untouched: Tensor) -> Tensor:
-        """Keep what is turned: the gate decides about the anomaly alone, and is part of its mask."""
-        del params, untouched
-        return transformed
 
 
 def _blend(texture: Tensor, image: Tensor, weight: Tensor) -> Tensor:

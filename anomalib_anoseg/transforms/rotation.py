@@ -1,141 +1,73 @@
 """Rotation, the first step of AnoSeg's hard augmentation."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from kornia.geometry.transform import rotate
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, constant, in_parts, move_pixels
+from anomalib_anoseg.transforms._tensors import constant, in_parts, move_pixels
+from anomalib_anoseg.transforms.base import SeededAugmentation
+from anomalib_anoseg.transforms.random_stream import RandomStream
 
-QUARTER_TURN, HALF_TURN = 90, 180
-QUARTER_TURNS = (QUARTER_TURN, HALF_TURN, 270)
+QUARTER, HALF = 90, 180
+ANGLES = (QUARTER, HALF, 270)
 
 
-class RandomQuarterTurn(SeededAugmentation):
-    """Turn each image by 90, 180 or 270 degrees, counter-clockwise, exactly: pixels move, none is interpolated.
+class RandomQuarterRotation(SeededAugmentation):
+    """Rotate each image by 90, 180 or 270 degrees, counter-clockwise, exactly: pixels move, none is interpolated.
 
     AnoSeg (arXiv 2110.03396, Sec. 3.1 and Fig. 3) rotates before it permutes and jitters; the figure shows 180
     degrees, the set of angles is our choice.
 
     Args:
         angles: Angles to choose from, in degrees, a subset of ``(90, 180, 270)``.
-        p: Probability of turning an image.
+        p: Probability of rotating an image.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
 
     Raises:
         ValueError: If ``angles`` is empty or holds another angle.
 
     Convention:
-        - ``_params["turn"]``: ``(B,)`` int64, index into ``angles``.
-        - An image that is not square keeps its shape, so it turns by 180 degrees whatever was drawn.
-        - A mask turns with its image.
+        - ``_params["angle"]``: ``(B,)`` int64, index into ``angles``.
+        - An image that is not square keeps its shape, so it is rotated by 180 degrees whatever was drawn.
+        - A mask is rotated with its image.
 
     Example:
         >>> import torch
         >>> image = torch.arange(4.0).view(1, 1, 2, 2) / 4
-        >>> torch.equal(RandomQuarterTurn(angles=(90,), p=1.0)(image), image.rot90(1, (-2, -1)))
+        >>> torch.equal(RandomQuarterRotation(angles=(90,), p=1.0)(image), image.rot90(1, (-2, -1)))
         True
     """
 
-    def __init__(self, angles: tuple[int, ...] = QUARTER_TURNS, p: float = 0.5, keepdim: bool = False) -> None:
-        if not angles or not set(angles) <= set(QUARTER_TURNS):
-            raise ValueError(f"angles must be a non-empty subset of {QUARTER_TURNS}, got {tuple(angles)}.")
+    def __init__(self, angles: tuple[int, ...] = ANGLES, p: float = 0.5, keepdim: bool = False) -> None:
+        if not angles or not set(angles) <= set(ANGLES):
+            raise ValueError(f"angles must be a non-empty subset of {ANGLES}, got {tuple(angles)}.")
         super().__init__(p=p, keepdim=keepdim)
         self.flags = {"angles": tuple(angles)}
 
-    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    def draw_parameters(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
         """Draw one of the angles for every image."""
-        return {"turn": self.choice((batch_shape[0],), len(self.flags["angles"]))}
+        return {"angle": stream.choice((shape[0],), len(self.flags["angles"]))}
 
-    def apply_transform(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Turn ``(B, C, H, W)`` images."""
-        del transform
-        height, width = input.shape[-2:]
+    def change(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Rotate ``(B, C, H, W)`` images."""
+        height, width = image.shape[-2:]
         if height != width:
-            return input.flip((-2, -1))
-        angles = constant(flags["angles"], input.device)
-        angle = angles[params["turn"].to(input.device, non_blocking=True)][:, None, None]
-        rows = torch.arange(height, device=input.device)[:, None]
-        columns = torch.arange(width, device=input.device)
-        last = height - 1
-        # Where does the pixel that ends up at (row, column) come from? A half turn mirrors both, a quarter swaps them.
-        from_row = torch.where(
-            angle == HALF_TURN, last - rows, torch.where(angle == QUARTER_TURN, columns, last - columns)
-        )
-        from_column = torch.where(
-            angle == HALF_TURN, last - columns, torch.where(angle == QUARTER_TURN, last - rows, rows)
-        )
-        return move_pixels(input, from_row, from_column)
+            return image.flip((-2, -1))
+        angle = constant(self.flags["angles"], image.device)[params["angle"]][:, None, None]
+        columns, last = torch.arange(width, device=image.device), width - 1
+        rows = columns[:, None]
+        # Where does the pixel that ends up at (row, column) come from? 180 degrees mirror both; 90 and 270 swap them.
+        from_row = torch.where(angle == HALF, last - rows, torch.where(angle == QUARTER, columns, last - columns))
+        from_column = torch.where(angle == HALF, last - columns, torch.where(angle == QUARTER, last - rows, rows))
+        return move_pixels(image, from_row, from_column)
 
-    apply_transform_mask = apply_transform
+    change_mask = change
 
 
-class RandomFreeTurn(SeededAugmentation):
-    """Turn each image by any angle, bilinearly, and mirror it at its borders where it leaves corners empty.
-
-    Our option beside :class:`RandomQuarterTurn`; interpolation softens the picture, which a network can learn to see.
-
-    Args:
-        degrees: The angle is drawn from ``U(-degrees, degrees)``, ``0 < degrees <= 180``.
-        p: Probability of turning an image.
-        keepdim: Whether a ``(C, H, W)`` image keeps its shape.
-
-    Raises:
-        ValueError: If ``degrees`` is out of range.
-
-    Convention:
-        - ``_params["degrees"]``: ``(B,)`` float32.
-        - A mask turns with its image and is rounded to 0 or 1.
-
-    Example:
-        >>> import torch
-        >>> RandomFreeTurn(45.0)(torch.rand(2, 3, 32, 48)).shape
-        torch.Size([2, 3, 32, 48])
-    """
-
-    def __init__(self, degrees: float = 180.0, p: float = 0.5, keepdim: bool = False) -> None:
-        if not 0 < degrees <= 180:  # noqa: PLR2004
-            raise ValueError(f"degrees must lie within (0, 180], got {degrees}.")
-        super().__init__(p=p, keepdim=keepdim)
-        self.flags = {"degrees": degrees}
-
-    def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw an angle for every image."""
-        return {"degrees": self.uniform((batch_shape[0],), -self.flags["degrees"], self.flags["degrees"])}
-
-    def apply_transform(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Turn ``(B, C, H, W)`` images."""
-        del flags, transform
-        angle = params["degrees"].to(input.device, torch.float32, non_blocking=True)
-        return rotate(input.float(), angle, padding_mode="reflection").to(input.dtype)
-
-    def apply_transform_mask(
-        self,
-        input: Tensor,
-        params: dict[str, Tensor],
-        flags: dict[str, Any],
-        transform: Tensor | None = None,
-    ) -> Tensor:
-        """Turn ``(B, 1, H, W)`` masks."""
-        return torch.round(self.apply_transform(input, params, flags, transform))
-
-
-def turn(image: Tensor, degrees: Tensor, padding: str, mode: str = "bilinear") -> Tensor:
-    """Turn images about their centre.
+def rotate(image: Tensor, degrees: Tensor, padding: str, mode: str = "bilinear") -> Tensor:
+    """Rotate images about their centre.
 
     kornia's ``rotate`` does the same but inverts a matrix on the way, for which a GPU makes the host wait.
 

@@ -26,8 +26,8 @@ class SaliencyPerlin(PerlinAnomaly):
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
         mark: What the mask marks: ``"noise"``, wherever the texture shows, or, which is not the paper's, those of its
             pixels that are ``"changed"`` by more than 3/255 in some channel, which a person can just about see.
-        rotation_p: Probability of turning the whole image by ``U(-90, 90)`` degrees, its saliency with it; normal
-            images are turned as well.
+        rotation_p: Probability of rotating the whole image by ``U(-90, 90)`` degrees, its saliency with it; normal
+            images are rotated as well.
         frequencies: Numbers of cells of the noise's lattice along an axis, to choose from, each within ``[1, 32]``.
         redraws: How often an empty mask is drawn again, ``0 <= redraws <= 20``; the sample is normal afterwards.
         p: Probability of an anomaly; 0.75 gives three forged images for each normal one.
@@ -39,15 +39,14 @@ class SaliencyPerlin(PerlinAnomaly):
     Convention:
         - ``_params`` hold, for each image, ``1 + redraws`` draws of the noise: ``frequency`` ``(B, R, 2)``,
           ``gradients`` ``(B, R, 33, 33)`` and ``angle`` ``(B, R)``; ``opacity`` and ``degrees`` ``(B,)``;
-          ``turned`` ``(B, 1, K)`` (which images are turned, of ``K`` at most); those of the texture under
-          ``texture.<name>``. Once an image went through they also tell ``attempt`` ``(B,)`` (which draw was taken) and
-          ``marked`` ``(B, 1, H, W)``, 0 or 1; where :meth:`forge` got the images' files, they hold the ``saliency``
-          ``(B, 1, h, w)`` of the images before they are turned, of any size of their shape.
-        - The gate ``p`` decides about the anomaly alone: images that it skips may be turned. :meth:`turn` gives the
+          ``rotated`` ``(B, 1, K)`` (which images are rotated, of ``K`` at most); those of the texture under
+          ``texture.<name>``; where :meth:`forge` got the images' files, the ``saliency`` ``(B, 1, h, w)`` of the images
+          before they are rotated, of any size of their shape.
+        - The gate ``p`` decides about the anomaly alone: images that it skips may be rotated. :meth:`rotate` gives the
           normal images as they were when anomalies were planted; outside the mask, forged images equal them bit by bit.
         - Whether a mask is empty is decided on a grid of 48 pixels a side, so that redraws cost little.
-        - A mask ``(B, 1, H, W)`` turns with its image and gets 1 where an anomaly is. In a container give the keys as
-          ``["input", "mask"]``, in this order.
+        - A mask ``(B, 1, H, W)`` is rotated with its image and gets 1 where an anomaly is. In a container give the keys
+          as ``["input", "mask"]``, in this order.
         - A folder of saliency maps needs the files of the images: call :meth:`forge` with ``paths``.
         - No loop over the batch, no host synchronisation (but for reading a folder's files).
 
@@ -56,7 +55,7 @@ class SaliencyPerlin(PerlinAnomaly):
         >>> image = torch.rand(4, 3, 64, 64)
         >>> transform = SaliencyPerlin(p=1.0).manual_seed(0)
         >>> forged, mask = transform.forge(image)
-        >>> bool(torch.equal(torch.where(mask == 1, transform.turn(image), forged), transform.turn(image)))
+        >>> bool(torch.equal(torch.where(mask == 1, transform.rotate(image), forged), transform.rotate(image)))
         True
     """
 

@@ -14,10 +14,11 @@ from anomalib_anoseg.transforms import (
     OneOf,
     PerlinAnomaly,
     RandomColorJitter,
-    RandomFreeTurn,
     RandomHalfSwap,
-    RandomQuarterTurn,
+    RandomQuarterRotation,
+    RandomStream,
     SaliencyPerlin,
+    SyntheticAnomaly,
     Textures,
 )
 from anomalib_anoseg.transforms.saliency import Saliency
@@ -50,8 +51,7 @@ class PatchOrNoise(OneOf):
 
 
 TRANSFORMS = [
-    RandomQuarterTurn,
-    RandomFreeTurn,
+    RandomQuarterRotation,
     RandomHalfSwap,
     RandomColorJitter,
     CutPaste,
@@ -84,8 +84,8 @@ def test_keeps_shape_dtype_and_range(transform_class, size, dtype):
 def test_does_nothing_at_p_0(transform_class):
     transform, image = transform_class(p=0.0), torch.rand(3, 3, 32, 32)
     output = transform(image)
-    # What turns the normal image as well does so whatever the gate says.
-    assert torch.equal(output, transform.turn(image) if transform_class is SaliencyPerlin else image)
+    # What rotates the normal image as well does so whatever the gate says.
+    assert torch.equal(output, transform.rotate(image) if transform_class is SaliencyPerlin else image)
 
 
 def test_gate_passes_about_half_at_p_05(transform_class):
@@ -147,18 +147,49 @@ def test_mask_follows_in_a_container(transform_class):
     mask[:, :, :10, 5:20] = 1
     container = AugmentationSequential(transform_class(p=1.0), data_keys=["input", "mask"])
     image, moved = container(mask.expand(-1, 3, -1, -1), mask)
-    if issubclass(transform_class, (RandomQuarterTurn, RandomHalfSwap)):
+    if issubclass(transform_class, (RandomQuarterRotation, RandomHalfSwap)):
         assert torch.equal(image[:, :1], moved)
-    elif transform_class is RandomFreeTurn:
-        assert torch.equal(image[:, :1].round(), moved)
     elif transform_class is RandomColorJitter:
         assert torch.equal(moved, mask)
     else:
-        marked = next(iter(container.children())).make_mask(image) == 1
+        marked = next(iter(container.children())).transform_masks(torch.zeros_like(mask)) == 1
         assert (moved[marked] == 1).all()
         assert torch.equal(image[:, :1].round()[~marked], moved[~marked])
         assert transform_class is SaliencyPerlin or torch.equal(moved[~marked], mask[~marked])
     assert set(moved.unique().tolist()) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("transform_class", [cls for cls in TRANSFORMS if issubclass(cls, SyntheticAnomaly)])
+def test_planting_depends_on_nothing_but_image_and_parameters(transform_class):
+    transform, image = transform_class(p=0.5), torch.rand(8, 3, 32, 32)
+    drawn, before = transform.draw(image.shape), image.clone()
+    kept = {name: value.clone() for name, value in drawn.items()}
+    first = transform.plant(image, drawn)
+    transform.forge(torch.rand(2, 3, 16, 16))
+    again = transform_class(p=0.5).plant(image, drawn)
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(first.mask, again.mask)
+    assert torch.equal(image, before)
+    assert drawn.keys() == kept.keys()
+    assert all(torch.equal(drawn[name], value) for name, value in kept.items())
+
+
+def test_draws_from_the_stream_that_it_gets(transform_class):
+    transform = transform_class().manual_seed(0)
+    before = transform.generator.get_state()
+    first, second = (
+        transform.draw((4, 3, 32, 32), RandomStream(generator=torch.Generator().manual_seed(5))) for _ in range(2)
+    )
+    assert all(torch.equal(first[name], value) for name, value in second.items())
+    assert torch.equal(transform.generator.get_state(), before)
+
+
+def test_a_mask_without_its_image_is_refused():
+    image, transform = torch.rand(2, 3, 32, 32), CutPaste()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="A mask follows its image: transform the image by these parameters first"):
+            transform.transform_masks(torch.zeros(2, 1, 32, 32), transform.draw(image.shape))
+        transform(image)
 
 
 def test_container_gives_what_forge_gives():

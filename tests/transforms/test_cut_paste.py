@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from anomalib_anoseg.transforms import CutPaste, HardCutPaste
-from anomalib_anoseg.transforms.base import SeededAugmentation
+from anomalib_anoseg.transforms import CutPaste, HardCutPaste, SeededAugmentation
 
 
 @pytest.fixture(params=[CutPaste, HardCutPaste], ids=lambda cls: cls.__name__)
@@ -40,7 +39,7 @@ def test_upright_patch_is_cut_out_of_the_image_itself():
     assert distance.max() < 1e-4
 
 
-def test_rotation_turns_the_mask():
+def test_rotation_rotates_the_mask():
     image = torch.rand(64, 1, 64, 64)
     upright = CutPaste(rotation_p=0.0).manual_seed(0).forge(image).mask
     rotated = CutPaste(rotation_p=1.0).manual_seed(0).forge(image).mask
@@ -66,8 +65,14 @@ def test_patch_that_hardly_differs_is_drawn_again():
     is_marked = mask.flatten(1).any(1)
     difference = ((forged - image).abs() * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1)
     assert (difference[is_marked] >= 1 / 255).all()
-    assert (transform._params["attempt"] > 0).sum() > 16
+    once = transform.forge(image, _first_draws(transform._params, 1)).mask
+    assert (once != mask).flatten(1).any(1).sum() > 16
     assert is_marked.float().mean() > 0.9
+
+
+def _first_draws(params, count):
+    names = ("area", "aspect", "angle", "center", "origin", "opacity", "softness")
+    return params | {name: params[name][:, :, :count] for name in names}
 
 
 def test_skipped_images_keep_an_empty_mask():
@@ -104,12 +109,12 @@ class _Constant(SeededAugmentation):
         super().__init__(p=1.0)
         self.image = image
 
-    def generate_parameters(self, *args):
+    def draw_parameters(self, *args):
         del args
         return {}
 
-    def apply_transform(self, *args, **kwargs):
-        del args, kwargs
+    def change(self, *args):
+        del args
         return self.image
 
 
@@ -142,7 +147,7 @@ def test_several_patches_cover_more():
 def test_every_patch_has_its_own_hard_augmentation():
     transform = HardCutPaste(count=2)
     transform.forge(torch.rand(64, 3, 32, 32))
-    first, second = (transform._params[f"source.{number}.0.turn"] for number in range(2))
+    first, second = (transform._params[f"source.{number}.0.angle"] for number in range(2))
     assert not torch.equal(first, second)
 
 

@@ -4,38 +4,32 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from anomalib_anoseg.transforms import RandomColorJitter, RandomFreeTurn, RandomHalfSwap, RandomQuarterTurn
+from anomalib_anoseg.transforms import RandomColorJitter, RandomHalfSwap, RandomQuarterRotation
 
 
 @pytest.mark.parametrize("angle", [90, 180, 270])
-def test_quarter_turn_is_exact(angle):
+def test_quarter_rotation_is_exact(angle):
     image = torch.rand(2, 3, 17, 17)
-    turned = RandomQuarterTurn(angles=(angle,), p=1.0)(image)
-    assert torch.equal(turned, image.rot90(angle // 90, (-2, -1)))
+    rotated = RandomQuarterRotation(angles=(angle,), p=1.0)(image)
+    assert torch.equal(rotated, image.rot90(angle // 90, (-2, -1)))
 
 
-def test_quarter_turn_draws_every_angle():
+def test_quarter_rotation_draws_every_angle():
     image = torch.rand(1, 1, 8, 8).expand(64, -1, -1, -1)
-    turned = RandomQuarterTurn(p=1.0).manual_seed(0)(image)
+    rotated = RandomQuarterRotation(p=1.0).manual_seed(0)(image)
     for turns in (1, 2, 3):
-        assert any(torch.equal(one, image[0].rot90(turns, (-2, -1))) for one in turned)
+        assert any(torch.equal(one, image[0].rot90(turns, (-2, -1))) for one in rotated)
 
 
-def test_oblong_images_turn_by_180_degrees():
+def test_oblong_images_are_rotated_by_180_degrees():
     image = torch.rand(4, 3, 16, 24)
-    assert torch.equal(RandomQuarterTurn(p=1.0)(image), image.flip((-2, -1)))
+    assert torch.equal(RandomQuarterRotation(p=1.0)(image), image.flip((-2, -1)))
 
 
 @pytest.mark.parametrize("angles", [(), (45,), (0, 90)])
-def test_quarter_turn_refuses_other_angles(angles):
+def test_quarter_rotation_refuses_other_angles(angles):
     with pytest.raises(ValueError, match="angles must be a non-empty subset"):
-        RandomQuarterTurn(angles=angles)
-
-
-@pytest.mark.parametrize("degrees", [0.0, 200.0])
-def test_free_turn_refuses_angles_out_of_range(degrees):
-    with pytest.raises(ValueError, match="degrees must lie within"):
-        RandomFreeTurn(degrees)
+        RandomQuarterRotation(angles=angles)
 
 
 @pytest.mark.parametrize(("swap", "axes"), [(0, (-2,)), (1, (-1,)), (2, (-2, -1))])

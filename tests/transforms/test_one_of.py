@@ -5,7 +5,7 @@ import torch
 from kornia.augmentation import AugmentationSequential
 
 from anomalib_anoseg.transforms import CutPaste, DraemPerlin, HardCutPaste, OneOf, SaliencyPerlin
-from anomalib_anoseg.transforms.base import under_prefix
+from anomalib_anoseg.transforms._tensors import under_prefix
 from anomalib_anoseg.transforms.saliency import Saliency
 
 
@@ -46,7 +46,7 @@ def test_masks_go_where_their_images_go():
     mask[:, :, :10, 5:20] = 1
     both = OneOf([CutPaste(p=0.5), SaliencyPerlin(rotation_p=1.0, p=0.5)])
     image, moved = AugmentationSequential(both, data_keys=["input", "mask"])(mask.expand(-1, 3, -1, -1), mask)
-    marked = both.make_mask(mask) == 1
+    marked = both.transform_masks(torch.zeros_like(mask)) == 1
     assert moved[marked].all()
     assert torch.equal(image[:, :1].round()[~marked], moved[~marked])
     assert torch.equal((moved != mask)[~marked.expand_as(mask)].any(), torch.tensor(True))
@@ -84,16 +84,16 @@ def test_which_image_gets_which_kind_is_chance():
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
-def test_images_that_a_kind_turns_are_turned_before_and_marked_where_they_differ(p):
+def test_images_that_a_kind_rotates_are_rotated_before_and_marked_where_they_differ(p):
     both, image = (
         OneOf([CutPaste(), SaliencyPerlin(rotation_p=1.0, p=0.5)], p=p).manual_seed(0),
         torch.rand(8, 3, 32, 32),
     )
     forged, mask = both.forge(image)
-    normal = both.turn(image)
+    normal = both.rotate(image)
     assert torch.equal(torch.where(mask == 1, normal, forged), normal)
-    is_turned = (normal != image).flatten(1).any(1)
-    assert torch.equal(is_turned, (both._params["kind"] == 1) & (both._params["batch_prob"] > 0.5))
+    is_rotated = (normal != image).flatten(1).any(1)
+    assert torch.equal(is_rotated, (both._params["kind"] == 1) & (both._params["batch_prob"] > 0.5))
     assert bool(mask.any()) == (p > 0)
 
 

@@ -238,7 +238,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         with torch.no_grad():
             forged, mask = self.augmenter.forge(normal, generator=self.step_generator(), paths=paths)
             reference = self._draw_references(paths, normal)
-            target = self.augmenter.turn(normal) if self.model.denoise else reference
+            target = self.augmenter.rotate(normal) if self.model.denoise else reference
         self._seen = forged, reference
         output: SGSFOutput = self.model(forged, reference)
         terms: SGSFLosses = self.loss(output.logits, mask, output.reconstruction, target)

@@ -498,12 +498,12 @@ def test_folder_of_maps_serves_training_and_both_calibrations_and_is_not_exporte
     small = {"area": (0.001, 0.01), "aspect": (1.0, 1.0)}
     model = tiny(patches={"saliency": str(tmp_path / "maps"), **small}, calibration={"opacity": (0.2, 0.3)})
     model.post_processor.forged_images = 1
-    masks, make_mask = [], CutPaste.make_mask
-    monkeypatch.setattr(CutPaste, "make_mask", lambda self, image: masks.append(make_mask(self, image)) or masks[-1])
+    forged, forge = [], CutPaste.forge
+    monkeypatch.setattr(CutPaste, "forge", lambda *args, **named: forged.append(forge(*args, **named)) or forged[-1])
     fit(model, tiny_data, tmp_path)
     assert model.post_processor.pixel_threshold.isfinite()
-    assert len(masks) == 6  # of two batches in training, and of one for each threshold before and after it
-    marked = torch.cat(masks)
+    assert len(forged) == 6  # of two batches in training, and of one for each threshold before and after it
+    marked = torch.cat([made.mask for made in forged])
     assert marked[..., :20, :].any()
     assert not marked[..., 20:, :].any()
     path = model.to_torch(tmp_path)

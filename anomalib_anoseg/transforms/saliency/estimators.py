@@ -1,21 +1,20 @@
-"""Where the object of an image is: maps that tell forged anomalies where to go.
+"""Classical estimators of saliency, which need no weights.
 
-SGSF takes them from a network, CPD (Wu et al. 2019), whose weights cannot be shipped. Maps made by it, or by any other
-tool, are read from a folder (:class:`SaliencyFolder`); classical estimators need none. An estimator must be able to say
-that nothing stands out, as in a picture of a texture, so none stretches its map to the image's own extremes: each has a
-fixed scale of its own and a rule for when its map is empty.
+An estimator must be able to say that nothing stands out, as in a picture of a texture, so none stretches its map to the
+image's own extremes: each has a fixed scale of its own and a rule for when its map is empty.
 """
 
 from collections.abc import Sequence
 
 import torch
 from kornia.color import rgb_to_grayscale, rgb_to_lab
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur_image
 
 from anomalib_anoseg.common.checks import check_interval, check_value
-from anomalib_anoseg.transforms.base import per_image
+from anomalib_anoseg.transforms._tensors import per_image
+from anomalib_anoseg.transforms.saliency.base import NoSaliency, Saliency
 
 # The smallest difference between two colours that people notice, in units of CIE Lab (Mahy et al. 1994).
 NOTICEABLE = 2.3
@@ -23,69 +22,6 @@ NOTICEABLE = 2.3
 ROUNDING = 1 / 255 / 12**0.5
 # Pixels along an axis that are left of long and narrow images: enough for a border, and for something in between.
 MINIMUM = 8
-
-
-class Saliency(nn.Module):
-    """Estimates how salient the pixels of images are; subclasses implement :meth:`estimate`.
-
-    It has no weights, carries no gradient and computes in float32 whatever surrounds it.
-
-    Convention:
-        - 1 = salient, 0 = background.
-        - A map without anything salient is 0 everywhere; users take one whose mean is below 0.001 for such as well.
-    """
-
-    def forward(self, image: Tensor, paths: Sequence[str] | None = None) -> Tensor:
-        """Estimate saliency.
-
-        Args:
-            image: ``(B, 3, H, W)``, floating point, in ``[0, 1]``.
-            paths: Where the images come from, one for each; only folders of maps need them.
-
-        Returns:
-            ``(B, 1, H, W)`` float32 in ``[0, 1]``.
-        """
-        return enlarged(self.small(image, paths), image.shape[-2:])
-
-    def check_paths(self, paths: Sequence[str]) -> None:
-        """Check that there are maps of these images, where maps are looked up; nothing by default.
-
-        Raises:
-            FileNotFoundError: If one has none.
-            ValueError: If two have the same.
-        """
-
-    def small(self, image: Tensor, paths: Sequence[str] | None = None) -> Tensor:
-        """Estimate saliency as :meth:`forward`, but at the size of :meth:`estimate`: ``(B, 1, h, w)``.
-
-        Raises:
-            ValueError: If the images are not RGB.
-        """
-        if image.shape[1] != 3:  # noqa: PLR2004
-            raise ValueError(
-                f"Saliency is estimated from RGB images, (B, 3, H, W), got {tuple(image.shape)}: repeat their channel, "
-                "or use saliency='none'."
-            )
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-            return self.estimate(image.float(), paths)
-
-    def estimate(self, image: Tensor, paths: Sequence[str] | None) -> Tensor:
-        """Estimate the saliency of float32 images, at any size of the same shape, see :meth:`forward`."""
-        raise NotImplementedError
-
-
-class NoSaliency(Saliency):
-    """Finds nothing salient: anomalies go anywhere.
-
-    Example:
-        >>> NoSaliency()(torch.rand(2, 3, 32, 48)).shape
-        torch.Size([2, 1, 32, 48])
-    """
-
-    def estimate(self, image: Tensor, paths: Sequence[str] | None) -> Tensor:
-        """Return zeros."""
-        del paths
-        return torch.zeros_like(image[:, :1])
 
 
 class BorderContrast(Saliency):
@@ -138,7 +74,7 @@ class BorderContrast(Saliency):
     def estimate(self, image: Tensor, paths: Sequence[str] | None) -> Tensor:
         """Compare all pixels with the border's."""
         del paths
-        color = rgb_to_lab(_reduced(image, self.size))
+        color = rgb_to_lab(_reduce(image, self.size))
         width = max(1, round(self.border * min(color.shape[-2:])))
         background = _border(color, width)
         center, spread = _median_and_deviation(background)
@@ -194,7 +130,7 @@ class SpectralResidual(Saliency):
     def estimate(self, image: Tensor, paths: Sequence[str] | None) -> Tensor:
         """Compute the spectral residual of the images' grey values."""
         del paths
-        relative = self.residual(_reduced(rgb_to_grayscale(image), self.size))
+        relative = self.residual(_reduce(rgb_to_grayscale(image), self.size))
         salient = ((relative - 1) / (self.threshold - 1)).clamp(0, 1)
         found = relative.amax((1, 2, 3)) > self.threshold
         return salient * per_image(found, image)
@@ -215,7 +151,14 @@ class SpectralResidual(Saliency):
         return f"size={self.size}, threshold={self.threshold:g}, sigma={self.sigma:g}"
 
 
-def _reduced(image: Tensor, size: int) -> Tensor:
+ESTIMATORS: dict[str, type[Saliency]] = {
+    "none": NoSaliency,
+    "spectral_residual": SpectralResidual,
+    "border_contrast": BorderContrast,
+}
+
+
+def _reduce(image: Tensor, size: int) -> Tensor:
     """Reduce images to a longer side of ``size`` pixels, if they have more."""
     height, width = image.shape[-2:]
     scale = size / max(height, width)
@@ -225,11 +168,6 @@ def _reduced(image: Tensor, size: int) -> Tensor:
     if height % shape[0] == width % shape[1] == 0:  # the same, but more than twice as fast
         return F.avg_pool2d(image, (height // shape[0], width // shape[1]))
     return F.interpolate(image, shape, mode="area")
-
-
-def enlarged(salient: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring maps ``(B, 1, h, w)`` to the size of their images."""
-    return salient if salient.shape[-2:] == tuple(size) else F.interpolate(salient, tuple(size), mode="bilinear")
 
 
 def _border(image: Tensor, width: int) -> Tensor:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
-from anomalib_anoseg.transforms import BatchTextures, DraemPerlin, NoiseTextures, SeededAugmentation, TextureFolder
-from anomalib_anoseg.transforms import textures as module
-from anomalib_anoseg.transforms.distortions import COSTLY, DISTORTIONS, distort, draw_distortions
+from anomalib_anoseg.transforms import BatchTextures, DraemPerlin, NoiseTextures, RandomStream, TextureFolder
+from anomalib_anoseg.transforms.textures import folder as module
+from anomalib_anoseg.transforms.textures.distortions import COSTLY, DISTORTIONS, distort, draw_distortions
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def folder(tmp_path):
 
 def distort_by(name, picture, **values):
     """Apply one distortion to a ``(H, W, 3)`` uint8 picture."""
-    drawn = draw_distortions(SeededAugmentation(), 1) | values
+    drawn = draw_distortions(RandomStream(), 1) | values
     drawn["chosen"] = torch.tensor([[name == other for other in DISTORTIONS]])
     drawn["places"] = torch.tensor([[[name == other] for other in COSTLY]])
     image = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].contiguous()
@@ -40,8 +40,8 @@ def picture():
 
 
 def test_three_distinct_distortions_all_sets_equally_likely():
-    transform = SeededAugmentation().manual_seed(0)
-    chosen = torch.cat([draw_distortions(transform, 8)["chosen"] for _ in range(3000)])
+    stream = RandomStream(generator=torch.Generator().manual_seed(0))
+    chosen = torch.cat([draw_distortions(stream, 8)["chosen"] for _ in range(3000)])
     sets = chosen.nonzero()[:, 1].view(-1, 3)  # raises if any image has not just three
     counts = (sets * torch.tensor([100, 10, 1])).sum(1).unique(return_counts=True)[1].double()
     assert len(counts) == len(list(combinations(DISTORTIONS, 3)))
@@ -52,9 +52,9 @@ def test_three_distinct_distortions_all_sets_equally_likely():
 
 @pytest.mark.parametrize("count", [1, 2, 8, 11, 32])
 def test_places_suffice_for_all_that_chance_chose(count):
-    transform = SeededAugmentation().manual_seed(0)
+    stream = RandomStream(generator=torch.Generator().manual_seed(0))
     for _ in range(200):
-        drawn = draw_distortions(transform, count)
+        drawn = draw_distortions(stream, count)
         places = drawn["places"]
         assert torch.equal(places.any(2), drawn["chosen"][:, : len(COSTLY)])
         assert (places.sum(0) <= 1).all()
@@ -173,6 +173,6 @@ def test_without_a_folder_draem_shows_its_noise(channels):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_textures_of_the_batch_have_any_number_of_channels(channels):
     textures, image = BatchTextures(), torch.rand(4, channels, 32, 48)
-    made = textures(image, textures.generate_parameters(SeededAugmentation(), image.shape))
+    made = textures(image, textures.draw(image.shape, RandomStream()))
     assert made.shape == image.shape
     assert 0 <= made.min() <= made.max() <= 1

@@ -8,8 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from anomalib_anoseg.transforms.saliency import BorderContrast, NoSaliency, SpectralResidual
-from anomalib_anoseg.transforms.saliency_folder import SaliencyFolder, create_saliency
+from anomalib_anoseg.transforms.saliency import (
+    BorderContrast,
+    NoSaliency,
+    SaliencyFolder,
+    SpectralResidual,
+    create_saliency,
+)
 
 
 def save_map(path: Path, value: int, size: tuple[int, int] = (8, 8)) -> None:

@@ -9,13 +9,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
-from anomalib_anoseg.transforms.saliency import BorderContrast, NoSaliency, Saliency, SpectralResidual
+from anomalib_anoseg.transforms.saliency.base import Saliency
+from anomalib_anoseg.transforms.saliency.estimators import ESTIMATORS
 
-ESTIMATORS: dict[str, type[Saliency]] = {
-    "none": NoSaliency,
-    "spectral_residual": SpectralResidual,
-    "border_contrast": BorderContrast,
-}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 EIGHT_BITS = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
@@ -27,7 +23,7 @@ class SaliencyFolder(Saliency):
     ``bottle/train/good/0.png`` a map ``train/good/0.jpg`` comes before ``good/0.png`` and that before ``0.png``.
 
     The folder is listed and maps are read when they are first needed; each is kept in memory, at the size of its image,
-    one byte a pixel. Maps follow images that were resized after they were read, but none that were cropped or turned:
+    one byte a pixel. Maps follow images that were resized after they were read, but none that were cropped or rotated:
     leave that to the transforms that take saliency.
 
     Args:

@@ -10,14 +10,8 @@ from scipy import ndimage
 from skimage import data
 from torch import Tensor
 
-from anomalib_anoseg.transforms.saliency import (
-    BorderContrast,
-    NoSaliency,
-    Saliency,
-    SpectralResidual,
-    _median_and_deviation,
-    enlarged,
-)
+from anomalib_anoseg.transforms.saliency import BorderContrast, NoSaliency, Saliency, SpectralResidual, enlarge
+from anomalib_anoseg.transforms.saliency.estimators import _median_and_deviation
 
 ESTIMATORS = [NoSaliency(), BorderContrast(), SpectralResidual()]
 
@@ -64,7 +58,7 @@ def test_maps_of_textures_are_empty(estimator, name):
 
 def test_small_maps_are_what_is_enlarged(estimator):
     image, _ = object_before_background()
-    assert torch.equal(enlarged(estimator.small(image), image.shape[-2:]), estimator(image))
+    assert torch.equal(enlarge(estimator.small(image), image.shape[-2:]), estimator(image))
 
 
 def test_spread_of_the_border_is_the_median_distance_from_its_median():

@@ -5,8 +5,7 @@ import torch
 from PIL import Image
 
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
-from anomalib_anoseg.transforms.saliency import Saliency
-from anomalib_anoseg.transforms.salient_anomaly import move_to_salient
+from anomalib_anoseg.transforms.saliency import Saliency, move_to_salient
 
 
 class _Corner(Saliency):

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from anomalib_anoseg.transforms.base import SyntheticAnomaly
-from anomalib_anoseg.transforms.saliency import NoSaliency, Saliency
-from anomalib_anoseg.transforms.saliency_folder import create_saliency
+from anomalib_anoseg.transforms.saliency.base import EMPTY, NoSaliency, Saliency
+from anomalib_anoseg.transforms.saliency.folder import create_saliency
 
-# A map of a smaller mean is taken for empty.
-EMPTY = 1e-3
 # Saliency is counted in this many steps: sums of whole numbers are the same on every device and in any order.
 STEPS = 255
 
@@ -19,7 +17,7 @@ class SalientAnomaly(SyntheticAnomaly):
     """What anomalies that follow saliency share.
 
     Args:
-        saliency: A kind of :func:`~.saliency_folder.create_saliency`, or a module.
+        saliency: A kind of :func:`~.saliency.create_saliency`, or a module.
         p: Probability of an anomaly.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
     """
@@ -28,10 +26,11 @@ class SalientAnomaly(SyntheticAnomaly):
         super().__init__(p=p, keepdim=keepdim)
         self.saliency = create_saliency(saliency) if isinstance(saliency, str) else saliency
 
-    def complete_parameters(self, params: dict[str, Tensor], image: Tensor, paths: Sequence[str] | None) -> None:
-        """Add the images' saliency, ``(B, 1, h, w)``, if it may be looked up by their files."""
-        if paths is not None and not isinstance(self.saliency, NoSaliency):
-            params["saliency"] = self.saliency.small(image, paths)
+    def look_up(self, image: Tensor, paths: Sequence[str] | None) -> dict[str, Tensor]:
+        """Find the images' ``saliency``, ``(B, 1, h, w)``, if there are files to look it up by."""
+        if paths is None or isinstance(self.saliency, NoSaliency):
+            return {}
+        return {"saliency": self.saliency.small(image, paths)}
 
     def check_paths(self, paths: Sequence[str]) -> None:
         """Check that the source of saliency knows these files, see :meth:`SyntheticAnomaly.check_paths`."""

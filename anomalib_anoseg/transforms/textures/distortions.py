@@ -1,8 +1,8 @@
 """DRAEM's augmentation of foreign textures: three of ten distortions an image, all on the device and in batch.
 
-Rotation, sharpness and colours are changed at as many places as chance can choose images for (:mod:`.shares`). All
-other distortions change each value for itself: they are applied to a table of the 256 values, and the images look their
-values up there once.
+Rotation, sharpness and colours change a random subset of the images (:mod:`.subsets`). All other distortions
+change each value for itself: they are applied to a table of the 256 values, and the images look their values up there
+once.
 """
 
 from itertools import combinations, groupby
@@ -11,10 +11,11 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from anomalib_anoseg.transforms.base import SeededAugmentation, constant, in_parts, per_image
+from anomalib_anoseg.transforms._tensors import constant, in_parts, per_image
 from anomalib_anoseg.transforms.color_jitter import LUMA, color_matrix
-from anomalib_anoseg.transforms.rotation import turn
-from anomalib_anoseg.transforms.shares import assign_places, draw_spread, images_at, most
+from anomalib_anoseg.transforms.random_stream import RandomStream
+from anomalib_anoseg.transforms.rotation import rotate
+from anomalib_anoseg.transforms.subsets import assign_places, max_selected, selected_images, stratified_uniform
 
 # In the order in which they are applied; the last seven change each value for itself.
 DISTORTIONS = (
@@ -53,38 +54,40 @@ LEVELS = 256
 HISTOGRAM_SIDE = 64
 
 
-def draw_distortions(transform: SeededAugmentation, count: int, channels: int = 3) -> dict[str, Tensor]:
+def draw_distortions(stream: RandomStream, count: int, channels: int = 3) -> dict[str, Tensor]:
     """Choose three of the ten distortions for each image, and draw the strength of each.
 
     All sets of three are equally likely. The ranges are those of DRAEM (arXiv 2108.07610) as published with its code;
     where that leaves them to a library's defaults they are our choice.
 
     Args:
-        transform: Whose random stream to draw from.
+        stream: Where to draw from.
         count: Number of images ``B``.
         channels: Number of channels ``C``.
 
     Returns:
         ``chosen`` ``(B, 10)`` bool, in the order of :data:`DISTORTIONS`; ``places`` ``(B, 3, K)`` bool, see
-        :func:`~.shares.assign_places`, for the :data:`COSTLY` ones; what :data:`RANGES` names, float32 ``(B,)``;
+        :func:`~.subsets.assign_places`, for the :data:`COSTLY` ones; what :data:`RANGES` names, float32 ``(B,)``;
         ``gamma`` ``(B, C)``; ``posterize`` (bits kept), int64 ``(B,)``.
     """
-    device, spread = transform.device, draw_spread(transform, count)
+    device, spread = stream.device, stratified_uniform(stream, count)
     chosen = constant(SETS, device)[(spread * len(SETS)).long().clamp(max=len(SETS) - 1)].bool()
     low, high = constant(list(zip(*RANGES.values(), strict=True)), device)[..., None]
-    strengths = torch.lerp(low, high, transform.uniform((len(RANGES), count), 0.0, 1.0))
+    strengths = torch.lerp(low, high, stream.uniform((len(RANGES), count), 0.0, 1.0))
     return dict(zip(RANGES, strengths, strict=True)) | {
         "chosen": chosen,
-        "places": assign_places(chosen[:, : len(COSTLY)], max(_most(number, count) for number in range(len(COSTLY)))),
-        "gamma": transform.uniform((count, channels), 0.5, 2.0),
-        "posterize": 1 + transform.choice((count,), 7),
+        "places": assign_places(
+            chosen[:, : len(COSTLY)], max(_max_distorted(number, count) for number in range(len(COSTLY)))
+        ),
+        "gamma": stream.uniform((count, channels), 0.5, 2.0),
+        "posterize": 1 + stream.choice((count,), 7),
     }
 
 
-def _most(number: int, count: int) -> int:
+def _max_distorted(number: int, count: int) -> int:
     """Tell how many of ``count`` images can have a distortion: those of each run of sets that have it."""
     runs = (sum(1 for _ in run) for has_it, run in groupby(SETS, key=itemgetter(number)) if has_it)
-    return min(count, sum(most(length / len(SETS), count) for length in runs))
+    return min(count, sum(max_selected(length / len(SETS), count) for length in runs))
 
 
 def distort(image: Tensor, params: dict[str, Tensor], padding: str) -> Tensor:
@@ -96,19 +99,19 @@ def distort(image: Tensor, params: dict[str, Tensor], padding: str) -> Tensor:
     Args:
         image: ``(B, C, H, W)``, uint8, contiguous, sides of 3 pixels or more; overwritten.
         params: What was drawn, on the device of ``image``.
-        padding: What comes in from outside when an image is rotated, see :func:`~.rotation.turn`.
+        padding: What comes in from outside when an image is rotated, see :func:`~.rotation.rotate`.
 
     Returns:
         ``(B, C, H, W)``, float32, in ``[0, 1]``, of 256 levels.
     """
-    (rotated, sharpened, colored), is_chosen = images_at(params["places"])
+    (rotated, sharpened, colored), is_chosen = selected_images(params["places"])
 
     def strength(name: str, neutral: float, place: int, images: Tensor) -> Tensor:
         return params[name][images].where(is_chosen[place], neutral)
 
     # The nearest pixel is found in a third of the time, and nobody knows what the texture looked like before.
     part = image.index_select(0, rotated).float()
-    part = turn(part, strength("rotation", 0.0, 0, rotated), padding, mode="nearest")
+    part = rotate(part, strength("rotation", 0.0, 0, rotated), padding, mode="nearest")
     _replace(image, rotated, part.to(torch.uint8))
     part = _sharpen(image.index_select(0, sharpened).float(), strength("sharpness", 1.0, 1, sharpened))
     _replace(image, sharpened, _to_levels(part))

@@ -1,0 +1,68 @@
+"""Small functions on tensors that several transforms need."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+# See `in_parts`: the number of parts, and the pixels of an image from which on they pay.
+PARTS, WORTH_PARTS = 8, 128 * 128
+# A person can just about see that a pixel differs by more than this.
+VISIBLE = 3 / 255
+
+
+def find_changed(after: Tensor, before: Tensor) -> Tensor:
+    """Find the pixels of ``(B, C, H, W)`` images that changed by more than :data:`VISIBLE`: bool ``(B, 1, H, W)``."""
+    return ((after - before).abs() > VISIBLE).any(1, keepdim=True)
+
+
+def constant(values: Sequence[float] | Sequence[Sequence[float]], device: torch.device) -> Tensor:
+    """Copy numbers to a device without making the host wait, as ``torch.tensor(..., device=device)`` would."""
+    return torch.tensor(values).to(device, non_blocking=True)
+
+
+def on_device(params: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Copy parameters to a device, but for kornia's shape of the input, which stays on the host."""
+    return {
+        name: value if name.endswith("forward_input_shape") else value.to(device, non_blocking=True)
+        for name, value in params.items()
+    }
+
+
+def under_prefix(prefix: str, params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Select the parameters whose names start with ``prefix``, and remove it: those of a transform within another."""
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+
+def add_prefix(prefix: str, params: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Put ``prefix`` before the names of parameters, see :func:`under_prefix`."""
+    return {f"{prefix}{name}": value for name, value in params.items()}
+
+
+def in_parts(image_size: tuple[int, int], *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split values along their first dimension, each into the same number of parts, whatever the batch size.
+
+    On a CPU, parts are faster for large images: intermediate results reuse the memory of the part before, and the
+    system need not provide new pages. Elsewhere, and for small images, there is one part.
+    """
+    is_worth_it = values[0].device.type == "cpu" and math.prod(image_size) >= WORTH_PARTS
+    return zip(*(value.tensor_split(PARTS if is_worth_it else 1) for value in values), strict=True)
+
+
+def per_image(values: Tensor, image: Tensor) -> Tensor:
+    """Shape one value an image, ``(B,)``, to ``(B, 1, 1, 1)`` on the image's device, so that it broadcasts."""
+    return values.to(image.device, non_blocking=True).view(-1, 1, 1, 1)
+
+
+def is_chosen(params: dict[str, Tensor], image: Tensor) -> Tensor:
+    """Tell which images the gate ``p`` chose: bool, broadcasts to ``(B, 1, 1, 1)``. Without a gate, all of them."""
+    gate = params["batch_prob"] if "batch_prob" in params else image.new_ones(1)
+    return per_image(gate > 0.5, image)  # noqa: PLR2004
+
+
+def move_pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Fill each pixel of ``(B, C, H, W)`` images from the row and column given for it, each ``(B, H, W)`` int64."""
+    index = (rows * image.shape[-1] + columns).flatten(1)
+    moved = image.flatten(2).gather(2, index[:, None].expand(-1, image.shape[1], -1))
+    return moved.view_as(image)

@@ -1,0 +1,24 @@
+"""Where the object of an image is: maps of saliency, on which synthetic anomalies are placed.
+
+SGSF takes them from a network, CPD (Wu et al. 2019), whose weights cannot be shipped. Maps made by it, or by any other
+tool, are read from a folder (:class:`SaliencyFolder`); classical estimators need none.
+"""
+
+from anomalib_anoseg.transforms.saliency.base import EMPTY, NoSaliency, Saliency, enlarge
+from anomalib_anoseg.transforms.saliency.estimators import ESTIMATORS, BorderContrast, SpectralResidual
+from anomalib_anoseg.transforms.saliency.folder import SaliencyFolder, create_saliency
+from anomalib_anoseg.transforms.saliency.salient_anomaly import SalientAnomaly, move_to_salient
+
+__all__ = [
+    "EMPTY",
+    "ESTIMATORS",
+    "BorderContrast",
+    "NoSaliency",
+    "Saliency",
+    "SaliencyFolder",
+    "SalientAnomaly",
+    "SpectralResidual",
+    "create_saliency",
+    "enlarge",
+    "move_to_salient",
+]

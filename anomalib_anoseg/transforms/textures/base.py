@@ -1,0 +1,50 @@
+"""What all sources of textures share."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from anomalib_anoseg.transforms._tensors import on_device
+from anomalib_anoseg.transforms.random_stream import RandomStream
+from anomalib_anoseg.transforms.textures.distortions import distort, draw_distortions
+
+
+class Textures(nn.Module):
+    """Where textures come from; each is distorted anew for each image, as DRAEM does.
+
+    Subclasses say in :meth:`look_up` which picture an index means. Like the transforms, they draw everything random in
+    :meth:`draw` and read nothing else afterwards, but the ``noise`` ``(B, 1, H, W)`` that a transform thresholds.
+    """
+
+    # What comes in from outside when a texture is rotated: black in DRAEM.
+    padding: str = "zeros"
+
+    def draw(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
+        """Draw which texture each of ``(B, C, H, W)`` images gets, and how it is distorted.
+
+        Returns:
+            What :func:`~.distortions.draw_distortions` tells, and ``index``, ``(B,)`` in
+            ``[0, 1)``.
+        """
+        params = draw_distortions(stream, shape[0], shape[1])
+        return params | {"index": stream.uniform((shape[0],), 0.0, 1.0)}
+
+    def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Get the undistorted texture for each of ``(B, C, H, W)`` images: that shape or ``(B, 1, H, W)``, uint8.
+
+        The memory is the caller's, who overwrites it.
+        """
+        raise NotImplementedError
+
+    def forward(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Make a texture for each image.
+
+        Args:
+            image: ``(B, C, H, W)``, floating point, in ``[0, 1]``.
+            params: What :meth:`draw` drew, and ``noise``.
+
+        Returns:
+            ``(B, C, H, W)`` or, if it is grey, ``(B, 1, H, W)``; float32, in ``[0, 1]``, without gradient.
+        """
+        params = on_device(params, image.device)
+        return distort(self.look_up(image.detach(), params), params, self.padding)

@@ -1,0 +1,99 @@
+"""Textures from a folder of pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2.functional import resize
+
+from anomalib_anoseg.common.checks import check_value
+from anomalib_anoseg.transforms.textures.base import Textures
+from anomalib_anoseg.transforms.textures.generated import BatchTextures
+
+DTD = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
+SUFFIXES = {".jpeg", ".jpg", ".png", ".webp"}
+
+
+class TextureFolder(Textures):
+    """Textures from a folder of pictures, such as the Describable Textures Dataset, as in DRAEM.
+
+    The pictures are read at first use, once, brought to the size of the images of that batch and kept as 8-bit values
+    on their device; images of another size get them interpolated. DTD takes 1.1 GB at 256x256 pixels.
+
+    Args:
+        root: Folder of pictures (JPEG, PNG, WebP), in its subfolders too.
+        memory: Largest amount of memory for them, in megabytes, ``1 <= memory <= 100000``; of more pictures than fit
+            evenly spaced ones are taken.
+
+    Raises:
+        ValueError: If ``memory`` is out of bounds.
+
+    Example:
+        >>> TextureFolder("nowhere")._paths()
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: textures: there are no pictures (.jpeg, .jpg, .png, .webp) in 'nowhere'. ...
+    """
+
+    def __init__(self, root: str | Path, memory: int = 1500) -> None:
+        check_value("memory", memory, 1, 100_000)
+        super().__init__()
+        self.root = Path(root)
+        self.memory = memory
+        self._pictures: Tensor | None = None
+
+    def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
+        """Take the picture at fraction ``index`` of the folder.
+
+        Raises:
+            ValueError: If the images have neither 1 nor 3 channels.
+        """
+        if image.shape[1] not in {1, 3}:
+            raise ValueError(f"Textures are for images of 1 or 3 channels, got shape {tuple(image.shape)}.")
+        if self._pictures is None:
+            self._pictures = self._load(image.shape[-2:])
+        self._pictures = self._pictures.to(image.device)
+        number = (params["index"] * len(self._pictures)).long().clamp(max=len(self._pictures) - 1)
+        texture = self._pictures.index_select(0, number)
+        if texture.shape[-2:] != image.shape[-2:]:
+            texture = F.interpolate(texture.float(), image.shape[-2:], mode="bilinear").to(torch.uint8)
+        return texture.float().mean(1, keepdim=True).to(torch.uint8) if image.shape[1] == 1 else texture
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the pictures behind when copied or sent elsewhere: they are read again there."""
+        return self.__dict__ | {"_pictures": None}
+
+    def extra_repr(self) -> str:
+        """Tell the folder."""
+        return f"{str(self.root)!r}, memory={self.memory}"
+
+    def _load(self, size: Sequence[int]) -> Tensor:
+        """Read the pictures: ``(N, 3, H, W)`` uint8."""
+        paths = self._paths()
+        count = min(len(paths), max(1, self.memory * 10**6 // (3 * size[0] * size[1])))
+        pictures = torch.empty((count, 3, *size), dtype=torch.uint8)
+        for number in range(count):
+            picture = decode_image(str(paths[number * len(paths) // count]), ImageReadMode.RGB)
+            pictures[number] = resize(picture, list(size), antialias=True)
+        return pictures
+
+    def _paths(self) -> list[Path]:
+        paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise FileNotFoundError(
+                f"textures: there are no pictures ({', '.join(sorted(SUFFIXES))}) in {str(self.root)!r}. Nothing is "
+                f"downloaded: name a folder of pictures, for example of the Describable Textures Dataset from {DTD}, "
+                "or leave it out, for what shows through without one."
+            )
+        return paths
+
+
+def create_textures(textures: Textures | str | Path | None) -> Textures:
+    """Make textures from what a transform is given: a folder's name, or ``None`` for the batch itself."""
+    if isinstance(textures, Textures):
+        return textures
+    return BatchTextures() if textures is None else TextureFolder(textures)
