@@ -55,12 +55,6 @@ def per_image(values: Tensor, image: Tensor) -> Tensor:
     return values.to(image.device, non_blocking=True).view(-1, 1, 1, 1)
 
 
-def is_chosen(params: dict[str, Tensor], image: Tensor) -> Tensor:
-    """Tell which images the gate ``p`` chose: bool, broadcasts to ``(B, 1, 1, 1)``. Without a gate, all of them."""
-    gate = params["batch_prob"] if "batch_prob" in params else image.new_ones(1)
-    return per_image(gate > 0.5, image)  # noqa: PLR2004
-
-
 def move_pixels(image: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Fill each pixel of ``(B, C, H, W)`` images from the row and column given for it, each ``(B, H, W)`` int64."""
     index = (rows * image.shape[-1] + columns).flatten(1)

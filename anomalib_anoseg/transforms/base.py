@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from anomalib_anoseg.common.checks import check_value
-from anomalib_anoseg.transforms._tensors import is_chosen, on_device
+from anomalib_anoseg.transforms._tensors import on_device, per_image
 from anomalib_anoseg.transforms.random_stream import RandomStream
 
 
@@ -60,6 +60,12 @@ class SeededAugmentation(IntensityAugmentationBase2D):
         """Move ``(B, 1, H, W)`` masks as :meth:`change` moves pixels; not at all by default."""
         del params
         return mask
+
+    @staticmethod
+    def is_chosen(params: dict[str, Tensor], image: Tensor) -> Tensor:
+        """Tell which images the gate ``p`` chose: bool, ``(B, 1, 1, 1)``. Without a gate it is all of them."""
+        gate = params["batch_prob"] if "batch_prob" in params else image.new_ones(len(image))
+        return per_image(gate > 0.5, image)  # noqa: PLR2004
 
     def manual_seed(self, seed: int) -> Self:
         """Draw from an own generator on the transform's device from now on, started at ``seed``."""
@@ -127,7 +133,7 @@ class SeededAugmentation(IntensityAugmentationBase2D):
         """Change those of ``(B, C, H, W)`` images that the gate chose; containers pass more, which is ignored."""
         del args, kwargs
         params = on_device(params, input.device)
-        return torch.where(is_chosen(params, input), self.change(input, params), input)
+        return torch.where(self.is_chosen(params, input), self.change(input, params), input)
 
     def transform_masks(
         self, input: Tensor, params: dict[str, Tensor] | None = None, *args: object, **kwargs: object
@@ -136,7 +142,7 @@ class SeededAugmentation(IntensityAugmentationBase2D):
         del args, kwargs
         params = on_device(self._params if params is None else params, input.device)
         mask = _with_channel(input)
-        return torch.where(is_chosen(params, mask), self.change_mask(mask, params), mask).view_as(input)
+        return torch.where(self.is_chosen(params, mask), self.change_mask(mask, params), mask).view_as(input)
 
     @property
     def transform_matrix(self) -> Tensor:

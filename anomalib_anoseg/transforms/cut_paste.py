@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anomalib_anoseg.common.checks import check_interval, check_value
-from anomalib_anoseg.transforms._tensors import add_prefix, find_changed, is_chosen, on_device, under_prefix
+from anomalib_anoseg.transforms._tensors import add_prefix, find_changed, on_device, under_prefix
 from anomalib_anoseg.transforms.base import ForgedBatch, SeededAugmentation
 from anomalib_anoseg.transforms.color_jitter import MAX_JITTER, RandomColorJitter
 from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
@@ -140,7 +140,7 @@ class CutPaste(SalientAnomaly):
             patches = Patches.from_params(params | {"center": center}, number, original)
             pasted, inside = _paste(pasted, source, patches)
             marked |= inside
-        marked &= is_chosen(params, image)
+        marked &= self.is_chosen(params, image)
         forged = torch.where(marked, pasted.to(image.dtype), image)
         if self.flags["mark"] == "changed":
             marked &= find_changed(forged, image)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.transforms._tensors import add_prefix, constant, is_chosen, per_image, under_prefix
+from anomalib_anoseg.transforms._tensors import add_prefix, constant, per_image, under_prefix
 from anomalib_anoseg.transforms.base import ForgedBatch, SyntheticAnomaly
 from anomalib_anoseg.transforms.random_stream import RandomStream
 from anomalib_anoseg.transforms.subsets import stratified_uniform
@@ -91,7 +91,7 @@ class OneOf(SyntheticAnomaly):
         planted = [kind.plant(image, under_prefix(f"{number}.", params)) for number, kind in self._numbered()]
         images, masks = zip(*planted, strict=True)
         forged, mask = self._take(images, params), self._take(masks, params)
-        chosen = is_chosen(params, image)
+        chosen = self.is_chosen(params, image)
         return ForgedBatch(torch.where(chosen, forged, image), mask * chosen)
 
     def rotate(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
@@ -100,7 +100,7 @@ class OneOf(SyntheticAnomaly):
         rotated = [kind.rotate(image, under_prefix(f"{number}.", params)) for number, kind in self._numbered()]
         if all(one is image for one in rotated):
             return image
-        return torch.where(is_chosen(params, image), self._take(rotated, params), image)
+        return torch.where(self.is_chosen(params, image), self._take(rotated, params), image)
 
     def _take(self, made: Sequence[Tensor], params: dict[str, Tensor]) -> Tensor:
         """Take for each image what its own transform made."""

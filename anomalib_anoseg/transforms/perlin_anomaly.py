@@ -14,7 +14,6 @@ from anomalib_anoseg.transforms._tensors import (
     add_prefix,
     constant,
     find_changed,
-    is_chosen,
     on_device,
     per_image,
     under_prefix,
@@ -172,7 +171,7 @@ class PerlinAnomaly(SalientAnomaly):
         noise = self._noise(gradients[chosen], frequency[chosen], angle[chosen], (height, width))[:, None]
         if weight is not None:
             noise *= enlarge(weight, (height, width))
-        return noise, torch.where(is_chosen(params, image), threshold, math.inf)
+        return noise, torch.where(self.is_chosen(params, image), threshold, math.inf)
 
     def _noise(self, gradients: Tensor, frequency: Tensor, angle: Tensor, size: tuple[int, int]) -> Tensor:
         return rotate_noise(self.shape_noise(perlin_noise(gradients, frequency, size)), angle)
