@@ -32,14 +32,14 @@ class CutPaste(SalientAnomaly):
     After CutPaste (Li et al., arXiv 2104.04015) in the form of AnoSeg (arXiv 2110.03396, Sec. 3.1): pasted patches
     are clipped by the border and the mask marks what was pasted. ``source`` transforms the image before the patches
     are cut: see :class:`HardCutPaste`. Size, shape and angle are our choices; the paper shows about 17 % of the area.
-    Several patches, see-through and soft ones and masks of what changed are not the paper's: they imitate small, faint
-    and irregular defects.
+    Several patches, transparent and soft ones, and masks of what changed are ours: they imitate small, faint and
+    irregular defects.
 
     Args:
         area: Range of a patch's area, as a fraction of the image's, within ``[0.0001, 1]``.
         aspect: Range of its width over its height, log-uniform, within ``[0.05, 20]``.
-        rotation: The patch is rotated by ``U(-rotation, rotation)`` degrees, ``0 <= rotation <= 180`` ...
-        rotation_p: ... with this probability, and pasted upright otherwise.
+        rotation: Rotated patches turn by ``U(-rotation, rotation)`` degrees, ``0 <= rotation <= 180``.
+        rotation_p: Probability of rotating a patch; it stays upright otherwise.
         count: Number of patches an image, 1 or more.
         opacity: Range of a patch's weight over what it covers, within ``[0.01, 1]``; 1 covers it fully.
         softness: Range of the fraction of the way from a patch's rim to its centre over which that weight rises, within
@@ -61,15 +61,14 @@ class CutPaste(SalientAnomaly):
           ``origin`` ``(..., 2)``, x first, as fractions of the side), and the parameters of ``source``, drawn anew for
           every patch, under ``source.<patch>.<index>.<name>``. Of the draws of a patch the first is pasted that differs
           by 1/255 on average; if none does, the patch is left out.
-        - The centre is uniform over the image, so that clipping leaves a quarter of a small patch at least. With
-          ``saliency`` it is moved before it is used, and ``center`` tells where it came from. :meth:`forge` puts the
-          images' ``saliency`` ``(B, 1, h, w)``, of any size of their shape, among ``_params`` if it gets their files,
-          which a folder of maps needs.
+        - The centre is uniform over the image, so that clipping leaves a quarter of a small patch at least. ``saliency``
+          moves it; ``center`` holds it as drawn. If :meth:`forge` gets the images' files, which a folder of maps needs,
+          ``_params`` also hold their ``saliency`` ``(B, 1, h, w)``, of any size of their shape.
         - A mask ``(B, 1, H, W)`` gets 1 where it is marked and keeps its values elsewhere. In a container give the
           keys as ``["input", "mask"]``, in this order: what is marked depends on the image.
         - Pixels outside the patches are bit-identical. Upright patches are cut at whole pixels, rotated ones are
           sampled bilinearly. No loop over the batch, no host synchronisation (but for reading a folder's files).
-          Saliency wants RGB images.
+          Saliency needs RGB images.
 
     Example:
         >>> import torch
@@ -162,10 +161,10 @@ def check_patches(
     mark: str,
     prefix: str = "",
 ) -> None:
-    """Check the arguments of :class:`CutPaste`, for whoever hands them on under names that start with ``prefix``.
+    """Check the arguments of :class:`CutPaste`; messages put ``prefix`` before their names.
 
     Raises:
-        ValueError: If one is out of bounds; the message names it, with the prefix, its value and the bounds.
+        ValueError: If one is out of bounds; the message names it, its value and the bounds.
     """
     check_interval(f"{prefix}area", area, 1e-4, 1.0)
     check_interval(f"{prefix}aspect", aspect, 0.05, 20.0)

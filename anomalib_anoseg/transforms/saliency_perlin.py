@@ -22,7 +22,7 @@ class SaliencyPerlin(PerlinAnomaly):
             made by any tool, or a module.
         threshold: ``(a, b)``: the weighted noise must exceed ``a + b * mean(saliency)``.
         textures: What shows through: a folder of pictures, such as DTD, a module, or ``None`` for other images of the
-            batch (our choice where there is no folder).
+            batch (our choice).
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
         mark: What the mask marks: ``"noise"``, wherever the texture shows, or, which is not the paper's, those of its
             pixels that are ``"changed"`` by more than 3/255 in some channel, which a person can just about see.

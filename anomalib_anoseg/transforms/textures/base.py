@@ -32,7 +32,7 @@ class Textures(nn.Module):
     def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Get the undistorted texture for each of ``(B, C, H, W)`` images: that shape or ``(B, 1, H, W)``, uint8.
 
-        The memory is the caller's, who overwrites it.
+        The caller may overwrite it.
         """
         raise NotImplementedError
 

@@ -109,7 +109,7 @@ def distort(image: Tensor, params: dict[str, Tensor], padding: str) -> Tensor:
     def strength(name: str, neutral: float, place: int, images: Tensor) -> Tensor:
         return params[name][images].where(is_chosen[place], neutral)
 
-    # The nearest pixel is found in a third of the time, and nobody knows what the texture looked like before.
+    # Nearest pixels take a third of the time, and the difference does not matter in a texture.
     part = image.index_select(0, rotated).float()
     part = rotate(part, strength("rotation", 0.0, 0, rotated), padding, mode="nearest")
     _replace(image, rotated, part.to(torch.uint8))
@@ -124,7 +124,7 @@ def distort(image: Tensor, params: dict[str, Tensor], padding: str) -> Tensor:
 
 
 def _replace(image: Tensor, images: Tensor, part: Tensor) -> None:
-    """Put ``part`` in place of some images; eight pixels at a time, if that works out, because each move costs."""
+    """Put ``part`` in place of some images; eight pixels at a time where the width allows, which is faster."""
     width = torch.int64 if image.shape[-1] % 8 == 0 else torch.uint8
     image.view(width).index_copy_(0, images, part.view(width))
 
