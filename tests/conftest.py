@@ -43,7 +43,7 @@ def count_operations():
 def short_calibration():
     """Let the calibration at the end of a training forge a dozen anomalies on tiny images, not two hundred."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anomalib_anoseg.training.post_processor.MOST_PIXELS", 2 * 12 * 64 * 64)
+        patch.setattr("anomalib_anoseg.training.calibration.MAX_CALIBRATION_PIXELS", 2 * 12 * 64 * 64)
         yield
 
 

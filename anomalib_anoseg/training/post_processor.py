@@ -5,57 +5,72 @@ normal images alone: the best F1 score is then undefined, and without validation
 model that forges anomalies can make its own labelled ones.
 """
 
-import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from anomalib.data import ImageBatch, InferenceBatch
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Normalize
 
 from anomalib_anoseg.common.checks import check_value
-from anomalib_anoseg.transforms import ForgedBatch, SyntheticAnomaly
+from anomalib_anoseg.training.calibration import (
+    Calibratable,
+    CalibrationAnomalies,
+    Labelled,
+    Normalisation,
+    Prediction,
+    ScoreRange,
+    calibrate,
+    count_draws,
+    forge_and_predict,
+    name_of_score,
+    predict,
+    with_all_scores,
+)
+from anomalib_anoseg.transforms import SyntheticAnomaly
 
 CalibrationSource = Literal["anomalous images", "forged on held-out images", "forged on training images", "none"]
 # Normal images: enough for a threshold, and a bound on the cost of a calibration, which every validation repeats.
 MAX_NORMAL_IMAGES = 64
-MOST_FORGED_IMAGES = 10_000  # a larger ``forged_images`` is a mistake
+MAX_FORGED_IMAGES = 10_000  # a larger ``forged_images`` is a mistake
 # While a training goes on, a rough threshold will do for its checkpoints: the last validation finds a better one.
-FORGED_ON_THE_WAY = 20
-# Normal and forged ones that a threshold is found on by further draws: to sort many more takes gigabytes.
-MOST_PIXELS = 2**24
+FORGED_DURING_TRAINING = 20
 # Images a forward pass where no data loader says how many.
 CHUNK = 8
 # Scores up to this distance from the threshold, in ranges of the calibration's scores, are mapped linearly ...
 LINEAR = 0.4
 # ... and what remains up to 0 and 1 is for all those beyond.
 TAIL = 0.5 - LINEAR
+# Before the name of an image score: the buffer with its threshold and range, where a model has several.
+BUFFER_PREFIX = "image_score_"
 
 
 class SelfCalibratingPostProcessor(PostProcessor):
     """anomalib's post-processor, calibrated on forged anomalies where there are no real ones.
 
-    It serves any model of images: models that forge anomalies themselves lend their generator (``calibration_forger``
-    if they have one for this purpose, otherwise ``augmenter``), others are given one. Anomalies are forged on images in
-    ``[0, 1]``; a normalisation at the end of the model's pre-processor is undone for that and done again.
+    It serves any model of images: models that are :class:`~anomalib_anoseg.training.calibration.Calibratable` declare
+    what forges their anomalies, others are given it. Anomalies are forged on images in ``[0, 1]``; a normalisation at
+    the end of the model's pre-processor is undone for that and done again.
 
     - Validation images with anomalies among them: used as anomalib does.
     - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it, and this
-      several times, where there are fewer than ``forged_images``: a threshold would hang on which anomalies happened
-      to be forged. Validations after which a training goes on forge 20 at most, and large images fewer than small ones,
-      for memory's sake, but always one on each. Where a model has a ``map_calibration_forger`` as well, the pixel
-      threshold and the range of maps are found on what that forges alone, and those of image scores on both: a network
-      finds the bold anomalies that it learned from with more confidence than real defects, and a threshold that is best
-      for the former lies too high for the latter. A picture can then have a marked mask though its image score is
-      normal.
+      several times, where there are fewer than ``forged_images``: otherwise the threshold depends on a few random
+      anomalies. Validations after which a training goes on forge 20 at most, and large images fewer than small ones,
+      for memory's sake, but always one on each. Where a model declares other anomalies for maps, the pixel threshold
+      and the range of maps are found on those alone, and those of image scores on both: a network finds the bold
+      anomalies that it learned from with more confidence than real defects, and a threshold that is best for the former
+      lies too high for the latter. A picture can then have a marked mask though its image score is normal.
     - No validation images: the same with training images, with a warning, because a model knows those too well.
+
+    No image is predicted twice: what the validation predicts for normal images serves for the calibration as well. Of a
+    model with several image scores all are calibrated, and :meth:`choose` tells which one is in use.
 
     Scores and maps are brought into ``[0, 1]`` with the threshold at 0.5, as by anomalib, but not cut off at the ends:
     scores beyond the calibration's range approach 0 and 1 and keep their order. Cut off, they would tie, and every
@@ -66,8 +81,8 @@ class SelfCalibratingPostProcessor(PostProcessor):
 
     Args:
         calibration_seed: Seed of the forged anomalies: every calibration uses the same ones.
-        forger: What forges them, for both thresholds. The model's own generators if ``None``; a model without any is
-            then calibrated as anomalib does.
+        augmenter: What forges them, for both thresholds. What the model declares if ``None``; a model that declares
+            nothing is then calibrated as anomalib does.
         forged_images: Anomalies are forged on each image as often as it takes to have so many, 1 to 10000. Defaults to
             ``200``.
         use_training_images: Whether training images are the last resort; without, thresholds stay undefined until a
@@ -76,6 +91,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
 
     Attributes:
         calibrated_on: Where thresholds and range came from.
+        image_score: Name of the image score in use, of a model with several.
 
     Raises:
         ValueError: If ``forged_images`` is out of bounds.
@@ -88,29 +104,39 @@ class SelfCalibratingPostProcessor(PostProcessor):
     def __init__(
         self,
         calibration_seed: int = 0,
-        forger: SyntheticAnomaly | None = None,
+        augmenter: SyntheticAnomaly | None = None,
         forged_images: int = 200,
         use_training_images: bool = True,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**kwargs)
-        check_value("forged_images", forged_images, 1, MOST_FORGED_IMAGES)
+        check_value("forged_images", forged_images, 1, MAX_FORGED_IMAGES)
         self.calibration_seed = calibration_seed
-        self.forger = forger
+        self.augmenter = augmenter
         self.forged_images = forged_images
         self.use_training_images = use_training_images
         self.calibrated_on: CalibrationSource = "none"
+        self.image_score: str | None = None
+        self._batches: list[Labelled] = []
         self._seen, self._images, self._wanted = 0, 1, 1
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
         return (*super()._checkpoint_config_keys, "calibration_seed", "forged_images", "calibrated_on")
 
+    def choose(self, image_score: str) -> None:
+        """Use the threshold and range of one of a model's image scores; they stay where it has one alone."""
+        self.image_score = image_score
+        stored = self._buffers.get(BUFFER_PREFIX + image_score)
+        if stored is not None:
+            self._use("image", ScoreRange(*stored))
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look whether there are real anomalies to calibrate on."""
+        self._batches = []
         loaders = _as_list(trainer.val_dataloaders)
         has_anomalies = any(_has_anomalies(loader) for loader in loaders)
-        is_real = has_anomalies or self._find_forger(pl_module) is None
+        is_real = has_anomalies or self._find_anomalies(pl_module) is None
         self.calibrated_on = "anomalous images" if is_real else "forged on held-out images"
         if not is_real:
             datasets: list[Any] = [loader.dataset for loader in loaders]
@@ -120,30 +146,51 @@ class SelfCalibratingPostProcessor(PostProcessor):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        outputs: ImageBatch,
+        outputs: Any,  # noqa: ANN401
         *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Take a batch into the calibration, forged if need be."""
-        if self.calibrated_on == "anomalous images":
-            super().on_validation_batch_end(trainer, pl_module, outputs, *args, **kwargs)
-        elif self._seen < MAX_NORMAL_IMAGES:
-            remaining = MAX_NORMAL_IMAGES - self._seen
-            self._update_with_forged(trainer, pl_module, _image_of(outputs)[:remaining], _paths_of(outputs)[:remaining])
+        """Take a batch, with what the validation step predicted, into the calibration; forge on it if need be."""
+        del args, kwargs
+        network: Any = pl_module.model
+        with trainer.precision_plugin.val_step_context():
+            if self.calibrated_on == "anomalous images":
+                prediction = with_all_scores(network, outputs.image, outputs.pred_score, outputs.anomaly_map)
+                self._batches.append(Labelled(prediction, outputs.gt_label, outputs.gt_mask))
+            elif self._seen < MAX_NORMAL_IMAGES:
+                first = slice(MAX_NORMAL_IMAGES - self._seen)
+                image = outputs.image[first].as_subclass(Tensor)
+                parts = (None if part is None else part[first] for part in (outputs.pred_score, outputs.anomaly_map))
+                self._forge(pl_module, image, with_all_scores(network, image, *parts), _paths_of(outputs)[first])
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compute thresholds and ranges."""
+        del trainer
+        found = calibrate(self._batches)
+        self._batches = []
+        if len(found.images) > 1:
+            for name, (threshold, *ends) in found.images.items():
+                known = ends[0].new_tensor(float("nan")) if threshold is None else threshold
+                self.register_buffer(BUFFER_PREFIX + name, torch.stack((known, *ends)))
+        self.image_score = name_of_score(pl_module.model)
+        if self.image_score in found.images:
+            self._use("image", found.images[self.image_score])
+        if found.maps is not None:
+            self._use("pixel", found.maps)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Calibrate on training images if there are no others."""
-        if not self.use_training_images or any(trainer.num_val_batches) or self._find_forger(pl_module) is None:
+        if not self.use_training_images or any(trainer.num_val_batches) or self._find_anomalies(pl_module) is None:
             return
         self.calibrated_on = "forged on training images"
-        network: nn.Module = pl_module.model  # type: ignore[assignment]
+        network: Any = pl_module.model
         network.eval()
-        with torch.no_grad():
+        with torch.no_grad(), trainer.precision_plugin.val_step_context():
             images, paths = _some_images(_as_list(trainer.train_dataloader)[0], pl_module)
             self._start(trainer, len(images))
             for start in range(0, len(images), CHUNK):
-                chunk = slice(start, start + CHUNK)
-                self._update_with_forged(trainer, pl_module, images[chunk], paths[chunk])
+                image = images[start : start + CHUNK]
+                self._forge(pl_module, image, predict(network, image), paths[start : start + CHUNK])
         network.train()
         self.on_validation_epoch_end(trainer, pl_module)
 
@@ -173,93 +220,48 @@ class SelfCalibratingPostProcessor(PostProcessor):
         """Begin a calibration on so many normal images."""
         goes_on = trainer.state.fn == TrainerFn.FITTING and not trainer.should_stop
         self._seen, self._images = 0, max(1, min(images, MAX_NORMAL_IMAGES))
-        self._wanted = min(self.forged_images, FORGED_ON_THE_WAY) if goes_on else self.forged_images
+        self._wanted = min(self.forged_images, FORGED_DURING_TRAINING) if goes_on else self.forged_images
 
-    def _count_draws(self, image: Tensor) -> int:
-        """Tell how often anomalies are forged on each image of a batch, ``(B, C, H, W)``."""
-        pixels = 2 * self._images * image.shape[-2] * image.shape[-1]
-        return max(1, min(math.ceil(self._wanted / self._images), MOST_PIXELS // pixels))
-
-    def _update_with_forged(
-        self,
-        trainer: Trainer,
-        pl_module: Any,  # noqa: ANN401
-        image: Tensor,
-        paths: Sequence[str] = (),
-    ) -> None:
+    def _forge(self, pl_module: Any, image: Tensor, normal: Prediction, paths: Sequence[str] = ()) -> None:  # noqa: ANN401
         """Take normal images into the calibration, each as often as anomalies are forged on it."""
-        normal = pl_module.model(image)
-        for draw in range(self._count_draws(image)):
-            # No two batches, and no two draws, share a seed.
-            seed = self.calibration_seed + self._seen + draw * MAX_NORMAL_IMAGES
-            for batch in self._forge_batches(pl_module, image, paths, normal, seed):
-                super().on_validation_batch_end(trainer, pl_module, batch)
+        anomalies = self._find_anomalies(pl_module)
+        if anomalies is None:
+            return
+        draws = count_draws(self._wanted, self._images, image.shape[-2:])
+        # No two batches, and no two draws, share a seed.
+        seeds = [self.calibration_seed + self._seen + draw * MAX_NORMAL_IMAGES for draw in range(draws)]
+        colours = _normalisation(pl_module, image)
+        network = partial(predict, pl_module.model)
+        self._batches += forge_and_predict(network, image, normal, anomalies, seeds, paths, colours)
         self._seen += len(image)
 
-    def _forge_batches(
-        self,
-        pl_module: Any,  # noqa: ANN401
-        image: Tensor,
-        paths: Sequence[str],
-        normal: InferenceBatch,
-        seed: int,
-    ) -> list[ImageBatch]:
-        """Forge an anomaly on each image by each generator, predict, and put the normal ones before them.
+    def _find_anomalies(self, pl_module: LightningModule) -> CalibrationAnomalies | None:
+        if self.augmenter is not None:
+            return CalibrationAnomalies(self.augmenter)
+        return pl_module.calibration_anomalies if isinstance(pl_module, Calibratable) else None
 
-        What the generator for maps forges without a trace is left out, together with the normal image: as one more
-        normal image it would move the threshold of image scores. Where it leaves no trace at all, the other generator
-        serves for the maps as well.
-        """
-        view = _forge(self._find_forger(pl_module), pl_module, image, paths, seed)
-        batches = [_after_normal(image, normal, view, pl_module.model(view.image))]
-        forger = self._find_map_forger(pl_module)
-        if forger is not None:
-            view = _forge(forger, pl_module, image, paths, seed)
-            is_visible = view.mask.flatten(1).any(1)
-            if is_visible.any():
-                image, view = image[is_visible], ForgedBatch(*(part[is_visible] for part in view))
-                kept = InferenceBatch(*(None if part is None else part[is_visible] for part in normal))
-                batches[0].update(gt_mask=None, anomaly_map=None)
-                batches.append(_after_normal(image, kept, view, pl_module.model(view.image)))
-        return batches
+    def _use(self, level: str, found: ScoreRange) -> None:
+        """Put a threshold and a range into anomalib's buffers of images or pixels."""
+        values: dict[str, Tensor | None] = {}
+        if self.enable_thresholding:
+            values[f"_{level}_threshold"] = found.threshold
+        if self.enable_normalization:
+            values |= {f"{level}_min": found.low, f"{level}_max": found.high}
+        for name, value in values.items():
+            if value is not None:
+                getattr(self, name).copy_(value)
 
-    def _find_forger(self, pl_module: LightningModule) -> SyntheticAnomaly | None:
-        own = getattr(pl_module, "calibration_forger", None) or getattr(pl_module, "augmenter", None)
-        forger = self.forger or own
-        return forger if isinstance(forger, SyntheticAnomaly) else None
-
-    def _find_map_forger(self, pl_module: LightningModule) -> SyntheticAnomaly | None:
-        forger = None if self.forger else getattr(pl_module, "map_calibration_forger", None)
-        return forger if isinstance(forger, SyntheticAnomaly) else None
-
-
-def _forge(forger: Any, pl_module: Any, image: Tensor, paths: Sequence[str], seed: int) -> ForgedBatch:  # noqa: ANN401
-    """Forge anomalies on images as the networks see them, normalised or not."""
-    generator = torch.Generator(image.device).manual_seed(seed)
-    mean, std = _normalisation(pl_module, image)
-    normal = (image * std + mean).clamp(0, 1)
-    forged, mask = forger.to(image.device).forge(normal, generator=generator, paths=paths or None)
-    return ForgedBatch((forged - mean) / std, mask)
-
-
-def _after_normal(image: Tensor, normal: InferenceBatch, view: ForgedBatch, predicted: InferenceBatch) -> ImageBatch:
-    """Put normal images, and what was predicted for them, before what was forged on them."""
-    mask = torch.cat((torch.zeros_like(view.mask), view.mask))
-    return ImageBatch(
-        image=torch.cat((image, view.image)),
-        gt_label=mask.flatten(1).any(1),
-        gt_mask=mask.squeeze(1).bool(),
-        pred_score=_join(normal.pred_score, predicted.pred_score),
-        anomaly_map=_join(normal.anomaly_map, predicted.anomaly_map),
-    )
-
-
-def _join(normal: Tensor | None, forged: Tensor | None) -> Tensor | None:
-    return None if normal is None or forged is None else torch.cat((normal, forged))
-
-
-def _image_of(batch: Any) -> Tensor:  # noqa: ANN401
-    return batch.image
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
+        """Load the calibrations of all image scores that were saved, and use that of the score in use."""
+        start = prefix + BUFFER_PREFIX
+        saved = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(start)}
+        for name in [name for name in self._buffers if name.startswith(BUFFER_PREFIX)]:
+            delattr(self, name)
+        for name, value in saved.items():
+            self.register_buffer(name, torch.empty_like(value, device=self.image_min.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.image_score is not None:
+            self.choose(self.image_score)
 
 
 def _paths_of(batch: Any) -> list[str]:  # noqa: ANN401
@@ -267,12 +269,12 @@ def _paths_of(batch: Any) -> list[str]:  # noqa: ANN401
     return list(getattr(batch, "image_path", None) or [])
 
 
-def _normalisation(pl_module: LightningModule, image: Tensor) -> tuple[Tensor, Tensor]:
+def _normalisation(pl_module: LightningModule, image: Tensor) -> Normalisation:
     """Find mean and standard deviation by which the model's pre-processor normalises: ``(C, 1, 1)`` each."""
     pre_processor = getattr(pl_module, "pre_processor", None)
     found: list[Any] = extract_transforms_by_type(getattr(pre_processor, "transform", None), Normalize)
     mean, std = (found[-1].mean, found[-1].std) if found else ([0.0], [1.0])
-    return image.new_tensor(mean).view(-1, 1, 1), image.new_tensor(std).view(-1, 1, 1)
+    return Normalisation(image.new_tensor(mean).view(-1, 1, 1), image.new_tensor(std).view(-1, 1, 1))
 
 
 def _as_list(loaders: Any) -> list[DataLoader[Any]]:  # noqa: ANN401

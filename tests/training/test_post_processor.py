@@ -1,21 +1,23 @@
 """Thresholds with and without bad parts."""
 
 import copy
+from itertools import starmap
 
 import pytest
 import torch
-from anomalib.data import Folder, InferenceBatch
+from anomalib.data import Folder, ImageBatch, InferenceBatch
 from anomalib.engine import Engine
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Trainer
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.training import calibration
 from anomalib_anoseg.training import post_processor as post_processing
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.transforms import HardCutPaste
 
 # As shipped: tests/conftest.py lowers it for all tests.
-MOST_PIXELS = post_processing.MOST_PIXELS
+MAX_CALIBRATION_PIXELS = calibration.MAX_CALIBRATION_PIXELS
 
 
 def fit(data, path, epochs=1, **arguments):
@@ -60,9 +62,16 @@ def calibrate(images, draws_of=100, meter=Meter, **arguments):
     model.model, post_processor = meter(images), model.post_processor
     post_processor.calibrated_on = "forged on held-out images"
     post_processor._start(Trainer(logger=False, enable_checkpointing=False), draws_of)
-    post_processor._update_with_forged(None, model, images)
-    post_processor.on_validation_epoch_end(None, model)
+    judge(model, images)
     return post_processor
+
+
+def judge(model, images):
+    """Let a model's post-processor do what it does with a batch of normal images and what was predicted for them."""
+    trainer = Trainer(logger=False, enable_checkpointing=False)
+    batch = ImageBatch(image=images).update(**model.model(images)._asdict())
+    model.post_processor.on_validation_batch_end(trainer, model, batch)
+    model.post_processor.on_validation_epoch_end(trainer, model)
 
 
 def values(post_processor):
@@ -133,16 +142,31 @@ def test_threshold_separates_what_the_map_separates(tiny_data):
     model.model = Oracle()
     post_processor = model.post_processor
     post_processor.calibrated_on = "forged on held-out images"
-    post_processor._update_with_forged(None, model, images)
-    post_processor.on_validation_epoch_end(None, model)
+    judge(model, images)
     assert 0.2 < post_processor.pixel_threshold <= 0.8
     assert 0.2 < post_processor.image_threshold <= 0.8
     assert (post_processor.pixel_min.item(), post_processor.pixel_max.item()) == pytest.approx((0.2, 0.8))
 
 
 @pytest.fixture
+def taken(monkeypatch):
+    """What calibrations were found on, batch by batch."""
+    found, calibrate = [], calibration.calibrate
+    monkeypatch.setattr(post_processing, "calibrate", lambda batches: found.extend(batches) or calibrate(batches))
+    return found
+
+
+@pytest.fixture
+def predicted(monkeypatch):
+    """Images that were predicted for calibrations, batch by batch."""
+    images, predict = [], calibration.predict
+    monkeypatch.setattr(post_processing, "predict", lambda net, image: images.append(image) or predict(net, image))
+    return images
+
+
+@pytest.fixture
 def as_many_as_asked(monkeypatch):
-    monkeypatch.setattr(post_processing, "MOST_PIXELS", MOST_PIXELS)
+    monkeypatch.setattr(calibration, "MAX_CALIBRATION_PIXELS", MAX_CALIBRATION_PIXELS)
 
 
 class Recorder(HardCutPaste):
@@ -162,25 +186,19 @@ class Recorder(HardCutPaste):
 @pytest.mark.parametrize(
     "split", [{"val_split_mode": "from_train", "val_split_ratio": 0.25}, {"val_split_mode": "same_as_test"}]
 )
-def test_on_few_images_anomalies_are_forged_several_times(normal_only, tmp_path, monkeypatch, split):
-    taken, update = [], PostProcessor.on_validation_batch_end
-    monkeypatch.setattr(
-        PostProcessor,
-        "on_validation_batch_end",
-        lambda self, trainer, module, batch: taken.append(batch) or update(self, trainer, module, batch),
-    )
+def test_on_few_images_anomalies_are_forged_several_times(normal_only, tmp_path, taken, predicted, split):
     data = normal_only(**split)
     data.eval_batch_size = 1
-    forger, is_held_out = Recorder(), "val_split_ratio" in split
+    augmenter, is_held_out = Recorder(), "val_split_ratio" in split
     images = 2 if is_held_out else 8  # of the folder's eight
-    post_processor = SelfCalibratingPostProcessor(forger=forger, forged_images=3 * images)
+    post_processor = SelfCalibratingPostProcessor(augmenter=augmenter, forged_images=3 * images)
     fit(data, tmp_path, post_processor=post_processor)
     last = slice(-3 * images if is_held_out else -3, None)  # batches of one, or of all
-    forged = torch.cat(forger.forged[last])
+    forged = torch.cat(augmenter.forged[last])
     assert len(forged) == 3 * images
     assert all(not torch.equal(one, other) for index, one in enumerate(forged) for other in forged[:index])
-    assert torch.equal(torch.cat([batch.image[len(batch.image) // 2 :] for batch in taken[last]]), forged)
-    assert all(not batch.gt_label[: len(batch.gt_label) // 2].any() for batch in taken[last])
+    assert torch.equal(torch.cat(predicted[last]), forged)
+    assert all(not batch.label[: len(batch.label) // 2].any() for batch in taken[last])
 
 
 @pytest.mark.usefixtures("as_many_as_asked")
@@ -196,16 +214,16 @@ def test_large_images_are_forged_on_less_often_but_always_once():
 def count_draws(images, side=32):
     post_processor = SelfCalibratingPostProcessor(forged_images=200)
     post_processor._start(Trainer(logger=False, enable_checkpointing=False), images)
-    return post_processor._count_draws(torch.empty(1, 3, side, side, device="meta"))
+    return calibration.count_draws(post_processor._wanted, post_processor._images, (side, side))
 
 
 @pytest.mark.usefixtures("as_many_as_asked")
 def test_a_training_that_goes_on_is_calibrated_on_fewer_anomalies(normal_only, tmp_path):
     data = normal_only(val_split_mode="from_train", val_split_ratio=0.25)
-    forger = Recorder()
-    fit(data, tmp_path, post_processor=SelfCalibratingPostProcessor(forger=forger, forged_images=24), epochs=2)
+    augmenter = Recorder()
+    fit(data, tmp_path, post_processor=SelfCalibratingPostProcessor(augmenter=augmenter, forged_images=24), epochs=2)
     before, after_one_epoch, after_both = 20, 20, 24
-    assert [len(forged) for forged in forger.forged] == [2] * ((before + after_one_epoch + after_both) // 2)
+    assert [len(forged) for forged in augmenter.forged] == [2] * ((before + after_one_epoch + after_both) // 2)
 
 
 def test_several_draws_find_both_thresholds(tiny_data):
@@ -223,34 +241,29 @@ def test_number_of_forged_images_is_checked(forged_images):
         SelfCalibratingPostProcessor(forged_images=forged_images)
 
 
-def test_pixel_threshold_is_found_on_faint_anomalies_and_image_threshold_on_bold_ones_too(tiny_data, monkeypatch):
+def test_pixel_threshold_is_found_on_faint_anomalies_and_image_threshold_on_bold_ones_too(tiny_data, taken, predicted):
     tiny_data.setup()
     images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
-    taken, update = [], PostProcessor.on_validation_batch_end
-    monkeypatch.setattr(
-        PostProcessor,
-        "on_validation_batch_end",
-        lambda self, trainer, module, batch: taken.append(batch) or update(self, trainer, module, batch),
-    )
     bold, faint = calibrate(images, patches={"opacity": (0.9, 1.0)}), calibrate(images, patches={"opacity": (0.2, 0.3)})
     both = calibrate(images, patches={"opacity": (0.9, 1.0)}, calibration={"opacity": (0.2, 0.3)})
     assert both.pixel_threshold == faint.pixel_threshold < bold.pixel_threshold
     assert both.pixel_max == faint.pixel_max < bold.pixel_max
     assert both.image_threshold == faint.image_threshold < bold.image_threshold
     assert both.image_max == bold.image_max > faint.image_max
+    assert all(starmap(torch.equal, zip(predicted[2:], predicted[:2], strict=True)))
     of_bold, of_faint, first, second = taken
-    assert torch.equal(first.image, of_bold.image)
-    assert first.anomaly_map is None
-    assert first.gt_mask is None
-    assert torch.equal(second.image, of_faint.image)
-    assert torch.equal(second.anomaly_map, of_faint.anomaly_map)
+    assert torch.equal(first.prediction.scores["only"], of_bold.prediction.scores["only"])
+    assert first.prediction.anomaly_map is None
+    assert first.mask is None
+    assert torch.equal(second.prediction.scores["only"], of_faint.prediction.scores["only"])
+    assert torch.equal(second.prediction.anomaly_map, of_faint.prediction.anomaly_map)
 
 
-def test_a_forger_that_is_given_finds_both_thresholds(tiny_data):
+def test_an_augmenter_that_is_given_finds_both_thresholds(tiny_data):
     tiny_data.setup()
     images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
     one, other = (
-        calibrate(images, post_processor=SelfCalibratingPostProcessor(forger=HardCutPaste()), **arguments)
+        calibrate(images, post_processor=SelfCalibratingPostProcessor(augmenter=HardCutPaste()), **arguments)
         for arguments in ({}, {"calibration": {"opacity": (0.2, 0.3)}})
     )
     assert torch.equal(values(one), values(other))
@@ -266,21 +279,16 @@ def test_where_nothing_faint_is_visible_bold_anomalies_find_the_thresholds():
     assert bold.pixel_threshold > 0
 
 
-def test_what_is_forged_without_a_trace_is_not_one_more_normal_image(monkeypatch):
+def test_what_is_forged_without_a_trace_is_not_one_more_normal_image(taken):
     images = torch.linspace(0.3, 0.7, 8).view(-1, 1, 1, 1).expand(-1, 3, 64, 64) + torch.rand(8, 1, 64, 64) / 10
     images[:6] = images[:6].mean((1, 2, 3), keepdim=True)  # nothing to see where a patch of the same is pasted
-    taken, update = [], PostProcessor.on_validation_batch_end
-    monkeypatch.setattr(
-        PostProcessor,
-        "on_validation_batch_end",
-        lambda self, trainer, module, batch: taken.append(batch) or update(self, trainer, module, batch),
-    )
     patches = {"hard": False, "mark": "changed"}
     calibrate(images, meter=Brightness, calibration={"opacity": (0.5, 0.5)}, patches=patches)
     _, of_maps = taken
-    assert of_maps.gt_label.tolist() == [False] * 2 + [True] * 2
-    assert torch.equal(of_maps.image[:2], images[6:])
-    assert len(of_maps.pred_score) == len(of_maps.anomaly_map) == 4
+    scores, anomaly_map = of_maps.prediction.scores["only"], of_maps.prediction.anomaly_map
+    assert of_maps.label.tolist() == [False] * 2 + [True] * 2
+    assert torch.equal(anomaly_map[:2], images[6:].mean(1)), "the last two, whose maps are themselves"
+    assert len(scores) == len(anomaly_map) == 4
 
 
 def test_settings_survive_a_checkpoint():
@@ -327,3 +335,25 @@ def test_scores_of_nothing_calibrated_stay():
     scores = torch.tensor([-3.0, 3.0])
     output = post_processor(InferenceBatch(pred_score=scores, anomaly_map=scores.view(-1, 1, 1, 1)))
     assert torch.equal(output.pred_score, scores)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"calibration": {"opacity": (0.2, 0.5)}}, {"detector": {"enabled": True}}], ids=str
+)
+def test_no_image_is_predicted_twice(normal_only, tmp_path, arguments):
+    """Two normal images are validated before, after one and after the other epoch; the rest are forged ones."""
+    data = normal_only(val_split_mode="from_train", val_split_ratio=0.25)
+    model = AnoSeg(
+        image_size=(64, 64), network={"width": 0.125}, optimizer={"averaging": 0.0}, visualizer=False, **arguments
+    )
+    model.post_processor.forged_images = 6
+    networks = [model.model.segmenter, *([model.model.detector.encoder] if model.model.detector else [])]
+    passes = [[] for _ in networks]
+    for network, images in zip(networks, passes, strict=True):
+        network.register_forward_pre_hook(
+            lambda _, inputs, images=images: None if model.trainer.training else images.append(len(inputs[0]))
+        )
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    Engine(accelerator="cpu", default_root_dir=tmp_path, max_epochs=2, **quiet).fit(model, datamodule=data)
+    kinds = 2 if "calibration" in arguments else 1
+    assert [sum(images) for images in passes] == [3 * (2 + 6 * kinds)] * len(passes)

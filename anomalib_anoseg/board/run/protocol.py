@@ -43,9 +43,11 @@ def equip(model: AnomalibModule) -> AnomalibModule:
     """
     model.evaluator = segmentation_evaluator()
     if not is_trivial(model):
-        forger = HardCutPaste(**FORGED_DEFECTS)
+        augmenter = HardCutPaste(**FORGED_DEFECTS)
         # One draw on each image, as on all boards so far: their figures stay comparable.
-        model.post_processor = SelfCalibratingPostProcessor(forger=forger, forged_images=1, use_training_images=False)
+        model.post_processor = SelfCalibratingPostProcessor(
+            augmenter=augmenter, forged_images=1, use_training_images=False
+        )
     return model
 
 

@@ -10,7 +10,6 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
-from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,7 +20,6 @@ from anomalib_anoseg.models.anoseg.first_stage import load_segmentation
 from anomalib_anoseg.models.anoseg.forging import Augmenter, change_ranges, create_augmenter
 from anomalib_anoseg.models.anoseg.loss import AnoSegLoss, GeneratorLoss, discriminator_loss
 from anomalib_anoseg.models.anoseg.networks import DISCRIMINATOR_CHANNELS, MIN_TRAINING_SIDE, count_spare_layers
-from anomalib_anoseg.models.anoseg.other_score import OtherScore, swap_calibrations
 from anomalib_anoseg.models.anoseg.settings import (
     GROUPS,
     RENAMED,
@@ -38,6 +36,7 @@ from anomalib_anoseg.models.anoseg.stages import Stage, Stages
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel, AnoSegOutput, ImageScore
 from anomalib_anoseg.models.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.models.settings import as_plain, check_model
+from anomalib_anoseg.training.calibration import CalibrationAnomalies
 from anomalib_anoseg.training.checkpoints import explain_misfit
 from anomalib_anoseg.training.input_checks import check_batch, check_pre_processor
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
@@ -97,8 +96,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
     loss: AnoSegLoss
     augmenter: Augmenter
     min_side = MIN_TRAINING_SIDE
-    other_score: OtherScore | None
-    unexported = ("augmenter", "other_score")
+    unexported = ("augmenter",)
     shaping_arguments: Mapping[str, Callable[[Any], object]] = {
         "encoder.backbone": str,
         "encoder.pre_trained": bool,
@@ -168,7 +166,6 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
             feature_weight=detector.feature_weight,
             classification_weight=detector.classification_weight,
         )
-        self.other_score = None
         with seeded_weights(seed):
             self.model = AnoSegModel(
                 backbone=encoder.backbone,
@@ -191,21 +188,27 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
             self.model.to(memory_format=torch.channels_last)
 
     def _add_detector(self, detector: DetectorModel, image_score: ImageScore) -> None:
-        self.model.detector, self.model.image_score = detector, image_score
+        self.model.detector, self.image_score = detector, image_score
         self.min_side = detector.min_side
         # The discriminator's number of layers follows from the size.
         self.shaping_arguments = {**self.shaping_arguments, "image_size": _count_detector_layers}
-        if isinstance(self.post_processor, SelfCalibratingPostProcessor):
-            self.other_score = OtherScore()
 
     @property
-    def map_calibration_forger(self) -> Augmenter | None:
-        """Forges what the pixel threshold is found on, and half of what the image threshold is, if not as training."""
-        return change_ranges(self.augmenter, self._calibration_changes) if self._calibration_changes else None
+    def image_score(self) -> ImageScore:
+        """What the image score is. It may be changed after training: both have thresholds."""
+        return self.model.image_score
 
-    def configure_callbacks(self) -> Sequence[Callback]:
-        """Let the calibration of the image score that is not in use run, too, if there are two."""
-        return [*super().configure_callbacks(), *([] if self.other_score is None else [self.other_score])]
+    @image_score.setter
+    def image_score(self, name: ImageScore) -> None:
+        self.model.image_score = name
+        if isinstance(self.post_processor, SelfCalibratingPostProcessor):
+            self.post_processor.choose(name)
+
+    @property
+    def calibration_anomalies(self) -> CalibrationAnomalies:
+        """As in training, and for maps others, if the settings of ``calibration`` say so."""
+        changes = self._calibration_changes
+        return CalibrationAnomalies(self.augmenter, change_ranges(self.augmenter, changes) if changes else None)
 
     def setup(self, stage: str) -> None:
         """Compile, if asked to, before training."""
@@ -231,20 +234,10 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
                 self.model.load_pretrained(None if self.pre_trained is True else self.pre_trained)
         self._has_weights = True
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which image score the thresholds belong to, if there are two."""
-        super().on_save_checkpoint(checkpoint)
-        if self.model.detector is not None:
-            checkpoint["image_score"] = self.model.image_score
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the calibration of the image score that this model uses."""
+        """Let the post-processor use the calibration of the image score that this model uses."""
         super().on_load_checkpoint(checkpoint)
-        saved, own = checkpoint.get("image_score"), self.model.image_score
-        if self.other_score is not None and saved not in {None, own}:
-            post_processor: Any = self.post_processor
-            swap_calibrations(checkpoint, post_processor.state_key, self.other_score.state_key)
-            checkpoint["image_score"] = own
+        self.image_score = self.model.image_score
 
     def _list_parameters(self, stage: Stage) -> list[list[nn.Parameter]]:
         """List what the optimisers of a stage train: a generator and, if there is one, a discriminator."""

@@ -118,11 +118,24 @@ class AnoSegModel(nn.Module):
         if self.training:
             return self._predict_for_loss(self._planes(image))
         anomaly_map = self.predict_map(image)
-        if self.image_score == "detector" and self.detector is not None:
-            score = self.detector.score(image, anomaly_map)
-        else:
-            score = smoothed_maximum(anomaly_map, self.score_window)
-        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+        return InferenceBatch(pred_score=self._score(self.image_score, image, anomaly_map), anomaly_map=anomaly_map)
+
+    def other_scores(self, image: Tensor, anomaly_map: Tensor) -> dict[str, Tensor]:
+        """Compute the image score that is not in use, ``(B,)``, if there is a detector.
+
+        Args:
+            image: ``(B, 3, H, W)`` in ``[0, 1]``.
+            anomaly_map: ``(B, 1, H, W)``, what was predicted for them.
+        """
+        if self.detector is None:
+            return {}
+        other: ImageScore = "detector" if self.image_score == "map" else "map"
+        return {other: self._score(other, image, anomaly_map)}
+
+    def _score(self, name: ImageScore, image: Tensor, anomaly_map: Tensor) -> Tensor:
+        if name == "detector" and self.detector is not None:
+            return self.detector.score(image, anomaly_map)
+        return smoothed_maximum(anomaly_map, self.score_window)
 
     def predict_map(self, image: Tensor) -> Tensor:
         """Predict anomaly maps ``(B, 1, H, W)`` as evaluation does, in ``[0, 1]``, from ``(B, 3, H, W)`` images.

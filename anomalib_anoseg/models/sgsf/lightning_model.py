@@ -33,6 +33,7 @@ from anomalib_anoseg.models.sgsf.settings import (
     SGSFNetworkSettings,
 )
 from anomalib_anoseg.models.sgsf.torch_model import SGSFModel, SGSFOutput
+from anomalib_anoseg.training.calibration import CalibrationAnomalies
 from anomalib_anoseg.training.input_checks import check_batch, check_pre_processor
 from anomalib_anoseg.training.schedules import StepDecay, timed
 from anomalib_anoseg.training.seeding import seeded_streams, seeded_weights, step_seed
@@ -167,11 +168,11 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
             self.model.to(memory_format=torch.channels_last)
 
     @property
-    def calibration_forger(self) -> SaliencyPerlin:
-        """Forges as in training, but turns no images: those that are judged are not turned either."""
+    def calibration_anomalies(self) -> CalibrationAnomalies:
+        """As in training, but on images that are not rotated: those that are judged are not rotated either."""
         upright = copy.copy(self.augmenter)
         upright.flags = {**upright.flags, "rotation_p": 0.0}
-        return upright
+        return CalibrationAnomalies(upright)
 
     @property
     def only_size(self) -> tuple[int, int] | None:

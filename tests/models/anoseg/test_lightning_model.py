@@ -100,16 +100,17 @@ def test_patches_and_noise_train_and_calibrate_together(tiny_data, tmp_path):
 
 def test_maps_are_calibrated_on_fainter_patches_and_fainter_noise():
     model = tiny(noise={"share": 0.25}, calibration={"opacity": (0.1, 0.2), "area": (0.01, 0.02)})
-    forger = model.map_calibration_forger
-    patches, noise = forger.kinds
+    augmenter = model.calibration_anomalies.map
+    patches, noise = augmenter.kinds
     assert (type(patches), type(noise)) == (HardCutPaste, SaliencyPerlin)
     assert patches.flags["opacity"] == noise.flags["opacity"] == (0.1, 0.2)
     assert patches.flags["area"] == (0.01, 0.02)
     assert noise.flags.keys() == model.augmenter.kinds[1].flags.keys()
-    assert forger.flags["weights"] == (0.75, 0.25)
+    assert augmenter.flags["weights"] == (0.75, 0.25)
     learned, learned_noise = model.augmenter.kinds
     assert (learned.flags["opacity"], learned_noise.flags["opacity"]) == ((1.0, 1.0), (0.1, 1.0))
-    assert tiny(noise={"share": 0.5}).map_calibration_forger is None
+    assert model.calibration_anomalies.image is model.augmenter
+    assert tiny(noise={"share": 0.5}).calibration_anomalies.map is None
 
 
 def test_channels_last_is_a_switch():

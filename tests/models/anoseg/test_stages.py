@@ -59,6 +59,17 @@ def weights(model, detector=None):
     }
 
 
+def calibrations(model):
+    """Threshold and range of both image scores."""
+    return {name: getattr(model.post_processor, f"image_score_{name}") for name in ("map", "detector")}
+
+
+def in_use(model):
+    """Threshold and range of the image score in use."""
+    names = ("_image_threshold", "image_min", "image_max")
+    return torch.stack([getattr(model.post_processor, name) for name in names])
+
+
 def equal(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
@@ -142,9 +153,9 @@ def test_detector_learns_in_the_second_stage_alone(whole):
 def test_without_a_detector_there_is_no_trace_of_it(plain):
     model, path = plain
     saved = torch.load(path, weights_only=True)
-    assert not [name for name in saved["state_dict"] if "detector" in name or "other_score" in name]
-    assert (len(saved["optimizer_states"]), "image_score" in saved) == (2, False)
-    assert model.other_score is None
+    assert not [name for name in saved["state_dict"] if "detector" in name or "image_score" in name]
+    assert len(saved["optimizer_states"]) == 2
+    assert not [name for name, _ in model.post_processor.named_buffers() if name.startswith("image_score")]
     assert equal(weights(tiny(), detector=False), weights(tiny(detector={"enabled": False})))
 
 
@@ -278,40 +289,45 @@ def test_image_score_may_be_chosen_after_training(whole, module_data, tmp_path):
     engine = Engine(accelerator="cpu", devices=1, default_root_dir=tmp_path, **quiet)
     engine.test(chosen, datamodule=copy.deepcopy(module_data), ckpt_path=kept / "3.ckpt")
     loaded = AnoSeg.load_from_checkpoint(kept / "3.ckpt", image_score="detector", weights_only=True)
-    other, image = model.other_score.calibration, torch.rand(2, 3, 64, 64)
-    for changed in (chosen, loaded):
+    image, other = torch.rand(2, 3, 64, 64), calibrations(model)["detector"]
+    # Of the same weights, without a checkpoint; and in the same model, before or after.
+    copied, switched = tiny(image_score="detector"), AnoSeg.load_from_checkpoint(kept / "3.ckpt", weights_only=True)
+    copied.load_state_dict(model.state_dict())
+    copied.post_processor.calibrated_on = model.post_processor.calibrated_on
+    switched.image_score = "detector"
+    for changed in (chosen, loaded, copied, switched):
         post_processor = changed.post_processor
-        assert torch.equal(post_processor.image_threshold, other.image_threshold)
-        assert torch.equal(post_processor.image_max, other.image_max)
+        assert torch.equal(in_use(changed), other)
+        assert equal(calibrations(changed), calibrations(model))
         assert torch.equal(post_processor.pixel_threshold, model.post_processor.pixel_threshold)
-        assert post_processor.calibrated_on == other.calibrated_on == "forged on held-out images"
+        assert post_processor.calibrated_on == "forged on held-out images"
         with torch.no_grad():
             network = changed.model.eval()
             assert torch.equal(network(image).pred_score, network.detector.score(image, network.predict_map(image)))
     same = AnoSeg.load_from_checkpoint(kept / "3.ckpt", weights_only=True)
     assert torch.equal(same.post_processor.image_threshold, model.post_processor.image_threshold)
-    assert model.post_processor.image_threshold.isfinite() and other.image_threshold.isfinite()
+    switched.image_score = "map"
+    assert torch.equal(in_use(switched), in_use(model))
+    assert in_use(model).isfinite().all() and other.isfinite().all()
 
 
 def test_calibration_is_that_of_a_training_with_this_score(whole, module_data, tmp_path):
     model = tiny(image_score="detector")
     fit(model, module_data, tmp_path, whole[3] / "2.ckpt", max_epochs=EPOCHS)
     assert equal(weights(model), weights(whole[0]))
-    pairs = [(model.post_processor, whole[0].other_score.calibration)]
-    pairs += [(model.other_score.calibration, whole[0].post_processor)]
-    for one, other in pairs:
-        for name in ("_image_threshold", "image_min", "image_max"):
-            assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert equal(calibrations(model), calibrations(whole[0]))
+    assert torch.equal(in_use(model), calibrations(whole[0])["detector"])
+    assert torch.equal(in_use(whole[0]), calibrations(model)["map"])
 
 
 def test_other_score_is_calibrated_as_the_one_in_use_is(module_data, tmp_path):
-    forger, model = HardCutPaste(), tiny()
-    model.post_processor = SelfCalibratingPostProcessor(3, forger, forged_images=5, use_training_images=False)
-    fit(model, module_data, tmp_path, max_epochs=1)
-    calibration = model.other_score.calibration
-    assert (calibration.calibration_seed, calibration.forged_images) == (3, 5)
-    assert calibration.forger is forger and not calibration.use_training_images
-    assert calibration.image_threshold.isfinite()
+    augmenter, models = HardCutPaste(), [tiny(), tiny(image_score="detector")]
+    for model in models:
+        model.post_processor = SelfCalibratingPostProcessor(3, augmenter, forged_images=5, use_training_images=False)
+        fit(model, module_data, tmp_path, max_epochs=1)
+    assert torch.equal(calibrations(models[0])["detector"], in_use(models[1]))
+    assert torch.equal(calibrations(models[1])["map"], in_use(models[0]))
+    assert calibrations(models[0])["detector"].isfinite().all()
 
 
 def test_networks_get_plain_tensors(tiny_data, tmp_path):
@@ -320,7 +336,8 @@ def test_networks_get_plain_tensors(tiny_data, tmp_path):
     model, seen = tiny(), []
     model.model.register_forward_pre_hook(lambda _, inputs: seen.append(type(inputs[0])))
     engine = fit(model, tiny_data, tmp_path)
-    assert model.other_score.calibration.calibrated_on == "anomalous images"
+    assert model.post_processor.calibrated_on == "anomalous images"
+    assert calibrations(model)["detector"].isfinite().all()
     engine.test(model, datamodule=tiny_data)
     engine.predict(model, dataloaders=tiny_data.test_dataloader())
     assert set(seen) == {torch.Tensor}

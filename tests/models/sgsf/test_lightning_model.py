@@ -230,7 +230,7 @@ def test_calibrates_on_training_images_if_there_are_no_others(tiny_data, tmp_pat
     assert model.post_processor.calibrated_on == "forged on training images"
     assert model.post_processor.image_threshold.isfinite()
     image = torch.rand(2, 3, 32, 32)
-    forged, mask = model.calibration_forger.forge(image)
+    forged, mask = model.calibration_anomalies.image.forge(image)
     assert torch.equal(forged.where(mask == 0, image), image), "not turned"
     assert model.augmenter.flags["rotation_p"] == pytest.approx(1)
 

@@ -1,0 +1,284 @@
+"""Thresholds and ranges of scores, found on real anomalies or on those that are forged on normal images.
+
+Pure functions. They know a model by what it predicts, and by the anomalies that it declares, see :class:`Calibratable`.
+:class:`~anomalib_anoseg.training.post_processor.SelfCalibratingPostProcessor` calls them while a model trains.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from anomalib.data import ImageBatch
+from anomalib.metrics import F1AdaptiveThreshold, MinMax
+from torch import Tensor
+
+from anomalib_anoseg.transforms import ForgedBatch, SyntheticAnomaly
+
+# Normal and forged ones that a threshold is found on by further draws: to sort many more takes gigabytes.
+MAX_CALIBRATION_PIXELS = 2**24
+# Name of the image score of a network that has one alone.
+ONLY_SCORE = "only"
+
+
+@dataclass(frozen=True)
+class CalibrationAnomalies:
+    """What forges the anomalies on which a model is calibrated where there are no real ones.
+
+    Attributes:
+        image: Forges those for the thresholds and ranges of image scores.
+        map: Forges those for the pixel threshold and the range of maps, which then count for image scores as well.
+            ``None`` if ``image`` serves for both.
+    """
+
+    image: SyntheticAnomaly
+    map: SyntheticAnomaly | None = None
+
+
+@runtime_checkable
+class Calibratable(Protocol):
+    """A model that declares on which anomalies it is calibrated."""
+
+    @property
+    def calibration_anomalies(self) -> CalibrationAnomalies:
+        """Tell what forges anomalies for the calibration."""
+        ...
+
+
+@runtime_checkable
+class SeveralScores(Protocol):
+    """A network with more than one image score; a prediction holds the one in use.
+
+    Attributes:
+        image_score: Name of the image score in use.
+    """
+
+    image_score: str
+
+    def other_scores(self, image: Tensor, anomaly_map: Tensor) -> Mapping[str, Tensor]:
+        """Compute the image scores that are not in use, ``(B,)`` each.
+
+        Args:
+            image: ``(B, 3, H, W)``.
+            anomaly_map: ``(B, 1, H, W)``, what was predicted for them.
+        """
+        ...
+
+
+class Prediction(NamedTuple):
+    """What a model predicts for a batch.
+
+    Attributes:
+        scores: Image scores ``(B,)`` by name.
+        anomaly_map: ``(B, H, W)``, if there are maps.
+    """
+
+    scores: Mapping[str, Tensor]
+    anomaly_map: Tensor | None = None
+
+    def select(self, chosen: Tensor) -> "Prediction":
+        """Keep some images of the batch, bool ``(B,)``."""
+        maps = None if self.anomaly_map is None else self.anomaly_map[chosen]
+        return Prediction({name: score[chosen] for name, score in self.scores.items()}, maps)
+
+
+class Labelled(NamedTuple):
+    """What a model predicts for a batch, and what is true.
+
+    Attributes:
+        prediction: Scores and maps.
+        label: Bool ``(B,)``, whether an image is anomalous; ``None`` where nobody knows.
+        mask: Bool ``(B, H, W)``, whether a pixel is; likewise.
+    """
+
+    prediction: Prediction
+    label: Tensor | None
+    mask: Tensor | None = None
+
+
+class ScoreRange(NamedTuple):
+    """Threshold and range of a score.
+
+    Attributes:
+        threshold: Scalar, where F1 is best; ``None`` where there are no labels.
+        low: Scalar, the least score.
+        high: Scalar, the greatest.
+    """
+
+    threshold: Tensor | None
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Thresholds and ranges of a model.
+
+    Attributes:
+        images: Those of image scores, by name.
+        maps: That of the values of maps; ``None`` if there are none.
+    """
+
+    images: Mapping[str, ScoreRange] = field(default_factory=dict)
+    maps: ScoreRange | None = None
+
+
+class Normalisation(NamedTuple):
+    """What a pre-processor does to the colours of images in ``[0, 1]`` before a model sees them.
+
+    Attributes:
+        mean: Broadcasts with ``(C, H, W)``.
+        std: Likewise.
+    """
+
+    mean: Tensor | float = 0.0
+    std: Tensor | float = 1.0
+
+
+AS_THEY_ARE = Normalisation()
+Predict = Callable[[Tensor], Prediction]
+
+
+def predict(network: Any, image: Tensor) -> Prediction:  # noqa: ANN401 - any network that anomalib can evaluate
+    """Predict maps and all image scores of ``(B, C, H, W)`` images in one pass."""
+    predicted = network(image)
+    batch = ImageBatch(image=image, pred_score=predicted.pred_score, anomaly_map=predicted.anomaly_map)
+    return with_all_scores(network, image, batch.pred_score, batch.anomaly_map)
+
+
+def with_all_scores(network: object, image: Tensor, score: Tensor | None, maps: Tensor | None) -> Prediction:
+    """Add the image scores that are not in use to what was predicted.
+
+    Args:
+        network: Predicted it.
+        image: ``(B, C, H, W)``.
+        score: ``(B,)``, the image score in use.
+        maps: ``(B, H, W)``.
+    """
+    maps = None if maps is None else maps.as_subclass(Tensor)
+    scores = {} if score is None else {name_of_score(network): score}
+    if isinstance(network, SeveralScores) and maps is not None:
+        scores |= network.other_scores(image.as_subclass(Tensor), maps.unsqueeze(1))
+    return Prediction(scores, maps)
+
+
+def name_of_score(network: object) -> str:
+    """Name the image score that a network's predictions hold."""
+    return network.image_score if isinstance(network, SeveralScores) else ONLY_SCORE
+
+
+def calibrate(batches: Iterable[Labelled]) -> Calibration:
+    """Find thresholds and ranges, as anomalib does; processes of a distributed training find them together.
+
+    Args:
+        batches: Predictions with what is true of them.
+
+    Example:
+        >>> scores, label = torch.tensor([1.0, 2.0, 7.0]), torch.tensor([False, False, True])
+        >>> found = calibrate([Labelled(Prediction({"map": scores}), label)])
+        >>> [value.item() for value in found.images["map"]], found.maps
+        ([7.0, 1.0, 7.0], None)
+    """
+    batches = list(batches)
+    names = dict.fromkeys(name for batch in batches for name in batch.prediction.scores)
+    pairs = {name: [(batch.prediction.scores[name], batch.label) for batch in batches] for name in names}
+    images = {name: _find_range(pairs[name]) for name in names}
+    maps = _find_range([(batch.prediction.anomaly_map, batch.mask) for batch in batches])
+    return Calibration({name: found for name, found in images.items() if found is not None}, maps)
+
+
+def count_draws(wanted: int, images: int, size: Sequence[int]) -> int:
+    """Tell how often anomalies are forged on each of some normal images.
+
+    Args:
+        wanted: Forged images, all together.
+        images: Normal images.
+        size: Their height and width. On large ones anomalies are forged less often, for memory's sake.
+
+    Returns:
+        At least 1.
+
+    Example:
+        >>> count_draws(200, 64, (256, 256)), count_draws(200, 64, (1024, 1024))
+        (2, 1)
+    """
+    pixels = 2 * images * math.prod(size)
+    return max(1, min(math.ceil(wanted / images), MAX_CALIBRATION_PIXELS // pixels))
+
+
+def forge_and_predict(
+    predict: Predict,
+    image: Tensor,
+    normal: Prediction,
+    anomalies: CalibrationAnomalies,
+    seeds: Iterable[int],
+    paths: Sequence[str] = (),
+    normalisation: Normalisation = AS_THEY_ARE,
+) -> Iterator[Labelled]:
+    """Forge an anomaly on each image by each generator, predict, and put the normal images before.
+
+    What the generator for maps forges without a trace is left out, together with the normal image: as one more normal
+    image it would move the threshold of image scores. Where it leaves no trace at all, the other generator serves for
+    the maps as well.
+
+    Args:
+        predict: Predicts for ``(B, C, H, W)`` images.
+        image: ``(B, C, H, W)`` normal images, as ``predict`` takes them.
+        normal: What it predicts for them.
+        anomalies: What forges.
+        seeds: Anomalies are forged once with each.
+        paths: Files of the images, where they are known.
+        normalisation: Is undone before anomalies are forged, and done again.
+
+    Yields:
+        Normal and forged images, as many of both.
+    """
+    for seed in seeds:
+        view = _forge(anomalies.image, image, seed, paths, normalisation)
+        judged = _after_normal(normal, view, predict(view.image))
+        if anomalies.map is not None:
+            view = _forge(anomalies.map, image, seed, paths, normalisation)
+            is_visible = view.mask.flatten(1).any(1)
+            if is_visible.any():
+                yield Labelled(Prediction(judged.prediction.scores), judged.label)
+                view = ForgedBatch(*(part[is_visible] for part in view))
+                judged = _after_normal(normal.select(is_visible), view, predict(view.image))
+        yield judged
+
+
+def _forge(
+    augmenter: SyntheticAnomaly, image: Tensor, seed: int, paths: Sequence[str], normalisation: Normalisation
+) -> ForgedBatch:
+    """Forge anomalies on images as the networks see them, normalised or not."""
+    generator = torch.Generator(image.device).manual_seed(seed)
+    mean, std = normalisation
+    normal = (image * std + mean).clamp(0, 1)
+    moved: Any = augmenter.to(image.device)
+    forged, mask = moved.forge(normal, generator=generator, paths=paths or None)
+    return ForgedBatch((forged - mean) / std, mask)
+
+
+def _after_normal(normal: Prediction, view: ForgedBatch, forged: Prediction) -> Labelled:
+    """Put what was predicted for normal images before what was predicted for those with anomalies."""
+    mask = torch.cat((torch.zeros_like(view.mask), view.mask)).squeeze(1).bool()
+    scores = {name: torch.cat((normal.scores[name], score)) for name, score in forged.scores.items()}
+    maps = None
+    if normal.anomaly_map is not None and forged.anomaly_map is not None:
+        maps = torch.cat((normal.anomaly_map, forged.anomaly_map))
+    return Labelled(Prediction(scores, maps), mask.flatten(1).any(1), mask)
+
+
+def _find_range(batches: Sequence[tuple[Tensor | None, Tensor | None]]) -> ScoreRange | None:
+    """Find threshold and range from scores and what is true, batch by batch; ``None`` without scores."""
+    best = F1AdaptiveThreshold(fields=["scores", "truth"], strict=False)
+    extremes = MinMax(fields=["scores"], strict=False)
+    for scores, truth in batches:
+        if scores is not None:
+            batch: Any = SimpleNamespace(scores=scores, truth=truth)
+            extremes.to(scores.device).update(batch)
+            best.to(scores.device).update(batch)
+    if not extremes.update_called:
+        return None
+    return ScoreRange(best.compute() if best.update_called else None, *extremes.compute())
