@@ -62,8 +62,8 @@ class CutPaste(SalientAnomaly):
           every patch, under ``source.<patch>.<index>.<name>``. Of the draws of a patch the first is pasted that differs
           by 1/255 on average; if none does, the patch is left out.
         - The centre is uniform over the image, so that clipping leaves a quarter of a small patch at least.
-          ``saliency`` moves it; ``center`` holds it as drawn. If :meth:`forge` gets the images' files, which a folder of
-          maps needs, ``_params`` also hold their ``saliency`` ``(B, 1, h, w)``, of any size of their shape.
+          ``saliency`` moves it; ``center`` holds it as drawn. If :meth:`forge` gets the images' files, which a
+          folder of maps needs, ``_params`` also hold their ``saliency`` ``(B, 1, h, w)``, of any size of their shape.
         - A mask ``(B, 1, H, W)`` gets 1 where it is marked and keeps its values elsewhere. In a container give the
           keys as ``["input", "mask"]``, in this order: what is marked depends on the image.
         - Pixels outside the patches are bit-identical. Upright patches are cut at whole pixels, rotated ones are
