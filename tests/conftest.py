@@ -13,8 +13,8 @@ from anomalib.data import MVTecAD
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Small tensors on few cores: threads would only wait for each other.
-torch.set_num_threads(1)
+# Small tensors on few cores: threads would only wait for each other. `check_margins.py` tries others.
+torch.set_num_threads(int(os.environ.get("ANOSEG_TEST_THREADS", "1")))
 
 # Operations whose result the host waits for.
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique"}
@@ -37,6 +37,12 @@ class OperationCounter(TorchDispatchMode):
 @pytest.fixture
 def count_operations():
     return OperationCounter
+
+
+@pytest.fixture(scope="session")
+def training_seed() -> int:
+    """The seed of trainings of which a test asserts what they learned; `check_margins.py` tries others."""
+    return int(os.environ.get("ANOSEG_TEST_SEED", "0"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -388,14 +388,20 @@ def test_refuses_to_divide_a_training_without_end(module_data, tmp_path):
 # ---------------------------------------------------------------------------------------------------------- learning
 
 
-def test_forged_images_score_higher_than_normal_ones(train_on_four):
+def test_forged_images_score_higher_than_normal_ones(train_on_four, training_seed):
+    """A map that still marks normal images would drown the detector's score, so the first stage must have converged.
+
+    A plain segmentation does so within the steps that the detector then needs for itself.
+    """
     model = tiny(
-        optimizer={"lr": 2e-3, "averaging": 0.9},
         network={"skip_connections": True},
+        losses={"adversarial": False, "masked_reconstruction": False},
+        patches={"area": (0.1, 0.2)},
+        optimizer={"lr": 3e-3, "averaging": 0.8},
+        seed=training_seed,
         post_processor=False,
-        detector={"share": 0.5},
     )
-    image, forged, _ = train_on_four(model, max_steps=160)
+    image, forged, _ = train_on_four(model, max_steps=180)
     with torch.no_grad():
         model.eval().model.image_score = "detector"
         normal, anomalous = model.model(image).pred_score, model.model(forged).pred_score
