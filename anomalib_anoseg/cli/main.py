@@ -68,7 +68,7 @@ def _add_function(parser: ArgumentParser, function: Callable[..., Any]) -> None:
     positional = [name for name in signature(function).parameters if name in POSITIONAL]
     for name in positional:
         hint = get_type_hints(function)[name]
-        if issubclass(get_origin(hint) or object, Sequence):
+        if get_origin(hint) in {list, Sequence}:
             parser.add_argument(name, nargs="+", type=Path)
         elif signature(function).parameters[name].default is None:
             parser.add_argument(name, nargs="?")
