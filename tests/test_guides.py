@@ -1,0 +1,149 @@
+"""The guides are short, their links lead somewhere, and their snippets run."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalib_anoseg import AnoSeg
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "anomalib_anoseg"
+FOR_INTEGRATORS = PACKAGE / "deploy" / "README.md"
+MAX_LINES = {
+    ROOT / "README.md": 150,
+    ROOT / "CHANGELOG.md": 60,
+    PACKAGE / "README.md": 120,
+    PACKAGE / "board" / "README.md": 100,
+    PACKAGE / "models" / "anoseg" / "README.md": 150,
+    PACKAGE / "models" / "sgsf" / "README.md": 150,
+}
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# The host prints its general guide for these words; `--model.help AnoSeg` lists the settings.
+WRONG_HELP = re.compile(r"--model \w+ --help")
+
+
+def list_pages() -> list[Path]:
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        pages = [ROOT / name for name in listed.splitlines()]
+    except (OSError, subprocess.CalledProcessError):  # no clone
+        folders = [ROOT / name for name in ("anomalib_anoseg", "benchmarks", "configs")]
+        pages = [*ROOT.glob("*.md"), *(page for folder in folders for page in folder.rglob("*.md"))]
+    return sorted(page for page in pages if page.exists())
+
+
+PAGES = list_pages()
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def anchor(heading: str) -> str:
+    """The name that GitHub gives a heading."""
+    kept = re.sub(r"[^\w\- ]", "", heading.strip().lower())
+    return kept.replace(" ", "-")
+
+
+def anchors_of(page: Path) -> set[str]:
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    return {anchor(heading) for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", MAX_LINES, ids=name_of)
+def test_guides_are_short(page):
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= MAX_LINES[page]
+
+
+def test_readme_has_at_most_1500_words():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1500
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_lead_somewhere(page):
+    broken = []
+    for target in LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, fragment = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        if not file.exists() or (fragment and file.suffix == ".md" and fragment not in anchors_of(file)):
+            broken.append(target)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pages_name_the_command_that_lists_all_settings(page):
+    assert not WRONG_HELP.search(page.read_text(encoding="utf-8"))
+
+
+def test_readme_holds_the_test_command_that_ci_reads():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    after = readme.partition("<!-- test command -->\n")[2]
+    assert re.match(r"```bash\npython3 .*pytest.*\n```", after)
+
+
+# ---------------------------------------------------------------------------------------------------- for integrators
+
+
+@pytest.fixture(scope="module")
+def shipped(demo_checkpoint, tmp_path_factory) -> Path:
+    """A folder with a small model as ONNX and OpenVINO files, and a picture of another size."""
+    folder = tmp_path_factory.mktemp("shipped")
+    model = AnoSeg.load_from_checkpoint(demo_checkpoint, weights_only=True, map_location="cpu")
+    for path in (model.to_onnx(folder), model.to_openvino(folder)):
+        for file in path.parent.iterdir():
+            file.rename(folder / file.name)
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 112, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "part.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def snippets() -> dict[str, str]:
+    """The page's Python, by the library that it uses."""
+    blocks = [code for kind, code in BLOCK.findall(FOR_INTEGRATORS.read_text(encoding="utf-8")) if kind == "python"]
+    return {library: code for code in blocks for library in ("onnxruntime", "openvino") if f"import {library}" in code}
+
+
+def run(snippet: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    monkeypatch.chdir(folder)
+    names: dict = {}
+    exec(compile(snippet, "snippet", "exec"), names)  # noqa: S102
+    return names
+
+
+def test_snippets_for_integrators_run_and_keep_the_contract(shipped, snippets, monkeypatch, capsys):
+    in_onnx, in_openvino = (run(snippets[name], shipped, monkeypatch) for name in ("onnxruntime", "openvino"))
+    printed = capsys.readouterr().out.split()
+    assert printed.count("normal") + printed.count("anomalous") == 2
+    for names in (in_onnx, in_openvino):
+        result = names["result"]
+        assert list(result) == ["pred_score", "pred_label", "anomaly_map", "pred_mask"]
+        assert [value.dtype for value in result.values()] == [np.float32, bool, np.float32, bool]
+        assert [value.shape for value in result.values()] == [(1,), (1,), (1, 1, 64, 64), (1, 1, 64, 64)]
+        assert 0 <= result["anomaly_map"].min() <= result["anomaly_map"].max() <= 1
+        assert result["pred_label"] == (result["pred_score"] > 0.5)
+        assert np.array_equal(result["pred_mask"], result["anomaly_map"] > 0.5)
+    for name in ("pred_score", "anomaly_map"):
+        assert np.allclose(in_onnx["result"][name], in_openvino["result"][name], atol=1e-3)
+    thresholds = in_onnx["thresholds"]
+    assert float(thresholds["anomalib_anoseg.image_threshold"]) == in_openvino["threshold"]
+
+
+def test_the_page_for_integrators_names_every_field():
+    from anomalib_anoseg.deploy.metadata import FIELDS
+
+    page = FOR_INTEGRATORS.read_text(encoding="utf-8")
+    assert [name for name in FIELDS if f"`{name}`" not in page] == []
