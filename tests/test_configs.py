@@ -7,6 +7,7 @@ import timm
 import torch
 import yaml
 from anomalib.cli import AnomalibCLI
+from anomalib.utils.config import flatten_dict
 
 from anomalib_anoseg.board.run.grid import read_tasks
 from anomalib_anoseg.board.run.protocol import FORGED_DEFECTS
@@ -91,30 +92,32 @@ BOARDS = [
 AS_SHIPPED = [OURS / f"as_shipped{suffix}.yaml" for suffix in ("", "_tile", "_tile_256")]
 
 
+def flat(name):
+    """A preset's settings of the model, by ``group.name``, as a board's jobs hold them."""
+    return flatten_dict(read_preset(name)["model"]["init_args"])
+
+
 # What a training of the paper's losses has beside a laptop's.
-ALL_LOSSES = {"losses": {"masked_reconstruction": True, "adversarial": True}}
+ALL_LOSSES = {"losses.masked_reconstruction": True, "losses.adversarial": True}
 
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
 def test_boards_train_anoseg_as_the_laptop_does_and_with_all_losses(path):
     tasks = read_tasks(yaml.safe_load(path.read_text()))
-    whole = read_preset("laptop")
-    laptop, length = whole["model"]["init_args"], whole["trainer"]["max_epochs"]
+    laptop, length = flat("laptop"), read_preset("laptop")["trainer"]["max_epochs"]
     of_anoseg = [task.job for task in tasks if task.job.label.startswith("AnoSeg")]
     assert len({job.label for job in of_anoseg}) == (3 if path.stem == "five_minutes" else 2)
     for job in of_anoseg:
         settings = {name: value for name, value in job.settings.items() if name != "max_epochs"}
         if "Lite0" in job.label:
-            encoder = dict(settings["encoder"])
-            assert encoder.pop("backbone") == "tf_efficientnet_lite0"
-            assert encoder.pop("pre_trained").endswith("tf_efficientnet_lite0.pth")
-            assert encoder.pop("frozen", False) == ("frozen" in job.label)
-            settings |= {"encoder": encoder}
+            assert settings.pop("encoder.backbone") == "tf_efficientnet_lite0"
+            assert settings.pop("encoder.pre_trained").endswith("tf_efficientnet_lite0.pth")
+            assert settings.pop("encoder.frozen", False) == ("frozen" in job.label)
         if job.label.endswith("segmentation loss alone"):
             assert settings == laptop
             assert job.settings.get("max_epochs", length) == length  # none where a budget ends the training
-        else:  # by default
-            assert merge(ALL_LOSSES, settings) == merge(laptop, ALL_LOSSES)
+        else:
+            assert settings == laptop | ALL_LOSSES
 
 
 @pytest.mark.parametrize("path", AS_SHIPPED, ids=lambda path: path.stem)
@@ -122,21 +125,21 @@ def test_as_shipped_is_as_the_pretrained_laptop(path):
     tasks = read_tasks(yaml.safe_load(path.read_text()))
     first, *others = (dict(task.job.settings) for task in tasks if task.job.label.startswith("AnoSeg"))
     assert all(settings == first for settings in others)
-    laptop = read_preset("laptop_pretrained")["model"]["init_args"]
-    del laptop["calibration"]  # boards have one for all
-    assert first["encoder"].pop("pre_trained").endswith("tf_efficientnet_lite0.pth")  # a file in place of a download
-    assert laptop["encoder"].pop("pre_trained") is True
+    laptop = flat("laptop_pretrained")
+    assert laptop.pop("calibration.opacity")  # boards have one calibration for all
+    assert first.pop("calibration.opacity") is None
+    assert first.pop("encoder.pre_trained").endswith("tf_efficientnet_lite0.pth")  # a file in place of a download
+    assert laptop.pop("encoder.pre_trained") is True
     if "256" in path.stem:  # as much of the image belongs to the score
         assert first.pop("image_size") == [256, 256]
-        assert first["network"].pop("score_window") == 21
-        del laptop["image_size"], laptop["network"]["score_window"]
+        assert first.pop("network.score_window") == 21
+        del laptop["image_size"], laptop["network.score_window"]
     assert first == laptop
 
 
 def test_the_laptops_board_trains_it_as_it_says():
     tasks = read_tasks(yaml.safe_load((OURS / "laptop.yaml").read_text()))
-    laptop = read_preset("laptop")["model"]["init_args"]
-    assert all(task.job.settings == laptop for task in tasks)
+    assert all(task.job.settings == flat("laptop") for task in tasks)
 
 
 def test_laptops_differ_by_their_encoder_its_noise_and_their_calibration_alone():
@@ -152,15 +155,12 @@ def test_laptops_differ_by_their_encoder_its_noise_and_their_calibration_alone()
 def test_anosegs_ablation_leaves_out_one_part_after_the_other():
     path = OURS / "ablation.yaml"
     settings = {task.job.label: task.job.settings for task in read_tasks(yaml.safe_load(path.read_text()))}
-    whole, network = settings.pop("AnoSeg"), {"losses": {"masked_reconstruction": False, "adversarial": False}}
-    laptop = read_preset("laptop")["model"]["init_args"]
-    del laptop["patches"]["saliency"]
-    assert not whole.keys() & network.keys()
-    assert whole | network == laptop
+    whole, network = settings.pop("AnoSeg"), dict.fromkeys(ALL_LOSSES, False)
+    assert whole == flat("laptop") | ALL_LOSSES | {"patches.saliency": "none"}
     assert settings == {
-        "plain CutPaste": merge(whole | network, {"patches": {"hard": False}}),
+        "plain CutPaste": whole | network | {"patches.hard": False},
         "with hard augmentation": whole | network,
-        "AnoSeg with coordinates": merge(whole, {"encoder": {"coordinates": True}}),
+        "AnoSeg with coordinates": whole | {"encoder.coordinates": True},
     }
 
 
@@ -168,19 +168,10 @@ def test_ablations_change_one_thing_each_in_what_the_laptop_trains():
     path = OURS / "sgsf.yaml"
     settings = {task.job.label: task.job.settings for task in read_tasks(yaml.safe_load(path.read_text()))}
     whole = settings.pop("SGSF")
-    laptop = read_preset("sgsf_laptop")["model"]["init_args"]
-    assert whole == merge(laptop, {"anomalies": {"textures": whole["anomalies"]["textures"]}})
-    own = flat(whole)
+    assert whole == flat("sgsf_laptop") | {"anomalies.textures": whole["anomalies.textures"]}
     for label, changed in settings.items():
-        names = {name for name, value in flat(changed).items() if value != own.get(name, "not set")}
-        assert len(names - {"extractor.weights"}) == 1, label
-
-
-def flat(settings):
-    """Settings by ``group.name``."""
-    groups = {name: value for name, value in settings.items() if isinstance(value, dict)}
-    inner = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
-    return {name: value for name, value in settings.items() if name not in groups} | inner
+        names = {name for name in changed if changed[name] != whole.get(name, "not set")} - {"extractor.weights"}
+        assert len(names) == 1, label
 
 
 def test_demo_and_laptop_share_their_settings():

@@ -120,7 +120,7 @@ def snippets() -> dict[str, str]:
 def run(snippet: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     monkeypatch.chdir(folder)
     names: dict = {}
-    exec(compile(snippet, "snippet", "exec"), names)  # noqa: S102
+    exec(compile(snippet, "snippet", "exec"), names)
     return names
 
 
@@ -139,7 +139,7 @@ def test_snippets_for_integrators_run_and_keep_the_contract(shipped, snippets, m
     for name in ("pred_score", "anomaly_map"):
         assert np.allclose(in_onnx["result"][name], in_openvino["result"][name], atol=1e-3)
     thresholds = in_onnx["thresholds"]
-    assert float(thresholds["anomalib_anoseg.image_threshold"]) == in_openvino["threshold"]
+    assert float(thresholds["anomalib_anoseg.image_threshold"]) == pytest.approx(in_openvino["threshold"], rel=0)
 
 
 def test_the_page_for_integrators_names_every_field():

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from anomalib.data import ImageBatch
+from anomalib.utils.config import flatten_dict
 from PIL import Image
 from rich.console import Console
 
@@ -28,12 +29,13 @@ from anomalib_anoseg.board.run.job import find_left_out, run_job
 from anomalib_anoseg.board.run.recording import ResumePoint, TestRecorder
 from anomalib_anoseg.board.run.run_folder import Board, Row, RunFolder, write_json
 from anomalib_anoseg.cli.main import main
+from anomalib_anoseg.common.presets import read_preset
 
 METRICS = {f"pixel_{name}" for name in ("AUROC", "AP", "AUPRO", "F1Score", "IoU", "BestIoU", "IoUCurveArea")}
 METRICS |= {"image_AUROC", "image_F1Score"}
-TINY = {"image_size": [64, 64], "width": 0.125}
-PLAYERS = "anomalib_anoseg.board.baselines"
-PLAYER = f"{PLAYERS}.player"
+TINY = {"image_size": [64, 64], "network": {"width": 0.125}}
+SHORT = {"image_size": [64, 64], "max_epochs": 1}
+BASELINES = "anomalib_anoseg.board.baselines"
 CONFIGS = Path(__file__).parents[2] / "configs" / "benchmark"
 ANOMALIB = Path(sys.executable).with_name("anomalib")
 
@@ -64,15 +66,17 @@ def row_of(job):
 
 
 def test_grid_spans_models_settings_categories_and_seeds():
-    config = configuration(model(), model("AnoSeg", width=0.5), seed={"grid": [0, 1]})
+    config = configuration(model(), model("AnoSeg", network={"width": 0.5}), seed={"grid": [0, 1]})
     config["benchmark"]["data"]["init_args"]["category"] = {"grid": ["screw", "nut"]}
     found = {(task.job.label, task.job.category, task.job.seed) for task in read_tasks(config)}
     assert found == set(product(("Padim", "AnoSeg"), ("screw", "nut"), (0, 1)))
 
 
 def test_settings_make_labels_differ():
-    found = [task.job.label for task in read_tasks(configuration(model("AnoSeg", width=0.5), model("AnoSeg")))]
-    assert found == ["AnoSeg (width=0.5)", "AnoSeg"]
+    found = [
+        task.job.label for task in read_tasks(configuration(model("AnoSeg", network={"width": 0.5}), model("AnoSeg")))
+    ]
+    assert found == ["AnoSeg (network.width=0.5)", "AnoSeg"]
 
 
 def test_names_follow_from_the_whole_configuration():
@@ -85,10 +89,20 @@ def test_names_follow_from_the_whole_configuration():
     assert len({tuple(names()), *map(tuple, others)}) == 4
 
 
-def test_packed_settings_are_taken_apart():
-    (task,) = read_tasks(configuration(model(PLAYER, model="AnoSeg", settings="{width: 0.25, jitter: [0, 0, 0, 0]}")))
-    assert (task.job.model, task.job.settings) == ("AnoSeg", {"width": 0.25, "jitter": [0, 0, 0, 0]})
-    assert task.container["model"]["class_path"] == "AnoSeg"
+def test_settings_of_a_preset_are_those_of_its_file_but_for_what_the_row_says(monkeypatch):
+    shipped = read_preset("laptop")["model"]["init_args"]
+    (task,) = read_tasks(configuration({**model("AnoSeg", image_size=[64, 64]), "preset": "laptop"}))
+    assert task.job.settings == flatten_dict(shipped | {"image_size": [64, 64]})
+    assert task.container["model"] == {"class_path": "AnoSeg", "init_args": shipped | {"image_size": [64, 64]}}
+    nested = {"model": {"init_args": {"patches": {"area": [0, 1], "count": 3}, "lr": 0.1}}}
+    monkeypatch.setattr("anomalib_anoseg.board.run.grid.read_preset", lambda _: nested)
+    (task,) = read_tasks(configuration({**model("AnoSeg", patches={"count": 5}), "preset": "mine"}))
+    assert task.container["model"]["init_args"] == {"patches": {"area": [0, 1], "count": 5}, "lr": 0.1}
+
+
+def test_unknown_preset_gets_a_clear_error():
+    with pytest.raises(ValueError, match="'nowhere'"):
+        read_tasks(configuration({**model("AnoSeg"), "preset": "nowhere"}))
 
 
 def test_trainer_settings_of_a_model_overrule_those_of_all():
@@ -117,7 +131,6 @@ def test_jobs_share_nothing():
         ({"benchmark": {"seed": None, "model": "Padim", "data": {"class_path": "MVTecAD"}}}, "seed must be a whole"),
         ({"benchmark": {"seed": 0, "model": {"x": 1}, "data": {"class_path": "A"}}}, "needs a class_path"),
         ({"benchmark": {"seed": 0, "model": ["A"], "data": None}}, "needs a class_path"),
-        ({"benchmark": {"seed": 0, "model": {"class_path": PLAYER}, "data": "A"}}, "needs init_args with the `model`"),
     ],
 )
 def test_wrong_configurations_get_a_clear_error(change, message):
@@ -133,10 +146,13 @@ def test_equal_jobs_get_a_clear_error():
 def test_more_in_the_grid_leaves_jobs_what_they_are():
     alone, *more = (
         {task.job.id: task.job.label for task in read_tasks(configuration(*models))}
-        for models in ([model("AnoSeg", width=0.5)], [model("AnoSeg", width=0.5), model("AnoSeg"), model()])
+        for models in (
+            [model("AnoSeg", network={"width": 0.5})],
+            [model("AnoSeg", network={"width": 0.5}), model("AnoSeg"), model()],
+        )
     )
     ((job_id, label),) = alone.items()
-    assert (label, more[0][job_id]) == ("AnoSeg", "AnoSeg (width=0.5)")
+    assert (label, more[0][job_id]) == ("AnoSeg", "AnoSeg (network.width=0.5)")
 
 
 def test_a_class_in_another_spelling_makes_the_same_job():
@@ -144,18 +160,18 @@ def test_a_class_in_another_spelling_makes_the_same_job():
         return [task.job.id for task in read_tasks(configuration(*models))]
 
     assert names(model("AnoSeg"), model("ConstantMap")) == names(
-        model("anomalib_anoseg.AnoSeg"), model(f"{PLAYERS}.ConstantMap")
+        model("anomalib_anoseg.AnoSeg"), model(f"{BASELINES}.ConstantMap")
     )
     assert names(model("AnoSeg")) != names(model("elsewhere.AnoSeg"))
 
 
 def test_rows_take_the_labels_that_the_board_gives_them_now(tmp_path):
     runs = RunFolder(tmp_path)
-    (task,) = read_tasks(configuration(model("AnoSeg", width=0.5)))
+    (task,) = read_tasks(configuration(model("AnoSeg", network={"width": 0.5})))
     runs.write_row(row_of(task.job))
-    tasks = read_tasks(configuration(model("AnoSeg", width=0.5), model("AnoSeg")))
+    tasks = read_tasks(configuration(model("AnoSeg", network={"width": 0.5}), model("AnoSeg")))
     runs.write_board(Board("", [task.job for task in tasks]))
-    assert [row.label for row in runs.rows()] == ["AnoSeg (width=0.5)"]
+    assert [row.label for row in runs.rows()] == ["AnoSeg (network.width=0.5)"]
 
 
 def test_data_goes_by_its_label():
@@ -238,10 +254,10 @@ def test_budget_overrules_a_models_own_length():
 def test_models_that_would_download_are_left_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # anomalib makes the folder before it asks for the textures
     models = {
-        "file": {"class_path": f"{PLAYERS}.PadimLite0", "init_args": {"weights": "nowhere.pth"}},
+        "file": {"class_path": f"{BASELINES}.PadimLite0", "init_args": {"weights": "nowhere.pth"}},
         "download": {"class_path": "Draem", "init_args": {"dtd_dir": "nowhere"}},
-        "wrong": {"class_path": "AnoSeg", "init_args": {"width": 99}},
-        "fine": {"class_path": f"{PLAYERS}.ConstantMap"},
+        "wrong": {"class_path": "AnoSeg", "init_args": {"network": {"width": 99}}},
+        "fine": {"class_path": f"{BASELINES}.ConstantMap"},
     }
     left_out = find_left_out(models)
     assert set(left_out) == {"file", "download"}
@@ -375,7 +391,7 @@ def test_budget_overrules_other_lengths(job):
 
 
 def test_budget_does_not_cut_short_what_learns_in_one_pass(job):
-    row = run_job(job(entry=model(f"{PLAYERS}.ImageStatistics", image_size=[64, 64]), budget={"seconds": 1e-3}))
+    row = run_job(job(entry=model(f"{BASELINES}.ImageStatistics", image_size=[64, 64]), budget={"seconds": 1e-3}))
     assert row.training["images"] == 6  # eight, a quarter of them held out
 
 
@@ -453,7 +469,7 @@ def test_defects_among_held_out_images_are_told(job, capsys):
 def test_models_get_the_same_held_out_images(job):
     unseeded = {"data": {"seed": None}, "trainer": {"max_epochs": 1}}
     first = run_job(job("first", **unseeded))
-    second = run_job(job("second", entry=model(f"{PLAYERS}.ImageStatistics", image_size=[64, 64]), **unseeded))
+    second = run_job(job("second", entry=model(f"{BASELINES}.ImageStatistics", image_size=[64, 64]), **unseeded))
     assert first.provenance["held_out"] == second.provenance["held_out"]
     assert first.provenance["held_out"]["images"] == 2
 
@@ -500,9 +516,9 @@ def finished(tiny_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("board")
     models = (
         model("AnoSeg", **TINY),
-        model(f"{PLAYERS}.ConstantMap", image_size=[64, 64]),
-        model("AnoSeg", label="Broken", width=99),
-        model(f"{PLAYERS}.LocalEfficientAd", teacher="nowhere.pth", imagenet_dir="nowhere"),
+        model(f"{BASELINES}.ConstantMap", image_size=[64, 64]),
+        model("AnoSeg", label="Broken", network={"width": 99}),
+        model(f"{BASELINES}.PadimLite0", weights="nowhere.pth"),
     )
     config = configuration(*models, root=tiny_root, trainer={"max_epochs": 2})
     command = [sys.executable, "-m", "anomalib_anoseg", "board"]
@@ -517,14 +533,14 @@ def test_incomplete_board_exits_with_1_and_names_what_is_missing(finished):
     assert [job.label for job in runs.missing()] == ["Broken"]
     assert "1 of 3 rows are missing" in process.stderr
     assert "Broken stripes seed 0 (Broken-stripes-seed0-" in process.stderr
-    assert "width must" in process.stderr
+    assert "network.width must" in process.stderr
     assert "Traceback" in runs.error(runs.missing()[0].id)
 
 
 def test_model_that_lacks_a_file_is_left_out_with_a_line(finished):
     process, runs, _ = finished
-    assert "LocalEfficientAd is left out: teacher: 'nowhere.pth' does not exist." in process.stderr
-    assert list(runs.board().left_out) == ["LocalEfficientAd"]
+    assert "PadimLite0 is left out: weights: 'nowhere.pth' does not exist." in process.stderr
+    assert list(runs.board().left_out) == ["PadimLite0"]
 
 
 def test_rows_are_complete_and_judged_alike(finished):
@@ -533,7 +549,7 @@ def test_rows_are_complete_and_judged_alike(finished):
     assert set(anoseg.metrics) == set(constant.metrics) == METRICS
     assert (anoseg.trivial, constant.trivial) == (False, True)
     assert anoseg.model == "anomalib_anoseg.AnoSeg"
-    assert anoseg.settings == TINY
+    assert anoseg.settings == flatten_dict(TINY)
     assert set(anoseg.defects) == {"square"}
     assert set(anoseg.defects["square"]) == {"pixel_IoU", "pixel_BestIoU", "pixel_AUROC", "image_AUROC"}
     assert anoseg.training["epochs"] == 2
@@ -579,13 +595,12 @@ def test_process_that_is_killed_leaves_a_reason(finished, monkeypatch):
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory):
-    """anomalib's own command on the shipped demonstration, with fewer and smaller pictures."""
+    """anomalib's own command on a board whose rows have equal settings and no preset."""
     folder = tmp_path_factory.mktemp("stock")
     config = yaml.safe_load((CONFIGS / "demo.yaml").read_text())
     config["benchmark"]["seed"] = 0
-    for entry in config["benchmark"]["model"]["grid"]:
-        settings = entry["init_args"]["settings"].replace("128, 128", "64, 64").replace("0.25", "0.125")
-        entry["init_args"]["settings"] = settings.replace("max_epochs: 10", "max_epochs: 1")
+    rows = [model("AnoSeg", label=f"width {width}", network={"width": width}, **SHORT) for width in (0.0625, 0.125)]
+    config["benchmark"]["model"]["grid"] = rows
     sizes = {"image_size": 64, "num_train": 10, "num_test_good": 1, "num_test_per_defect": 1, "category": "brick"}
     config["benchmark"]["data"]["init_args"] |= {"root": str(folder / "data"), **sizes}
     command = [str(ANOMALIB), "benchmark", "--config", str(write(folder / "demo.yaml", config))]
@@ -596,7 +611,7 @@ def stock(tmp_path_factory):
         return config, list(csv.DictReader(file))
 
 
-def test_anomalibs_own_benchmark_runs_the_same_file(stock):
+def test_anomalibs_own_benchmark_runs_plain_rows(stock):
     config, rows = stock
     assert [row["model.label"] for row in rows] == [entry["label"] for entry in config["benchmark"]["model"]["grid"]]
     names = {name.replace("pixel_AP", "pixel_AUPR") if name == "pixel_AP" else name for name in METRICS}
@@ -608,5 +623,3 @@ def test_shipped_boards_are_boards(name):
     config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     tasks = read_tasks(config)
     assert len({task.job.id for task in tasks}) == len(tasks)
-    keys = {tuple(sorted(entry["init_args"])) for entry in config["benchmark"]["model"]["grid"]}
-    assert keys == {("model", "settings")}

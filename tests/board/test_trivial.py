@@ -4,8 +4,13 @@ import pytest
 import torch
 from anomalib.engine import Engine
 
-from anomalib_anoseg.board.baselines.trivial import ConstantMap, FixedThreshold, ImageStatistics
-from anomalib_anoseg.board.baselines.trivial_models import ConstantMapModel, ImageStatisticsModel
+from anomalib_anoseg.board.baselines.trivial import (
+    ConstantMap,
+    ConstantMapModel,
+    FixedThreshold,
+    ImageStatistics,
+    ImageStatisticsModel,
+)
 
 STATISTICS = ["mean", "contrast", "edge_energy"]
 

@@ -6,7 +6,6 @@ finished jobs finished. Its label does not: it says in what a model differs from
 
 import copy
 import hashlib
-import json
 import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,13 +13,12 @@ from typing import Any
 from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
 from anomalib.utils.config import flatten_dict
 
-from anomalib_anoseg.board.run.packed import parse_settings
+from anomalib_anoseg.board.run.naming import fingerprint, tell_apart
 from anomalib_anoseg.board.run.run_folder import Budget, Job
+from anomalib_anoseg.common.presets import merge, read_preset
 
-PLAYERS = "anomalib_anoseg.board.baselines"
-PLAYER = f"{PLAYERS}.player"
 # Where classes are also known by their name alone: the same class in another spelling makes the same job.
-KNOWN = ("anomalib.models", "anomalib.data", "anomalib_anoseg", PLAYERS)
+KNOWN = ("anomalib.models", "anomalib.data", "anomalib_anoseg", "anomalib_anoseg.board.baselines")
 ACCELERATORS = ("cpu", "cuda")
 AMOUNTS = ("seconds", "images")
 CLOCKS = ("cpu", "wall")
@@ -110,18 +108,13 @@ def _is_positive(amount: Any) -> bool:  # noqa: ANN401
 
 
 def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, Any], budget: Budget | None) -> Task:
-    model, data = container["model"], container["data"]
-    model = {"class_path": model} if isinstance(model, str) else model
-    data = {"class_path": data} if isinstance(data, str) else data
+    model, data = (
+        {"class_path": entry} if isinstance(entry, str) else entry for entry in (container["model"], container["data"])
+    )
     if not all(isinstance(entry, dict) and "class_path" in entry for entry in (model, data)):
         raise ValueError("Each entry of benchmark.model and benchmark.data needs a class_path.")
-    settings, data_settings = model.get("init_args") or {}, data.get("init_args") or {}
+    settings, data_settings = read_settings(model), data.get("init_args") or {}
     trainer = {**trainer, **(model.get("trainer") or {})}
-    path = model["class_path"]
-    if path == PLAYER:
-        if "model" not in settings:
-            raise ValueError(f"benchmark.model: {PLAYER} needs init_args with the `model` to play.")
-        path, settings = settings["model"], parse_settings(settings.get("settings"))
     seed = container.get("seed")
     if not isinstance(seed, int):
         raise ValueError(  # noqa: TRY004 - a value in the user's file
@@ -134,8 +127,8 @@ def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, A
         )
     job = Job(
         id="",
-        label=str(model.get("label") or ""),
-        model=path,
+        label=str(model.get("label") or model["class_path"].rpartition(".")[2]),
+        model=model["class_path"],
         dataset=data["class_path"].rpartition(".")[2],
         category=str(data_settings.get("category", "")),
         seed=seed,
@@ -146,17 +139,31 @@ def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, A
         data=flatten_dict(data_settings),
         trainer=flatten_dict(trainer),
     )
-    container = {**container, "model": {"class_path": path, "init_args": settings}, "data": data}
+    container = {**container, "model": {"class_path": job.model, "init_args": settings}, "data": data}
     return Task(_name(job, container, trainer), container, trainer)
+
+
+def read_settings(model: dict[str, Any]) -> dict[str, Any]:
+    """Read a model's arguments: those of its ``preset``, if it names one, and those of its own over them.
+
+    Example:
+        >>> read_settings({"preset": "laptop", "init_args": {"optimizer": {"lr": 0.1}}})["optimizer"]
+        {'lr': 0.1}
+    """
+    own = model.get("init_args") or {}
+    if model.get("preset") is None:
+        return dict(own)
+    return merge(read_preset(model["preset"])["model"].get("init_args") or {}, own)
 
 
 def _name(job: Job, container: dict[str, Any], trainer: dict[str, Any]) -> Job:
     """Name a job after what is its own, its place in the grid left aside."""
-    label = job.label or job.model.rpartition(".")[2]
-    content = [label, _spell_short(container), trainer, job.accelerator, job.budget]
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    parts = [re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-")[:60] for part in (label, job.data_label or job.category)]
-    return replace(job, id="-".join([*filter(None, parts), f"seed{job.seed}", digest]), label=label)
+    content = fingerprint([job.label, _spell_short(container), trainer, job.accelerator, job.budget])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    parts = [
+        re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-")[:60] for part in (job.label, job.data_label or job.category)
+    ]
+    return replace(job, id="-".join([*filter(None, parts), f"seed{job.seed}", digest]))
 
 
 def _spell_short(container: dict[str, Any]) -> dict[str, Any]:
@@ -169,21 +176,8 @@ def _spell_short(container: dict[str, Any]) -> dict[str, Any]:
 
 def _label(tasks: list[Task]) -> list[Task]:
     """Let labels say in which settings models differ that are called alike."""
-    kinds: dict[str, dict[str, Any]] = {}
-    for task in tasks:
-        kinds[_kind(task)] = {"": task.job.label, **task.job.settings}
-    labels = {}
-    for kind, settings in kinds.items():
-        namesakes = [other for other in kinds.values() if other[""] == settings[""]]
-        names = sorted({name for other in namesakes for name in other if name})
-        varied = [name for name in names if len({json.dumps(other.get(name)) for other in namesakes}) > 1]
-        shown = ", ".join(f"{name}={settings[name]}" for name in varied if name in settings)
-        labels[kind] = f"{settings['']} ({shown})" if shown else settings[""]
-    return [replace(task, job=replace(task.job, label=labels[_kind(task)])) for task in tasks]
-
-
-def _kind(task: Task) -> str:
-    return json.dumps([task.job.label, task.container["model"], task.trainer], sort_keys=True, default=str)
+    labels, _ = tell_apart([task.job.label for task in tasks], [task.job.settings for task in tasks])
+    return [replace(task, job=replace(task.job, label=label)) for task, label in zip(tasks, labels, strict=True)]
 
 
 def _check_different(tasks: list[Task]) -> None:
@@ -199,11 +193,11 @@ def _check_different(tasks: list[Task]) -> None:
         first = seen.setdefault((job.label, job.dataset, job.data_name, job.seed, job.accelerator), job)
         if first is not job:
             before, now = asdict(first), asdict(job)
-            differing = [name for name in ("data", "trainer", "model") if before[name] != now[name]]
-            whose = "data" if differing == ["data"] else "model"
+            unequal = [name for name in ("data", "trainer", "model") if before[name] != now[name]]
+            whose = "data" if unequal == ["data"] else "model"
             raise ValueError(
                 f"Two jobs of the grid are called {job.label!r} on {job.data_name!r} with seed {job.seed}, though "
-                f"their {' and '.join(differing) or 'settings'} differ. Give each entry of benchmark.{whose} a `label`."
+                f"their {' and '.join(unequal) or 'settings'} differ. Give each entry of benchmark.{whose} a `label`."
             )
 
 

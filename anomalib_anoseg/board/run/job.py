@@ -26,13 +26,13 @@ from anomalib.engine import Engine
 from anomalib.models import get_model
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 from anomalib.pipelines.benchmark.job import BenchmarkJob
+from jsonargparse import Namespace
 from lightning import seed_everything
 
+from anomalib_anoseg.board.run import protocol
 from anomalib_anoseg.board.run.adapting import adapt, check_held_out
 from anomalib_anoseg.board.run.budget import BudgetTimer, Stopwatch, TrainingMeter
 from anomalib_anoseg.board.run.offline import OfflineError, no_network
-from anomalib_anoseg.board.run.packed import as_namespace
-from anomalib_anoseg.board.run.protocol import as_figures, equip, is_trivial
 from anomalib_anoseg.board.run.provenance import class_path, describe_surroundings
 from anomalib_anoseg.board.run.recording import ResumePoint, TestRecorder
 from anomalib_anoseg.board.run.run_folder import Budget, Job, Row, RunFolder, write_json
@@ -76,7 +76,7 @@ class BoardJob(BenchmarkJob):
     def run(self, task_id: int | None = None) -> dict[str, Any]:
         """Train, unless an earlier attempt has done that, and test from the checkpoint that is kept."""
         del task_id
-        equip(self.model)
+        protocol.apply(self.model)
         self.model.visualizer = self.recorder  # type: ignore[assignment]
         trained = self.work / "trained.json"
         if trained.is_file() and is_zipfile(self.folder / "model.ckpt"):  # whole
@@ -87,7 +87,7 @@ class BoardJob(BenchmarkJob):
         forget_peak(self.accelerator)
         results = self._judge().test(self.model, datamodule=self.datamodule, ckpt_path=self.folder / "model.ckpt")
         return {
-            "metrics": as_figures(dict(results[0])),
+            "metrics": protocol.as_figures(dict(results[0])),
             "defects": self.recorder.defects(),
             **json.loads(trained.read_text(encoding="utf-8")),
             "test_memory_mb": peak_memory(self.accelerator),
@@ -176,6 +176,14 @@ class BoardJobGenerator(BenchmarkJobGenerator):
             yield BoardJob(**{name: getattr(job, name) for name in names}, **self.settings)
 
 
+def as_namespace(model: dict[str, Any]) -> Namespace:
+    """Wrap ``class_path`` and ``init_args`` so that ``get_model`` leaves the arguments as they are.
+
+    Of a dictionary it makes OmegaConf's kind of lists, which then stand in checkpoints that torch refuses to load.
+    """
+    return Namespace(class_path=model["class_path"], init_args=model.get("init_args") or {})
+
+
 def run_job(folder: Path) -> Row:
     """Run the job of a folder and write its row.
 
@@ -218,7 +226,7 @@ def run_job(folder: Path) -> Row:
         category=job.category or getattr(board_job.datamodule, "category", None) or "",
         seed=job.seed,
         settings=job.settings,
-        trivial=is_trivial(model),
+        trivial=protocol.is_trivial(model),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         provenance=provenance,
         accelerator=job.accelerator,

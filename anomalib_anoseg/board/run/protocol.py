@@ -1,10 +1,8 @@
-"""One judge for all players: the same metrics, and thresholds found in the same way.
+"""One protocol for all models: the same metrics, and thresholds found in the same way.
 
-anomalib's models bring metrics and post-processing of their own. On a board each of them gets the same ones: all
-metrics of :func:`~anomalib_anoseg.metrics.segmentation_evaluator`, and thresholds calibrated on defects forged on
-held-out good images (:class:`~anomalib_anoseg.training.post_processor.SelfCalibratingPostProcessor`), by one generator
-for all. anomalib's own thresholds need defective validation images: without them they are undefined, and where test
-images serve as such, they are chosen on the test.
+Each model gets all metrics of :func:`~anomalib_anoseg.metrics.segmentation_evaluator`, and thresholds calibrated on
+anomalies forged on held-out good images by one augmentation for all. anomalib's own thresholds need defective
+validation images: without them they are undefined, and where test images serve as such, they are chosen on the test.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.transforms import HardCutPaste
 
-if TYPE_CHECKING:  # importing models registers players, which need this module
+if TYPE_CHECKING:  # importing models registers baselines, which need this module
     from anomalib.models.components import AnomalibModule
 
 # Small, long, faint and turned as real defects are: what the shipped configurations train AnoSeg with, but anywhere in
@@ -32,21 +30,21 @@ FORGED_DEFECTS: dict[str, Any] = {
 }
 
 
-def equip(model: AnomalibModule) -> AnomalibModule:
+def apply(model: AnomalibModule) -> AnomalibModule:
     """Give a model the metrics and the calibration of a board; trivial models keep their fixed thresholds.
 
     Example:
         >>> from anomalib.models import Padim
-        >>> model = equip(Padim(pre_trained=False))
+        >>> model = apply(Padim(pre_trained=False))
         >>> type(model.post_processor).__name__
         'SelfCalibratingPostProcessor'
     """
     model.evaluator = segmentation_evaluator()
     if not is_trivial(model):
-        augmenter = HardCutPaste(**FORGED_DEFECTS)
+        forger = HardCutPaste(**FORGED_DEFECTS)
         # One draw on each image, as on all boards so far: their figures stay comparable.
         model.post_processor = SelfCalibratingPostProcessor(
-            augmenter=augmenter, forged_images=1, use_training_images=False
+            augmenter=forger, forged_images=1, use_training_images=False
         )
     return model
 

@@ -6,23 +6,17 @@ import socket
 import pytest
 import timm
 import torch
+from anomalib.data import ImageBatch
 from anomalib.engine import Engine
-from anomalib.models import Padim, get_model
+from anomalib.models import Padim
 from lightning.pytorch import Trainer
 
 from anomalib_anoseg import AnoSeg
-from anomalib_anoseg.board.baselines import (
-    ConstantMap,
-    LocalDraem,
-    LocalEfficientAd,
-    PadimLite0,
-    PatchcoreLite0,
-    SupersimplenetLite0,
-    player,
-)
-from anomalib_anoseg.board.baselines.lite0 import LITE0
+from anomalib_anoseg.board.baselines import ConstantMap, LocalDraem, PadimLite0, PatchcoreLite0, SupersimplenetLite0
+from anomalib_anoseg.board.baselines.local_weights import LITE0
+from anomalib_anoseg.board.run import protocol
 from anomalib_anoseg.board.run.offline import OfflineError, local_weights, no_network
-from anomalib_anoseg.board.run.protocol import as_figures, equip, is_trivial
+from anomalib_anoseg.board.run.protocol import as_figures, is_trivial
 from anomalib_anoseg.board.run.provenance import class_path
 from anomalib_anoseg.board.run.rebuild import keep_order, load_model
 
@@ -56,7 +50,7 @@ def fit(model, data, path, epochs=1):
     return engine
 
 
-PLAYERS = {
+BASELINES = {
     "PadimLite0": lambda weights, _: PadimLite0(str(weights), n_features=8, image_size=SIZE),
     "PatchcoreLite0": lambda weights, _: PatchcoreLite0(str(weights), image_size=SIZE),
     "SupersimplenetLite0": lambda weights, _: SupersimplenetLite0(str(weights), image_size=(96, 96), max_epochs=1),
@@ -66,12 +60,12 @@ PLAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", PLAYERS)
-def test_players_train_offline_find_thresholds_and_come_back(name, weights, textures, tiny_data, tmp_path):
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_train_offline_find_thresholds_and_come_back(name, weights, textures, tiny_data, tmp_path):
     weights = shutil.copy(weights, tmp_path / "lite0.pth")
     textures = shutil.copytree(textures, tmp_path / "textures")
     with no_network():
-        model = equip(PLAYERS[name](weights, str(textures)))
+        model = protocol.apply(BASELINES[name](weights, str(textures)))
         model.visualizer = None
         engine = fit(model, tiny_data, tmp_path)
     engine.validate(model, datamodule=tiny_data, verbose=False)
@@ -144,7 +138,16 @@ def test_draem_forges_about_half_of_the_images_and_marks_what_it_changes(anomali
     assert torch.equal(masks.flatten(1).any(1), changed)
 
 
+def test_options_of_the_base_reach_it():
+    assert PadimLite0("random", n_features=20).model.n_features == 20
+    assert PadimLite0("random").model.n_features == 100
+    assert PatchcoreLite0("random", coreset_sampling_ratio=1).coreset_sampling_ratio == 1
+    with pytest.raises(TypeError, match="no_such_option"):
+        PadimLite0("random", no_such_option=1)
+
+
 def test_own_length_reaches_the_trainer():
+    assert SupersimplenetLite0("random", max_epochs=3).trainer_arguments["max_epochs"] == 3
     assert LocalDraem("hard_cut_paste", max_epochs=7).trainer_arguments["max_epochs"] == 7
     assert "max_epochs" not in LocalDraem("hard_cut_paste").trainer_arguments
 
@@ -158,26 +161,6 @@ def test_draem_without_textures_gets_a_clear_error():
         LocalDraem(anomalies="x")
 
 
-def test_efficient_ad_trains_on_its_local_teacher_and_single_images(tiny_data, tiny_root, tmp_path):
-    from anomalib.models.image.efficient_ad.torch_model import SmallPatchDescriptionNetwork
-
-    torch.manual_seed(0)
-    teacher = SmallPatchDescriptionNetwork(out_channels=384)
-    torch.save(teacher.state_dict(), tmp_path / "teacher.pth")
-    pictures = str(tiny_root / "stripes" / "test")
-    model = equip(LocalEfficientAd(str(tmp_path / "teacher.pth"), pictures, image_size=(256, 256), max_epochs=1))
-    model.visualizer = None
-    with no_network():
-        engine = fit(model, tiny_data, tmp_path)
-    assert engine.trainer.global_step == 6
-    weight = next(iter(teacher.state_dict()))
-    assert torch.equal(model.model.teacher.state_dict()[weight], teacher.state_dict()[weight])
-    engine.trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
-    (tmp_path / "teacher.pth").unlink()
-    again = load_model(tmp_path / "model.ckpt", class_path(type(model)))
-    assert torch.equal(again.model.teacher.state_dict()[weight], teacher.state_dict()[weight])
-
-
 def test_a_model_whose_weights_were_pretrained_comes_back_as_it_is(tmp_path):
     model = AnoSeg(SIZE, network={"width": 0.125}, encoder={"pre_trained": "nowhere.pth"})
     trainer = Trainer(accelerator="cpu", logger=False)
@@ -187,14 +170,6 @@ def test_a_model_whose_weights_were_pretrained_comes_back_as_it_is(tmp_path):
     image = torch.rand(1, 3, *SIZE)
     with torch.no_grad():
         assert torch.equal(again(image).anomaly_map, model.eval()(image).anomaly_map)
-
-
-def test_efficient_ad_without_files_gets_a_clear_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="teacher: 'nowhere' does not exist"):
-        LocalEfficientAd("nowhere", str(tmp_path))
-    (tmp_path / "teacher.pth").touch()
-    with pytest.raises(FileNotFoundError, match="imagenet_dir: 'nowhere' does not exist"):
-        LocalEfficientAd(str(tmp_path / "teacher.pth"), "nowhere")
 
 
 def test_normalised_images_are_forged_in_their_own_colours(tiny_data):
@@ -214,17 +189,23 @@ def test_normalised_images_are_forged_in_their_own_colours(tiny_data):
     plain = torch.stack([tiny_data.train_data[index].image for index in range(4)])
     normalise = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     for make, images in ((LocalDraem, plain), (Padim, normalise(plain))):
-        model = equip(make("hard_cut_paste") if make is LocalDraem else make(pre_trained=False))
+        model = protocol.apply(make("hard_cut_paste") if make is LocalDraem else make(pre_trained=False))
         model.model = Recorder()
         model.post_processor.calibrated_on = "forged on held-out images"
-        model.post_processor._update_with_forged(None, model, images)
+        batch = ImageBatch(image=images).update(**model.model(images)._asdict())
+        trainer = Trainer(logger=False, enable_checkpointing=False)
+        model.post_processor.on_validation_batch_end(trainer, model, batch)
     (normal, forged), (normalised, forged_normalised) = seen[:2], seen[2:]
     assert torch.allclose(normalise(normal), normalised, atol=1e-5)
     assert torch.allclose(normalise(forged), forged_normalised, atol=1e-5)
 
 
 def test_all_are_judged_alike_but_trivial_ones_keep_their_thresholds():
-    models = [equip(Padim(pre_trained=False)), equip(LocalDraem("hard_cut_paste")), equip(ConstantMap())]
+    models = [
+        protocol.apply(Padim(pre_trained=False)),
+        protocol.apply(LocalDraem("hard_cut_paste")),
+        protocol.apply(ConstantMap()),
+    ]
     names = [[metric.name for metric in model.evaluator.test_metrics] for model in models]
     assert names[0] == names[1] == names[2]
     assert [is_trivial(model) for model in models] == [False, False, True]
@@ -233,24 +214,6 @@ def test_all_are_judged_alike_but_trivial_ones_keep_their_thresholds():
 
 def test_average_precision_has_its_usual_name():
     assert as_figures({"pixel_AUPR": 0.5, "pixel_AUPRO": 0.25}) == {"pixel_AP": 0.5, "pixel_AUPRO": 0.25}
-
-
-def test_packed_player_builds_the_model_with_plain_arguments():
-    model = player(
-        "anomalib_anoseg.board.baselines.LocalDraem",
-        "{anomalies: hard_cut_paste, image_size: [64, 96], max_epochs: 2}",
-    )
-    assert model.input_size == (64, 96)
-    assert type(model.hparams["image_size"]) is list
-    assert model.post_processor.forger is not None
-    packed = "anomalib_anoseg.board.baselines.player"
-    settings = {"model": "anomalib_anoseg.board.baselines.ConstantMap", "settings": {"score": 0.25}}
-    assert get_model({"class_path": packed, "init_args": settings}).model.score == pytest.approx(0.25)
-
-
-def test_packed_settings_that_are_no_mapping_get_a_clear_error():
-    with pytest.raises(ValueError, match=r"settings must be a mapping of arguments such as 'lr: 0\.001', got 'width'"):
-        player("AnoSeg", "width")
 
 
 def test_network_is_refused_and_given_back():

@@ -1,0 +1,152 @@
+"""anomalib's models with weights and textures from local files.
+
+Each class is anomalib's with other constructor arguments, known to anomalib by its path::
+
+    class_path: anomalib_anoseg.board.baselines.PadimLite0
+    init_args: {weights: tf_efficientnet_lite0.pth, image_size: [128, 128]}
+
+PaDiM on an EfficientNet-Lite0 is no published PaDiM: say so in the label of its row.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from anomalib.models import Draem, Padim, Patchcore, Supersimplenet
+from anomalib.models.components import AnomalibModule
+from anomalib.pre_processing import PreProcessor
+
+from anomalib_anoseg.board.run.offline import existing, local_weights
+from anomalib_anoseg.board.run.protocol import FORGED_DEFECTS
+from anomalib_anoseg.transforms import DraemPerlin, HardCutPaste
+
+__all__ = ["LocalDraem", "PadimLite0", "PatchcoreLite0", "SupersimplenetLite0"]
+
+LITE0 = "tf_efficientnet_lite0"
+LITE0_LAYERS = ("blocks.1", "blocks.2", "blocks.4")  # strides 4, 8 and 16; 24, 40 and 112 channels
+FIXED = {"backbone", "pre_trained"}  # arguments that a checkpoint holds of the class below
+NOISE_SIDE = 32  # anomalib's Perlin noise has up to so many cells a side; features have a quarter of the image's
+NO_PICTURES = Path(__file__).parent  # a folder that exists and holds no pictures
+ImageSize = tuple[int, int]
+
+
+class OwnLength:
+    """Lets a model carry its length, for anomalib's benchmark, which passes no trainer options on."""
+
+    max_epochs: int | None
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Trainer options that override the user's: the model's own, and its length if it was given one."""
+        own: dict[str, Any] = super().trainer_arguments  # type: ignore[misc]
+        return own if self.max_epochs is None else {**own, "max_epochs": self.max_epochs}
+
+
+def _resized(model: AnomalibModule, pre_processor: PreProcessor | bool, size: ImageSize) -> PreProcessor | bool:
+    """Configure the model's own pre-processor for a size, if it shall be used."""
+    return model.configure_pre_processor((size[0], size[1])) if pre_processor is True else pre_processor
+
+
+def on_lite0(base: type[Any], layers: tuple[str, ...], min_side: int = 1, **defaults: Any) -> type[Any]:  # noqa: ANN401
+    """Make a model of features work on an EfficientNet-Lite0 whose weights come from a local file.
+
+    The class that is made takes the arguments of its base but ``backbone`` and ``pre_trained``, and besides:
+
+    - ``weights``: File with timm's ImageNet weights of ``tf_efficientnet_lite0``; ``"random"`` leaves the features
+      untrained, for loading a checkpoint, which brings its own.
+    - ``layers``: Blocks whose features are taken.
+    - ``image_size``: Height and width in pixels. Defaults to ``(256, 256)``.
+    - ``max_epochs``: Length of the training, if it shall override the trainer's.
+
+    Args:
+        base: anomalib's model.
+        layers: Blocks whose features are taken by default.
+        min_side: Smallest height and width of the images in pixels.
+        **defaults: Other defaults of the base's arguments.
+
+    Returns:
+        The class. It raises a ``FileNotFoundError`` if there is no such file.
+    """
+
+    class OnLite0(OwnLength, base):  # type: ignore[misc]
+        without_files: ClassVar[dict[str, Any]] = {"weights": "random"}
+
+        def __init__(
+            self,
+            weights: str,
+            layers: tuple[str, ...] = layers,
+            image_size: ImageSize = (256, 256),
+            max_epochs: int | None = None,
+            pre_processor: PreProcessor | bool = True,
+            **options: Any,  # noqa: ANN401
+        ) -> None:
+            if min(image_size) < min_side:
+                raise ValueError(
+                    f"image_size must be more than {min_side - 1} pixels each way, got {tuple(image_size)}: the noise "
+                    f"with which {base.__name__} forges needs maps of features of {NOISE_SIDE} and more."
+                )
+            options = defaults | {name: value for name, value in options.items() if name not in FIXED}
+            pre_processor = _resized(self, pre_processor, image_size)
+            with local_weights(LITE0, weights):
+                super().__init__(backbone=LITE0, layers=list(layers), pre_processor=pre_processor, **options)
+            self.max_epochs = max_epochs
+
+    OnLite0.__name__ = OnLite0.__qualname__ = f"{base.__name__}Lite0"
+    OnLite0.__doc__ = f"{base.__name__} on an EfficientNet-Lite0 with weights from a local file, see :func:`on_lite0`."
+    return OnLite0
+
+
+PadimLite0 = on_lite0(Padim, LITE0_LAYERS, n_features=100)
+PatchcoreLite0 = on_lite0(Patchcore, LITE0_LAYERS[1:])
+SupersimplenetLite0 = on_lite0(Supersimplenet, LITE0_LAYERS[1:], min_side=2 * NOISE_SIDE + 1)
+
+
+class LocalDraem(OwnLength, Draem):  # type: ignore[misc]
+    """DRAEM with textures from a local folder, or with this package's anomalies in place of its own.
+
+    Args:
+        anomalies (Literal["textures", "draem_perlin", "hard_cut_paste"]): ``"textures"`` pastes noise-shaped pieces of
+            foreign textures, as published, with anomalib's generator; ``"draem_perlin"`` does so with
+            :class:`~anomalib_anoseg.transforms.DraemPerlin`, several times as fast; ``"hard_cut_paste"`` pastes patches
+            of the image itself with :class:`~anomalib_anoseg.transforms.HardCutPaste`. Defaults to ``"textures"``.
+        dtd_dir (str | None): Folder with pictures of textures; needed for ``"textures"``. Without, ``"draem_perlin"``
+            shows its noise, as anomalib's generator does. Defaults to ``None``.
+        image_size (tuple[int, int]): Height and width in pixels, multiples of 32. Defaults to ``(256, 256)``.
+        max_epochs (int | None): Length of the training, if it shall override the trainer's. Defaults to ``None``.
+        pre_processor (PreProcessor | bool): Defaults to ``True``, a resize.
+        **options: Other arguments of anomalib's DRAEM.
+
+    Raises:
+        ValueError: If ``anomalies`` is unknown, or textures are asked for without a folder.
+        FileNotFoundError: If the folder does not exist.
+
+    Example:
+        >>> LocalDraem(anomalies="hard_cut_paste", image_size=(64, 64), max_epochs=3).trainer_arguments["max_epochs"]
+        3
+    """
+
+    without_files: ClassVar[dict[str, Any]] = {"anomalies": "hard_cut_paste", "dtd_dir": None}
+
+    def __init__(
+        self,
+        anomalies: Literal["textures", "draem_perlin", "hard_cut_paste"] = "textures",
+        dtd_dir: str | None = None,
+        image_size: ImageSize = (256, 256),
+        max_epochs: int | None = None,
+        pre_processor: PreProcessor | bool = True,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        if anomalies not in {"textures", "draem_perlin", "hard_cut_paste"}:
+            raise ValueError(f"anomalies must be 'textures', 'draem_perlin' or 'hard_cut_paste', got {anomalies!r}.")
+        if anomalies == "textures" and dtd_dir is None:
+            raise FileNotFoundError(
+                "dtd_dir: DRAEM needs a folder with pictures of textures; nothing is downloaded. "
+                "Or set anomalies to draem_perlin or hard_cut_paste."
+            )
+        # anomalib downloads textures unless the folder exists
+        textures = NO_PICTURES if dtd_dir is None else existing("dtd_dir", dtd_dir)
+        super().__init__(dtd_dir=textures, pre_processor=_resized(self, pre_processor, image_size), **options)
+        self.max_epochs = max_epochs
+        if anomalies == "draem_perlin":
+            self.augmenter = DraemPerlin(dtd_dir).with_masks()  # type: ignore[assignment]
+        elif anomalies == "hard_cut_paste":
+            self.augmenter = HardCutPaste(**FORGED_DEFECTS, p=0.5).with_masks()  # type: ignore[assignment]
