@@ -23,7 +23,7 @@ const look = () => {
     broken: images.filter(image => !image.complete || image.naturalWidth == 0).length,
     loaded: performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length,
     background: getComputedStyle(document.body).backgroundColor,
-    dark: document.querySelector("figure.plot img").currentSrc == document.querySelector("figure.plot source").srcset,
+    dark: getComputedStyle(document.querySelector("figure.plot img")).filter != "none",
   }) + "END");
 };
 addEventListener("load", look);

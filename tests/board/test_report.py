@@ -45,6 +45,8 @@ class Page(HTMLParser):
             self.tables[-1]["rows"].append([])
         if tag in {"td", "th"}:
             self.tables[-1]["rows"][-1].append({"text": "", "class": attributes.get("class", "")})
+        elif "td" in self.open and "class" in attributes:
+            self.tables[-1]["rows"][-1][-1]["class"] += attributes["class"]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -164,7 +166,7 @@ def test_nothing_alarming_about_a_complete_board(page, out):
 
 
 def test_markdown_reads_back(out):
-    summary, paired, brick, *_ = read_markdown((out / "report.md").read_text())
+    summary, _, paired, brick, *_ = read_markdown((out / "report.md").read_text())
     assert list(summary["Model"][:2]) == ["AnoSeg", "DRAEM"]
     assert summary["pixel AP ↑"][0] == "**0.750** ± 0.075"
     assert paired["pixel AP ↑"][0] == "**+0.015** ± 0.000"

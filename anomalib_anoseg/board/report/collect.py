@@ -1,17 +1,21 @@
-"""What a report is made of: the finished and the missing jobs of one or more run folders."""
+"""Reads run folders and puts them together."""
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anomalib_anoseg.board.report.data_names import name_data
-from anomalib_anoseg.board.report.records import Collection, Job, Missing
+from anomalib_anoseg.board.report.records import Collection, FinishedJob, Missing
+from anomalib_anoseg.board.run.naming import tell_apart
 from anomalib_anoseg.board.run.run_folder import read_json
 
 REQUIRED = ("id", "label", "dataset", "category", "seed", "metrics", "trivial")
+# What says how images are read or which are held out, but not which images there are.
+NO_MATTER = {"category", "eval_batch_size", "num_workers", "seed"}
+NOT_RUN = "not started"
+OWN_LENGTH = "each model's own length"
+EXCEPTION = re.compile(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*", re.MULTILINE)
 
 
 def collect(runs: Sequence[Path]) -> Collection:
@@ -30,13 +34,17 @@ def collect(runs: Sequence[Path]) -> Collection:
         raise ValueError("runs is empty. Name at least one folder that `anomalib-anoseg board --out` wrote.")
     collection = Collection()
     expected: dict[str, Missing] = {}
-    finished: dict[str, Job] = {}
+    finished: dict[str, FinishedJob] = {}
     for folder in dict.fromkeys(Path(run) for run in runs):
         if not (folder / "board.json").is_file():
-            raise ValueError(_not_a_run_folder(folder))
+            what = "has no board.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+            raise ValueError(
+                f"{folder} is not a run folder: it {what}. Name a folder that `anomalib-anoseg board --out` wrote."
+            )
         board = read_json(folder / "board.json")
         collection.left_out |= board.get("left_out") or {}
-        collection.configs[_unique_name(folder, collection.configs)] = str(board.get("config", ""))
+        name = folder.name if folder.name not in collection.configs else str(folder)
+        collection.configs[name] = str(board.get("config", ""))
         for entry in board.get("jobs", []):
             missing = _expected(folder, entry)
             if missing.id not in expected or missing.reason != NOT_RUN:
@@ -49,20 +57,11 @@ def collect(runs: Sequence[Path]) -> Collection:
     if not jobs:
         raise ValueError(_nothing_finished(runs, collection.missing))
     _check_budgets(jobs)
-    named = name_data(_name_models(jobs, collection.notes), collection.notes)
+    named = _name_data(_name_models(jobs, collection.notes), collection.notes)
     collection.jobs = _name_families(_once_each(named, collection.notes))
     taking_part = {job.label for job in jobs}  # left out in one folder, perhaps, and finished in another
     collection.left_out = {label: why for label, why in collection.left_out.items() if label not in taking_part}
     return collection
-
-
-def _not_a_run_folder(folder: Path) -> str:
-    what = "has no board.json" if folder.is_dir() else "does not exist" if not folder.exists() else "is a file"
-    return f"{folder} is not a run folder: it {what}. Name a folder that `anomalib-anoseg board --out` wrote."
-
-
-NOT_RUN = "not started"
-EXCEPTION = re.compile(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*", re.MULTILINE)
 
 
 def _expected(folder: Path, entry: dict[str, Any]) -> Missing:
@@ -74,7 +73,7 @@ def _expected(folder: Path, entry: dict[str, Any]) -> Missing:
     return Missing(entry["id"], str(entry["label"]), str(data), int(entry["seed"]), reason)
 
 
-def _add_finished(folder: Path, labels: dict[str, str], finished: dict[str, Job], notes: list[str]) -> None:
+def _add_finished(folder: Path, labels: dict[str, str], finished: dict[str, FinishedJob], notes: list[str]) -> None:
     """Add finished jobs under the labels that their board gives them now: more models may call for longer ones."""
     unnamed = []
     for path in sorted(folder.glob("jobs/*/row.json")):
@@ -84,41 +83,34 @@ def _add_finished(folder: Path, labels: dict[str, str], finished: dict[str, Job]
             unnamed.append(key)
             continue
         job = replace(job, label=labels[key])
-        if key not in finished:
-            finished[key] = job
-        else:
-            kept = max(finished[key], job, key=lambda job: job.finished)
+        if key in finished:
+            job = max(finished[key], job, key=lambda job: job.finished)
             notes.append(
-                f"{key} is in several run folders; the one that finished last, in {kept.folder.parents[1]}, counts."
+                f"{key} is in several run folders; the one that finished last, in {job.folder.parents[1]}, counts."
             )
-            finished[key] = kept
+        finished[key] = job
     if unnamed:
         notes.append(f"{folder} holds finished jobs that its board.json does not name; left out: {', '.join(unnamed)}.")
 
 
-def _read_job(path: Path) -> Job:
+def _read_job(path: Path) -> FinishedJob:
     row = read_json(path)
     absent = [name for name in REQUIRED if name not in row]
     if absent:
         raise ValueError(f"{path} lacks {', '.join(absent)}. Remove it and run its job again.")
     cost = path.with_name("cost.json")
-    return Job(
-        folder=path.parent,
-        row=row,
-        label=str(row["label"]),
-        category=str(row["category"]),
-        cost=read_json(cost) if cost.is_file() else None,
-    )
+    measured = read_json(cost) if cost.is_file() else {}
+    return FinishedJob(path.parent, row, str(row["label"]), str(row["category"]), measured)
 
 
-def _nothing_finished(runs: Iterable[Path], missing: list[Missing]) -> str:
+def _nothing_finished(runs: Sequence[Path], missing: list[Missing]) -> str:
     errors = [entry for entry in missing if entry.reason != NOT_RUN]
     first = f" {errors[0].id} stopped with: {errors[0].reason}" if errors else ""
     where = ", ".join(map(str, runs))
     return f"No job in {where} has finished ({len(missing)} should exist). Run the board again: it resumes.{first}"
 
 
-def _check_budgets(jobs: list[Job]) -> None:
+def _check_budgets(jobs: list[FinishedJob]) -> None:
     """Refuse to put figures of an equal wall time beside figures of published lengths.
 
     Raises:
@@ -130,10 +122,7 @@ def _check_budgets(jobs: list[Job]) -> None:
         raise ValueError(f"Budgets must not be mixed in one report: {found}. Write a report for each.")
 
 
-OWN_LENGTH = "each model's own length"
-
-
-def budget_of(job: Job) -> str:
+def budget_of(job: FinishedJob) -> str:
     """Name the budget of a job's training, such as ``"600 seconds of CPU time"``."""
     budget = job.row.get("budget")
     if not budget:
@@ -144,57 +133,60 @@ def budget_of(job: Job) -> str:
     return f"{budget['images']:g} images"
 
 
-def _name_models(jobs: list[Job], notes: list[str]) -> list[Job]:
+def _name_models(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]:
     """Tell models apart that boards call alike though their settings differ."""
-    variants: dict[str, dict[str, dict[str, Any]]] = {}
+    settings = []
     for job in jobs:
-        variants.setdefault(job.label, {})[_variant(job)] = _settings(job)
-    suffixes: dict[tuple[str, str], str] = {}
-    for label, settings in variants.items():
-        names = sorted({name for one in settings.values() for name in one})
-        differing = [name for name in names if len({repr(one.get(name)) for one in settings.values()}) > 1]
-        for variant, one in settings.items():
-            suffix = ", ".join(f"{name}={one.get(name, 'default')}" for name in differing)
-            suffixes[label, variant] = f" ({suffix})" if suffix else ""
-        if differing:
-            notes.append(f"{label} stands for different settings; its rows are told apart by {', '.join(differing)}.")
-    return [replace(job, label=job.label + suffixes[job.label, _variant(job)]) for job in jobs]
+        trainer = {f"trainer.{name}": value for name, value in (job.row.get("trainer") or {}).items()}
+        known = {name: job.row.get(name) for name in ("model", "accelerator")}
+        settings.append({**known, **trainer, **job.settings})
+    labels, varied = tell_apart([job.label for job in jobs], settings, default="default")
+    for label, names in varied.items():
+        notes.append(f"{label} stands for different settings; its rows are told apart by {', '.join(names)}.")
+    return [replace(job, label=label) for job, label in zip(jobs, labels, strict=True)]
 
 
-def _settings(job: Job) -> dict[str, Any]:
-    settings = {name: value for name, value in (job.row.get("settings") or {}).items() if name != "seed"}
-    trainer = {f"trainer.{name}": value for name, value in (job.row.get("trainer") or {}).items()}
-    return {"model": job.row.get("model"), "accelerator": job.row.get("accelerator"), **trainer, **settings}
+def _name_data(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]:
+    """Name data by its label or category, and equally for equal data alone, because figures of a name are averaged."""
+    with_dataset = len({job.row["dataset"] for job in jobs if not job.row.get("data_label")}) > 1
+    names, settings = [], []
+    for job in jobs:
+        dataset = job.row["dataset"] if with_dataset or not job.category else ""
+        names.append(str(job.row.get("data_label") or " ".join(filter(None, (dataset, job.category)))))
+        data = job.row.get("data") or {}
+        settings.append({name: value for name, value in data.items() if name not in NO_MATTER})
+    categories, varied = tell_apart(names, settings, default="default")
+    for name, keys in varied.items():
+        notes.append(
+            f"{name} stands for different data, which is not averaged; told apart by {', '.join(keys)}. "
+            "A label for each entry of a board's data reads better."
+        )
+    return [replace(job, category=category) for job, category in zip(jobs, categories, strict=True)]
 
 
-def _variant(job: Job) -> str:
-    return json.dumps(_settings(job), sort_keys=True, default=str)
-
-
-def _once_each(jobs: list[Job], notes: list[str]) -> list[Job]:
+def _once_each(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]:
     """Keep the later of two jobs of one model, category and seed, which differ only in what is no setting.
 
     Raises:
         ValueError: If they are of one board, where they stand for different models.
     """
-    kept: dict[tuple[str, str, int], Job] = {}
+    kept: dict[tuple[str, str, int], FinishedJob] = {}
     for job in jobs:
         key = (job.label, job.category, job.seed)
-        if key in kept:
-            first, job = sorted((kept[key], job), key=lambda job: job.finished)  # noqa: PLW2901
-            if first.folder.parent == job.folder.parent:
-                raise ValueError(
-                    f"{first.row['id']} and {job.row['id']} of one board have equal label, category and seed, though "
-                    "something that is no setting of the model differs. Give their models a `label` each."
-                )
-            notes.append(
-                f"{first.row['id']} and {job.row['id']} are the same job; {job.row['id']}, the later one, counts."
+        first, last = sorted((kept.get(key, job), job), key=lambda job: job.finished)
+        kept[key] = last
+        if first is last:
+            continue
+        if first.folder.parent == last.folder.parent:
+            raise ValueError(
+                f"{first.row['id']} and {last.row['id']} of one board have equal label, category and seed, though "
+                "something that is no setting of the model differs. Give their models a `label` each."
             )
-        kept[key] = job
+        notes.append(f"{first.row['id']} and {last.row['id']} are the same job; {last.row['id']}, the later one, counts.")
     return list(kept.values())
 
 
-def _name_families(jobs: list[Job]) -> list[Job]:
+def _name_families(jobs: list[FinishedJob]) -> list[FinishedJob]:
     """Let trivial models of one class, such as statistics of the image, share a row: the best of them counts."""
     classes = {job.label: str(job.row.get("model")).rpartition(".")[2] for job in jobs if job.is_trivial}
     sizes = {name: list(classes.values()).count(name) for name in classes.values()}
@@ -204,7 +196,3 @@ def _name_families(jobs: list[Job]) -> list[Job]:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize()
         named.append(replace(job, family=f"{words} (best of {sizes[name]})" if sizes.get(name, 0) > 1 else job.label))
     return named
-
-
-def _unique_name(folder: Path, taken: dict[str, str]) -> str:
-    return folder.name if folder.name not in taken else str(folder)

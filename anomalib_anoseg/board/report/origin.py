@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from anomalib_anoseg.board.report.collect import OWN_LENGTH, budget_of
-from anomalib_anoseg.board.report.records import Collection, Job
-from anomalib_anoseg.board.report.tables import NOTHING, Cell, Column, Row, Table
+from anomalib_anoseg.board.report.records import Collection, FinishedJob
+from anomalib_anoseg.board.report.tables import NOTHING, Cell, Table
 
 FIELDS = {
     "commit": "Commit",
@@ -34,20 +34,22 @@ CALIBRATED_ON = {
 UNSTATED = "The rows do not say where thresholds came from."
 
 
-def facts(collection: Collection) -> list[tuple[str, list[str]]]:
-    """List what produced the figures, as pairs of a term and its values; more than one if jobs differ."""
-    records = [_provenance(job) for job in collection.jobs]
-    found = [("Run folders", list(dict.fromkeys(str(job.folder.parents[1].name) for job in collection.jobs)))]
-    found.append(("Seeds", [", ".join(map(str, collection.seeds))]))
-    for name, title in FIELDS.items():
-        found.append((title, _distinct(_field(record, name) for record in records)))
-    versions: dict[str, dict[str, None]] = {}
-    for record in records:
-        for package, version in (record.get("versions") or {}).items():
-            versions.setdefault(package, {})[str(version)] = None
-    listed = [f"{package} {' and '.join(known)}" for package, known in sorted(versions.items())]
-    found += [("Load average in training", _loads(collection.jobs)), ("Versions", listed), ("Time", _time(records))]
-    return [(title, values) for title, values in found if values]
+def facts(collection: Collection) -> dict[str, list[str]]:
+    """List what produced the figures, by term; several values where jobs differ."""
+    jobs = collection.jobs
+    versions: dict[str, list[str]] = {}
+    for job in jobs:
+        for package, version in (job.provenance.get("versions") or {}).items():
+            versions.setdefault(package, []).append(str(version))
+    found = {
+        "Run folders": _distinct(job.folder.parents[1].name for job in jobs),
+        "Seeds": [", ".join(map(str, collection.seeds))],
+        **{title: _values(jobs, name) for name, title in FIELDS.items()},
+        "Load average in training": _loads(jobs),
+        "Versions": [f"{package} {' and '.join(_distinct(known))}" for package, known in sorted(versions.items())],
+        "Time": _time(jobs),
+    }
+    return {title: values for title, values in found.items() if values}
 
 
 def protocol(collection: Collection) -> list[str]:
@@ -66,75 +68,70 @@ def protocol(collection: Collection) -> list[str]:
         )
     if short := short_of_an_epoch(models):
         sentences.append(f"Less than one epoch, so that some training images were never seen: {', '.join(short)}.")
-    if _held_out(models):
+    if _held_out_differently(models):
         sentences.append("Different images were held out for the thresholds of different models.")
     sentences += [f"{label} takes no part: {why}" for label, why in collection.left_out.items()]
-    records = [_provenance(job) for job in models]
-    sources = _distinct(_field(record, "calibrated_on") for record in records)
-    sentences += [CALIBRATED_ON.get(source, UNSTATED) for source in sources or [""]]
-    if len(_distinct(_field(record, "precision") for record in records)) > 1:
+    sentences += [CALIBRATED_ON.get(source, UNSTATED) for source in _values(models, "calibrated_on") or [""]]
+    if len(_values(models, "precision")) > 1:
         sentences.append("Models were trained in different precisions, and all of them tested in float32.")
-    different = [FIELDS[name] for name in HARDWARE if len(_distinct(_field(record, name) for record in records)) > 1]
-    if different:
+    if different := [FIELDS[name] for name in HARDWARE if len(_values(models, name)) > 1]:
         sentences.append(f"Jobs ran on different hardware ({', '.join(different)}): times and memory do not compare.")
-    if any(record.get("dirty") for record in records):
+    if any(job.provenance.get("dirty") for job in models):
         sentences.append(
             "Some jobs ran from a working tree with uncommitted changes: the commit alone does not repeat them."
         )
     return sentences
 
 
-def short_of_an_epoch(jobs: Sequence[Job]) -> list[str]:
+def short_of_an_epoch(jobs: Sequence[FinishedJob]) -> list[str]:
     """Name the models of which a job drew fewer images than there are to train with."""
-    epochs = [(job.label, (job.row.get("training") or {}).get("epochs")) for job in jobs if not job.is_trivial]
+    epochs = [(job.label, job.training.get("epochs")) for job in jobs if not job.is_trivial]
     return _distinct(label for label, seen in epochs if seen is not None and seen < 1)
 
 
-def _held_out(jobs: Sequence[Job]) -> set[tuple[str, ...]]:
-    """Find the sets of held-out images of each data and seed, of which all models should have had the same."""
+def _held_out_differently(jobs: Sequence[FinishedJob]) -> bool:
+    """Tell whether models of equal data and seed had different held-out images."""
     found: dict[tuple[str, int], set[str]] = {}
     for job in jobs:
-        digest = (_provenance(job).get("held_out") or {}).get("digest")
-        found.setdefault((job.category, job.seed), set()).update([digest] if digest else [])
-    return {tuple(sorted(digests)) for digests in found.values() if len(digests) > 1}
+        if digest := (job.provenance.get("held_out") or {}).get("digest"):
+            found.setdefault((job.category, job.seed), set()).add(digest)
+    return any(len(digests) > 1 for digests in found.values())
 
 
-def settings_table(jobs: Sequence[Job]) -> Table:
+def settings_table(jobs: Sequence[FinishedJob]) -> Table:
     """List the settings of each model as its board gives them, a row a model."""
-    rows: dict[str, Row] = {}
+    rows = {}
     for job in jobs:
-        given = {name: value for name, value in (job.row.get("settings") or {}).items() if name != "seed"}
-        text = ", ".join(f"{name}={value}" for name, value in given.items()) or "defaults"
-        path = Cell(str(job.row.get("model") or NOTHING.text), name=True)
-        rows[job.label] = Row([Cell(job.label, name=True), path, Cell(text, name=True)], job.is_trivial)
-    return Table("Settings of each model", [Column("Model"), Column("Class"), Column("Settings")], list(rows.values()))
+        text = ", ".join(f"{name}={value}" for name, value in job.settings.items()) or "defaults"
+        rows[Cell(job.label, trivial=job.is_trivial)] = [Cell(str(job.row.get("model") or NOTHING.text)), Cell(text)]
+    columns = pd.MultiIndex.from_tuples([("", "Class"), ("", "Settings")])
+    frame = pd.DataFrame(list(rows.values()), pd.Index(list(rows), name="Model"), columns)
+    return Table("Settings of each model", frame)
 
 
-def _provenance(job: Job) -> dict[str, Any]:
-    return {"accelerator": job.row.get("accelerator"), **(job.row.get("provenance") or {})}
+def _values(jobs: Sequence[FinishedJob], name: str) -> list[str]:
+    """List the different values of an entry of the jobs' provenance."""
+    values = [(job.provenance.get(name), job.provenance.get("dirty")) for job in jobs]
+    changed = " with uncommitted changes" if name == "commit" else ""
+    return _distinct(f"{value}{changed if dirty else ''}" for value, dirty in values if value not in {None, ""})
 
 
-def _field(record: dict[str, Any], name: str) -> str:
-    value = record.get(name)
-    if value in {None, ""}:
-        return ""
-    return f"{value} with uncommitted changes" if name == "commit" and record.get("dirty") else str(value)
+def _distinct(values: Iterable[Any]) -> list[str]:
+    return [str(value) for value in dict.fromkeys(values)]
 
 
-def _distinct(values: Iterable[str]) -> list[str]:
-    return [value for value in dict.fromkeys(values) if value]
-
-
-def _loads(jobs: Sequence[Job]) -> list[str]:
+def _loads(jobs: Sequence[FinishedJob]) -> list[str]:
     """Say how many processes wanted to run while models trained, theirs among them."""
-    training = [job.row.get("training") or {} for job in jobs if not job.is_trivial]
-    loads = [entry[name] for entry in training for name in ("load_begin", "load_end") if entry.get(name) is not None]
+    found = [job.training.get(name) for job in jobs if not job.is_trivial for name in ("load_begin", "load_end")]
+    loads = [load for load in found if load is not None]
     return [f"{min(loads):.1f} to {max(loads):.1f}"] if loads else []
 
 
-def _time(records: Sequence[dict[str, Any]]) -> list[str]:
-    starts = [pd.to_datetime(record["started"], utc=True) for record in records if record.get("started")]
-    ends = [pd.to_datetime(record["finished"], utc=True) for record in records if record.get("finished")]
-    seconds = sum(float(record.get("wall_seconds") or 0) for record in records)
+def _time(jobs: Sequence[FinishedJob]) -> list[str]:
+    starts, ends = (
+        [pd.to_datetime(job.provenance[name], utc=True) for job in jobs if job.provenance.get(name)]
+        for name in ("started", "finished")
+    )
+    seconds = sum(float(job.provenance.get("wall_seconds") or 0) for job in jobs)
     span = [f"{min(starts):%Y-%m-%d %H:%M} to {max(ends):%Y-%m-%d %H:%M} UTC"] if starts and ends else []
     return [*span, f"{seconds / 60:,.1f} minutes in all jobs"] if seconds else span

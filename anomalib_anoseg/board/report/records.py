@@ -8,15 +8,15 @@ import pandas as pd
 
 
 @dataclass(frozen=True)
-class Job:
-    """A finished job.
+class FinishedJob:
+    """A job with its figures.
 
     Attributes:
         folder: Its folder, ``RUNS/jobs/<id>``.
         row: What its ``row.json`` holds.
         label: Name of its model in the report.
         category: Name of its category in the report.
-        cost: What its ``cost.json`` holds; ``None`` before the cost is measured.
+        cost: What its ``cost.json`` holds; empty before the cost is measured.
         family: Name of the row that it is part of: its label, but trivial models of one class share a row.
     """
 
@@ -24,7 +24,7 @@ class Job:
     row: dict[str, Any]
     label: str
     category: str
-    cost: dict[str, Any] | None = None
+    cost: dict[str, Any]
     family: str = ""
 
     @property
@@ -38,9 +38,24 @@ class Job:
         return bool(self.row["trivial"])
 
     @property
+    def training(self) -> dict[str, Any]:
+        """What its training took."""
+        return self.row.get("training") or {}
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where its figures come from."""
+        return {"accelerator": self.row.get("accelerator"), **(self.row.get("provenance") or {})}
+
+    @property
     def finished(self) -> pd.Timestamp:
         """When the job ended; the epoch's start if it does not say."""
-        return pd.to_datetime(self.row.get("provenance", {}).get("finished") or 0, utc=True)
+        return pd.to_datetime(self.provenance.get("finished") or 0, utc=True)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The model's settings as its board gives them, without the seed."""
+        return {name: value for name, value in (self.row.get("settings") or {}).items() if name != "seed"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,7 @@ class Collection:
         configs: Text of each board's configuration, by the name of its folder.
     """
 
-    jobs: list[Job] = field(default_factory=list)
+    jobs: list[FinishedJob] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     expected: int = 0
     left_out: dict[str, str] = field(default_factory=dict)

@@ -15,6 +15,19 @@ logger = logging.getLogger(__name__)
 
 PAGE, MARKDOWN, CSV = "report.html", "report.md", "report.csv"
 NEEDED = ("jinja2", "matplotlib", "pandas", "tabulate")
+MEANS = (
+    "Bold: best of the models. \N{DAGGER}: not above the best trivial row, so the figure shows no skill beyond it."
+)
+INTERVALS = "\N{PLUS-MINUS SIGN}: half of Student's 95 % interval over seeds."
+PAIRED = (
+    "Each figure minus that of {} with the same category and seed; positive is better. All differences that are not bold "
+    "are undecided."
+)
+DEFECTS = "The images of each kind of defect together with all good images of the category."
+UNMEASURED = (
+    "Latency, file sizes and the accuracy of exported models have not been measured: run `anomalib-anoseg cost` on the run "
+    "folder and write the report again."
+)
 
 
 def write_report(
@@ -88,34 +101,41 @@ def _contents(collection: "Collection", reference: str | None, images: int) -> d
     frame = statistics.figures(jobs)
     estimates, overall = statistics.by_category(frame), statistics.over_categories(frame)
     ranked = statistics.ranks(estimates)
-    forms = cost_tables.forms(jobs)
-    by_model = cost_tables.models(jobs)
-    differences = statistics.paired(frame, reference) if reference else None
-    defects = [tables.defect_table(estimates, category, labels) for category in categories]
-    trade_offs = [
+    forms, parameters = cost_tables.forms(jobs), cost_tables.models(jobs)["parameters"]
+    single_seed = len(collection.seeds) == 1
+    means = [
+        tables.summary(overall, ranked, labels, origin.short_of_an_epoch(jobs)),
+        plots.intervals(overall, models),
+        tables.rank_table(ranked, labels) if len(models) > 1 and not ranked.empty else None,
+    ]
+    costs = [
+        cost_tables.model_table(jobs, models) if models else None,
+        cost_tables.form_table(jobs, models),
         plots.against_cost(forms, "median_1", "latency, batch 1 (ms)", models),
         plots.against_cost(forms, "file_mb", "file size (MB)", models),
-        plots.against_parameters(overall, by_model["parameters"], models),
+        plots.against_parameters(overall, parameters, models),
     ]
+    sections = {
+        "summary": ("Summary", MEANS if single_seed else f"{MEANS} {INTERVALS}", means),
+        "paired": (f"Difference to {reference}", "", []),
+        "categories": ("Categories", "", [tables.category_table(estimates, name, labels) for name in categories]),
+        "defects": ("Defects", DEFECTS, [tables.defect_table(estimates, name, labels) for name in categories]),
+        "curves": ("IoU curves", "", [plots.iou_curves(jobs, labels, categories)]),
+        "cost": ("Cost", UNMEASURED if forms.empty else "", costs),
+    }
+    if reference:
+        differences = statistics.paired(frame, reference)
+        table = tables.paired_table(differences, labels, reference)
+        sections["paired"] = (f"Difference to {reference}", PAIRED.format(reference), [table])
+    shown = {name: (title, text, list(filter(None, parts))) for name, (title, text, parts) in sections.items()}
     return {
         "estimates": estimates,
         "overall": overall,
-        "mark": tables.MARK,
-        "reference": reference,
-        "single_seed": len(collection.seeds) == 1,
+        "single_seed": single_seed,
+        "sections": {name: section for name, section in shown.items() if section[2]},
         "protocol": origin.protocol(collection),
         "facts": origin.facts(collection),
         "settings": origin.settings_table(jobs),
-        "summary": tables.summary(overall, ranked, labels, origin.short_of_an_epoch(jobs)),
-        "ranks": tables.rank_table(ranked, labels) if len(models) > 1 and not ranked.empty else None,
-        "paired": tables.paired_table(differences, labels, reference) if reference else None,
-        "by_category": [tables.category_table(estimates, category, labels) for category in categories],
-        "by_defect": [table for table in defects if table.rows],
-        "model_costs": cost_tables.model_table(jobs, models),
-        "form_costs": cost_tables.form_table(jobs, models),
-        "means_plot": plots.intervals(overall, models),
-        "curves": plots.iou_curves(jobs, labels, categories),
-        "trade_offs": [plot for plot in trade_offs if plot],
         "sheets": sheets.contact_sheets(jobs, images) if images else [],
         "color_bar": sheets.color_bar() if images else "",
     }
@@ -132,7 +152,6 @@ def _environment() -> Any:  # noqa: ANN401
         lstrip_blocks=True,
     )
     environment.filters["svg_uri"] = lambda svg: "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-    environment.filters["markdown"] = lambda table: table.frame().to_markdown(index=False)
     return environment
 
 

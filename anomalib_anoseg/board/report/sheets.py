@@ -3,9 +3,8 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -16,53 +15,35 @@ from skimage.segmentation import find_boundaries
 from tqdm import tqdm
 
 from anomalib_anoseg.board.report.plots import THRESHOLD
-from anomalib_anoseg.board.report.records import Job
+from anomalib_anoseg.board.report.records import FinishedJob
 
 SIDE = 176  # pixels of a thumbnail's longer side
 COLUMNS = ("image_path", "defect", "gt_label", "pred_score")
 COLORMAP = "inferno"  # perceptually even, also for colour-blind readers
-TRUTH = (0, 158, 115)
-OUTLINE = (86, 220, 240)
+TRUTH, EDGE, OUTLINE = (0, 158, 115), (160, 255, 220), (86, 220, 240)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A test image with its data URIs; one that cannot be read is ``None``."""
+class Sheet(NamedTuple):
+    """The images of one model, category and seed.
 
-    name: str
-    defect: str
-    score: str
-    picture: str | None
-    truth: str | None
-    map: str | None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Images that were chosen for one reason."""
+    Attributes:
+        title: What they are of.
+        groups: Images that were chosen for one reason, by that reason. Each has ``name``, ``defect`` and ``score``, and
+            its ``pictures``: data URIs by what they show; ``None`` if it cannot be read.
+    """
 
     title: str
-    entries: Sequence[Entry]
+    groups: dict[str, list[dict[str, Any]]]
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """Groups of one model, category and seed."""
-
-    label: str
-    category: str
-    seed: int
-    groups: Sequence[Group]
-
-
-def contact_sheets(jobs: Sequence[Job], count: int) -> list[Sheet]:
+def contact_sheets(jobs: Sequence[FinishedJob], count: int) -> list[Sheet]:
     """Make a contact sheet for each model and category, of the lowest seed that has images.
 
     Args:
         jobs: Finished jobs; trivial rows get no sheet.
         count: Number of images a group.
     """
-    chosen: dict[tuple[str, str], Job] = {}
+    chosen: dict[tuple[str, str], FinishedJob] = {}
     for job in sorted(jobs, key=lambda job: job.seed):
         if not job.is_trivial and (job.folder / "images.csv").is_file():
             chosen.setdefault((job.label, job.category), job)
@@ -88,22 +69,19 @@ def choose(images: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
         {'Best segmented defects': [0], 'Worst segmented defects': [1], 'Good images with the highest scores': [2]}
     """
     is_defect = images["gt_label"].astype(int) == 1
-    defects = images[is_defect]
-    by = ["iou", "pred_score"] if defects["iou"].notna().any() else ["pred_score"]
-    ordered = defects.sort_values(by, ascending=False, kind="stable")
-    ends = min(count, -(-len(ordered) // 2)), min(count, len(ordered) // 2)
+    by = ["iou", "pred_score"] if images.loc[is_defect, "iou"].notna().any() else ["pred_score"]
+    defects = images[is_defect].sort_values(by, ascending=False, kind="stable")
+    good = images[~is_defect].sort_values("pred_score", ascending=False)
     kind = "segmented" if "iou" in by else "scored"
     groups = {
-        f"Best {kind} defects": ordered.head(ends[0]),
-        f"Worst {kind} defects": ordered.tail(ends[1])[::-1],
-        "Good images with the highest scores": images[~is_defect]
-        .sort_values("pred_score", ascending=False)
-        .head(count),
+        f"Best {kind} defects": defects.head(min(count, -(-len(defects) // 2))),
+        f"Worst {kind} defects": defects.tail(min(count, len(defects) // 2))[::-1],
+        "Good images with the highest scores": good.head(count),
     }
     return {title: chosen for title, chosen in groups.items() if len(chosen)}
 
 
-def _sheet(job: Job, count: int) -> Sheet:
+def _sheet(job: FinishedJob, count: int) -> Sheet:
     """Make the sheet of a job.
 
     Raises:
@@ -116,27 +94,27 @@ def _sheet(job: Job, count: int) -> Sheet:
         raise ValueError(f"{path} lacks the column(s) {', '.join(absent)}. Remove its folder and run the job again.")
     images = images.reindex(columns=[*COLUMNS, "mask_path", "map_path", "iou"])
     images["iou"] = pd.to_numeric(images["iou"])
-    groups = [
-        Group(title, [_entry(job.folder, image) for image in chosen.to_dict("records")])
+    groups = {
+        title: [_entry(job.folder, image) for image in chosen.to_dict("records")]
         for title, chosen in choose(images, count).items()
-    ]
-    return Sheet(job.label, job.category, job.seed, groups)
+    }
+    return Sheet(f"{job.label}, {job.category}, seed {job.seed}", groups)
 
 
-def _entry(folder: Path, image: dict[str, Any]) -> Entry:
-    path = Path(str(image["image_path"]))
+def _entry(folder: Path, image: dict[str, Any]) -> dict[str, Any]:
     iou = f"IoU {image['iou']:.2f}, " if pd.notna(image["iou"]) else ""
-    pixels = _read(folder, image["image_path"], "RGB")
-    truth = None if pixels is None else _draw_truth(folder, pixels, image)
-    values = _read(folder, image["map_path"], "L")
-    return Entry(
-        name=path.name,
-        defect=str(image["defect"]),
-        score=f"{iou}score {float(image['pred_score']):.2f}",
-        picture=None if pixels is None else _uri(pixels),
-        truth=None if truth is None else _uri(truth),
-        map=None if values is None else _uri(_draw_map(values)),
-    )
+    pixels, values = _read(folder, image["image_path"], "RGB"), _read(folder, image["map_path"], "L")
+    pictures = {
+        "picture": pixels,
+        "truth": None if pixels is None else _draw_truth(folder, pixels, image),
+        "map": None if values is None else _draw_map(values),
+    }
+    return {
+        "name": Path(str(image["image_path"])).name,
+        "defect": str(image["defect"]),
+        "score": f"{iou}score {float(image['pred_score']):.2f}",
+        "pictures": {what: None if drawn is None else _uri(drawn) for what, drawn in pictures.items()},
+    }
 
 
 def _read(folder: Path, path: Any, mode: str) -> NDArray[np.uint8] | None:  # noqa: ANN401
@@ -162,7 +140,7 @@ def _draw_truth(folder: Path, pixels: NDArray[np.uint8], image: dict[str, Any]) 
         return None
     inside = np.asarray(Image.fromarray(mask).resize(pixels.shape[1::-1], Image.Resampling.NEAREST)) > 0
     tinted = np.where(inside[..., None], 0.35 * gray + 0.65 * np.array(TRUTH), gray)
-    tinted[find_boundaries(inside, mode="inner")] = (160, 255, 220)
+    tinted[find_boundaries(inside, mode="inner")] = EDGE
     return tinted.astype(np.uint8)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from anomalib_anoseg.board.report.records import Job
+from anomalib_anoseg.board.report.records import FinishedJob
 
 CONFIDENCE = 0.95
 ERROR = 0.05
@@ -19,7 +19,7 @@ WHOLE = ""  # the "defect" of figures over all test images of a category
 TOLERANCE = 1e-9
 
 
-def figures(jobs: Iterable[Job]) -> pd.DataFrame:
+def figures(jobs: Iterable[FinishedJob]) -> pd.DataFrame:
     """Collect the figures of jobs in a long table.
 
     Returns:

@@ -1,7 +1,9 @@
-"""Tables of a report, as text that a page and a Markdown file can show alike."""
+"""Tables of a report: pandas' frames of cells, shown on a page and in Markdown alike."""
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from typing import Any
 
 import pandas as pd
 
@@ -13,17 +15,8 @@ BAR_LABEL = "Best trivial row of each category"
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column's heading: its group, its name with unit, and the arrow that points to better figures."""
-
-    name: str
-    group: str = ""
-    arrow: str = ""
-
-
-@dataclass(frozen=True)
 class Cell:
-    """A cell: its figure, what stands smaller below it, and its marks.
+    """A cell: its figure or name, what stands smaller below it, and its marks.
 
     Attributes:
         text: The figure or name.
@@ -31,8 +24,7 @@ class Cell:
         best: Whether it is the best of its column.
         below: Whether it does not beat its trivial row.
         title: Longer explanation, shown on hovering.
-        name: Whether it is a name, not a figure.
-        rows: Number of rows that it spans on a page; 0 if a cell above spans it.
+        trivial: Whether it names a trivial row.
     """
 
     text: str
@@ -40,48 +32,68 @@ class Cell:
     best: bool = False
     below: bool = False
     title: str = ""
-    name: bool = False
-    rows: int = 1
+    trivial: bool = False
 
     @property
-    def plain(self) -> str:
+    def html(self) -> str:
+        """The cell on a page."""
+        kinds = " ".join(name for name in ("best", "below", "trivial") if getattr(self, name))
+        text = f'<span class="{kinds}">{escape(self.text)}</span>' if kinds else escape(self.text)
+        text += f"<sup>{MARK}</sup>" if self.below else ""
+        text += f"<small>{escape(self.detail)}</small>" if self.detail else ""
+        return f'<span title="{escape(self.title)}">{text}</span>' if self.title else text
+
+    @property
+    def markdown(self) -> str:
         """The cell in Markdown."""
         text = f"**{self.text}**" if self.best else self.text
         return " ".join(part for part in (text, MARK if self.below else "", self.detail) if part).replace("|", r"\|")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row; those of trivial rows are set apart."""
+NOTHING = Cell("\N{EN DASH}")
 
-    cells: Sequence[Cell]
-    trivial: bool = False
+
+@dataclass(frozen=True)
+class Column:
+    """A column: the name of its group, its own with unit, where its better figures lie, and how they are written."""
+
+    name: str
+    group: str = ""
+    arrow: str = ""
+    scale: float = 1
+    digits: int = 3
+
+    @property
+    def heading(self) -> tuple[str, str]:
+        """Group and name with the arrow."""
+        return self.group, f"{self.name} {self.arrow}".strip()
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption."""
+    """A frame of :class:`Cell`, its rows and columns named by cells and texts, with caption and notes."""
 
     caption: str
-    columns: Sequence[Column]
-    rows: Sequence[Row]
+    frame: pd.DataFrame
     notes: Sequence[str] = field(default_factory=list)
 
     @property
-    def groups(self) -> list[tuple[str, int]]:
-        """Neighbouring columns of one group, as ``(group, number of columns)``."""
-        spans: list[tuple[str, int]] = []
-        for column in self.columns:
-            if spans and column.group and spans[-1][0] == column.group:
-                spans[-1] = (column.group, spans[-1][1] + 1)
-            else:
-                spans.append((column.group, 1))
-        return spans
+    def html(self) -> str:
+        """The table on a page."""
+        names = " / ".join(self.frame.index.names)
+        frame = self.frame.rename(index=lambda cell: cell.html).map(lambda cell: cell.html)
+        frame = frame.rename_axis(index=[None] * frame.index.nlevels).rename_axis(columns=["", names])
+        text: str = frame.to_html(escape=False, border=0)
+        return text.replace("<thead>", f"<caption>{escape(self.caption)}</caption>\n<thead>", 1)
 
-    def frame(self) -> pd.DataFrame:
-        """The table as text, one column each."""
-        names = [" ".join(part for part in (c.group.lower(), c.name, c.arrow) if part) for c in self.columns]
-        return pd.DataFrame([[cell.plain for cell in row.cells] for row in self.rows], columns=names)
+    @property
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        frame = self.frame.rename(index=lambda cell: cell.markdown).map(lambda cell: cell.markdown)
+        frame.columns = [" ".join(filter(None, (group.lower(), name))) for group, name in frame.columns]
+        sides = ["left"] * frame.index.nlevels + ["right"] * len(frame.columns)
+        text: str = frame.reset_index().to_markdown(index=False, disable_numparse=True, colalign=sides)
+        return text
 
 
 METRICS = {
@@ -95,11 +107,10 @@ METRICS = {
     "pixel_BestIoU": Column("best IoU", "Pixel", UP),
     "pixel_IoUCurveArea": Column("IoU area", "Pixel", UP),
 }
-
-
 # What the mean rank is of. Figures at a threshold are left out, because they depend on how it was found as well, and
 # the area under the IoU curve, because it depends on how scores are spread.
 RANKED = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_BestIoU")
+RANK = Column("Mean rank", arrow=DOWN, digits=2)
 
 
 def metric_name(metric: str) -> str:
@@ -113,125 +124,138 @@ def metric_name(metric: str) -> str:
     return f"{column.group.lower()} {column.name}" if column else metric.replace("_", " ")
 
 
-def metrics_of(frame: pd.DataFrame) -> list[str]:
-    """Metrics of a table of figures that tables show, in their order."""
-    present = set(frame["metric"])
-    return [metric for metric in METRICS if metric in present]
-
-
 def summary(overall: pd.DataFrame, ranked: pd.DataFrame, labels: Sequence[str], short: Collection[str] = ()) -> Table:
     """Means over all categories, a row a model, with average ranks, and a word at models ``short`` of an epoch."""
-    metrics = metrics_of(overall)
     complete = overall[overall["categories"] == overall["of"]]
-    best = _best(complete)
+    frame = _spread(_mark_best(overall, complete.index), ["label"], labels, _figure)
     rank_of = [metric for metric in RANKED if metric in ranked]
-    rank = ranked[rank_of].mean(axis=1).dropna().round(2)
-    trivial = dict(zip(overall["label"], overall["trivial"], strict=True))
-    rows = []
-    for label in [label for label in labels if label in trivial]:
-        own = overall[overall["label"] == label].set_index("metric")
-        cells = [_figure(own, metric, best) for metric in metrics]
-        cells.append(Cell(f"{rank[label]:.2f}", best=_is_best(rank[label], rank, DOWN)) if label in rank else NOTHING)
-        cells += [Cell(_range(own["seeds"])), Cell(_share(own))]
-        name = Cell(label, "less than one epoch" if label in short else "", name=True)
-        rows.append(Row([name, *cells], trivial=trivial[label]))
-    if overall["trivial"].any():
+    ranks = numbers(ranked[rank_of].mean(axis=1).dropna(), RANK)
+    frame[RANK.heading] = [ranks.get(label, NOTHING) for label in frame.index]
+    grouped = overall.groupby("label")
+    frame["", "Complete seeds"] = grouped["seeds"].agg(_range)
+    have, of = grouped["categories"].agg(_range), grouped["of"].agg(_range)
+    frame["", "Categories"] = have.where(have == of, have.map("{} of ".format) + of)
+    frame = frame.map(lambda cell: cell if isinstance(cell, Cell) else Cell(cell))
+    trivial = set(overall.loc[overall["trivial"], "label"])
+    if trivial:
         bars = complete.groupby("metric")["bar"].max()
-        figures = [_number(bars.get(metric)) for metric in metrics]
-        rows.append(Row([Cell(BAR_LABEL, name=True), *figures, NOTHING, NOTHING, NOTHING], trivial=True))
-    columns = [Column("Model"), *(METRICS[metric] for metric in metrics)]
-    columns += [Column("Mean rank", arrow=DOWN), Column("Complete seeds"), Column("Categories")]
+        figures = numbers(bars.reindex([metric for metric in METRICS if metric in set(overall["metric"])]), Column(""))
+        frame.loc[BAR_LABEL] = [*figures, *[NOTHING] * 3]
     names = ", ".join(map(metric_name, rank_of))
-    return Table("Means over all categories", columns, rows, [f"Mean rank: over {names}."] if rank_of else [])
+    notes = [f"Mean rank: over {names}."] if rank_of else []
+    return Table("Means over all categories", _name_rows(frame, trivial | {BAR_LABEL}, short), notes)
 
 
 def rank_table(ranked: pd.DataFrame, labels: Sequence[str]) -> Table:
     """Average ranks, a row a model and a column a metric."""
-    metrics = [metric for metric in METRICS if metric in ranked]
-    rows = []
-    for label in [label for label in labels if label in ranked.index]:
-        values = [ranked.loc[label, metric] for metric in metrics]
-        cells = [Cell(f"{v:.2f}", best=_is_best(v, ranked[m], DOWN)) for m, v in zip(metrics, values, strict=True)]
-        rows.append(Row([Cell(label, name=True), *cells]))
-    columns = [Column(METRICS[metric].name, METRICS[metric].group, DOWN) for metric in metrics]
-    return Table("Average rank over categories (1 is best)", [Column("Model"), *columns], rows)
+    columns = {metric: replace(column, arrow=DOWN, digits=2) for metric, column in METRICS.items()}
+    frame = table_of_numbers(ranked.reindex([label for label in labels if label in ranked.index]), columns)
+    note = "Ranks among the models, without trivial rows, in the categories in which every model has the figure."
+    return Table("Average rank over categories (1 is best)", _name_rows(frame), [note])
 
 
 def category_table(estimates: pd.DataFrame, category: str, labels: Sequence[str]) -> Table:
     """Means over seeds in one category, a row a model."""
     own = estimates[(estimates["category"] == category) & (estimates["defect"] == WHOLE)]
-    metrics = metrics_of(own)
-    rows = _rows(own, metrics, labels)
-    return Table(category, [Column("Model"), *(METRICS[metric] for metric in metrics), Column("Seeds")], rows)
+    return Table(category, _with_seeds(own, ["label"], labels))
 
 
-def defect_table(estimates: pd.DataFrame, category: str, labels: Sequence[str]) -> Table:
-    """Means over seeds for each kind of defect of one category, a row a model."""
+def defect_table(estimates: pd.DataFrame, category: str, labels: Sequence[str]) -> Table | None:
+    """Means over seeds for each kind of defect of one category, a row a model; ``None`` if there are none."""
     own = estimates[(estimates["category"] == category) & (estimates["defect"] != WHOLE)]
-    metrics = metrics_of(own)
-    rows: list[Row] = []
-    for defect in sorted(own["defect"].unique()):
-        rows += span(str(defect), _rows(own[own["defect"] == defect], metrics, labels))
-    columns = [Column("Defect"), Column("Model"), *(METRICS[metric] for metric in metrics), Column("Seeds")]
-    return Table(category, columns, rows)
+    return None if own.empty else Table(category, _with_seeds(own, ["defect", "label"], labels))
 
 
 def paired_table(differences: pd.DataFrame, labels: Sequence[str], reference: str) -> Table:
     """Differences to a reference, a row a model."""
-    metrics = metrics_of(differences)
-    rows = []
-    for label in [label for label in labels if label in set(differences["label"])]:
-        own = differences[differences["label"] == label].set_index("metric")
-        cells = [_difference(own, metric) for metric in metrics]
-        rows.append(Row([Cell(label, name=True), *cells, Cell(_range(own["seeds"])), Cell(_range(own["pairs"]))]))
-    columns = [Column("Model"), *(METRICS[metric] for metric in metrics), Column("Seeds"), Column("Pairs")]
+    frame = _spread(differences, ["label"], labels, _difference)
+    for name in ("seeds", "pairs"):
+        frame["", name.capitalize()] = differences.groupby("label")[name].agg(_range).map(Cell)
     count = int(differences["p"].notna().sum())
     note = (
         f"Bold: not 0 at the level of {ERROR:.0%}, by Student's t test over seeds after Holm's correction for all "
         f"{count} differences tested. The intervals are not corrected."
     )
-    return Table(f"Difference to {reference}", columns, rows, [note])
+    return Table(f"Difference to {reference}", _name_rows(frame), [note])
 
 
-def span(name: str, rows: Sequence[Row]) -> list[Row]:
-    """Put a name before rows, over all of them on a page and repeated in Markdown."""
-    spans = [len(rows), *[0] * (len(rows) - 1)]
-    firsts = [Cell(name, name=True, rows=count) for count in spans]
-    return [Row([first, *row.cells], row.trivial) for first, row in zip(firsts, rows, strict=True)]
+def table_of_numbers(frame: pd.DataFrame, columns: dict[str, Column]) -> pd.DataFrame:
+    """Write those columns of a frame that have a number, the best of each marked."""
+    shown = {name: column for name, column in columns.items() if name in frame and frame[name].notna().any()}
+    cells = [numbers(frame[name], column) for name, column in shown.items()]
+    written = pd.concat(cells, axis=1)
+    written.columns = pd.MultiIndex.from_tuples([column.heading for column in shown.values()])
+    return written
 
 
-NOTHING = Cell("\N{EN DASH}")
+def numbers(values: pd.Series, column: Column) -> pd.Series:
+    """Write numbers as cells; the best of several is marked, if the column says what is best.
+
+    Example:
+        >>> [cell.best for cell in numbers(pd.Series([2.0, 1.0]), Column("Time", arrow=DOWN))]
+        [False, True]
+    """
+    shown = (values.astype(float) * column.scale).round(column.digits)
+    best = shown.max() if column.arrow == UP else shown.min()
+    marks = column.arrow and len(values) > 1
+    cells = [
+        NOTHING if pd.isna(value) else Cell(f"{value:,.{column.digits}f}", best=bool(marks and value == best))
+        for value in shown
+    ]
+    return pd.Series(cells, values.index, dtype=object)
 
 
-def _rows(own: pd.DataFrame, metrics: Sequence[str], labels: Sequence[str]) -> list[Row]:
-    best = _best(own)
-    rows = []
-    for label in [label for label in labels if label in set(own["label"])]:
-        mine = own[own["label"] == label].set_index("metric")
-        cells = [_figure(mine, metric, best) for metric in metrics]
-        rows.append(Row([Cell(label, name=True), *cells, Cell(_range(mine["seeds"]))], bool(mine["trivial"].iloc[0])))
-    return rows
+def _with_seeds(own: pd.DataFrame, keys: list[str], labels: Sequence[str]) -> pd.DataFrame:
+    frame = _spread(_mark_best(own, own.index), keys, labels, _figure)
+    frame["", "Seeds"] = own.groupby(keys)["seeds"].agg(_range).map(Cell)
+    return _name_rows(frame, set(own.loc[own["trivial"], "label"]))
 
 
-def _figure(own: pd.DataFrame, metric: str, best: dict[str, float]) -> Cell:
-    if metric not in own.index:
-        return NOTHING
-    row = own.loc[metric]
-    is_best = not row["trivial"] and round(row["mean"], 3) == best.get(metric)
-    title = f"Not above the best trivial row, {row['bar']:.3f}." if row["below"] else ""
-    if row["trivial"]:
-        title = str(row.get("variant", ""))
-    return Cell(f"{row['mean']:.3f}", interval(row["half"], row["seeds"]), bool(is_best), bool(row["below"]), title)
+def _mark_best(estimates: pd.DataFrame, among: pd.Index) -> pd.DataFrame:
+    """Mark the best figure of the models for each metric, as rounded as it is shown; one model has no best."""
+    means = estimates.loc[among, "mean"].where(~estimates["trivial"]).round(3)
+    keys = [estimates[name] for name in ("defect", "metric") if name in estimates]
+    groups = means.reindex(estimates.index).groupby(keys)
+    best = (means.reindex(estimates.index) == groups.transform("max")) & (groups.transform("count") > 1)
+    return estimates.assign(best=best)
 
 
-def _difference(own: pd.DataFrame, metric: str) -> Cell:
-    if metric not in own.index:
-        return NOTHING
-    row = own.loc[metric]
-    decided = row["p"] < ERROR  # false without seeds to compare
-    verdict = ("Better" if row["mean"] > 0 else "Worse") if decided else "Undecided"
-    title = f"{verdict}; better in {row['wins']} of {row['pairs']} pairs of category and seed."
-    return Cell(signed(row["mean"]), interval(row["half"], row["seeds"]), best=bool(decided), title=title)
+def _spread(
+    estimates: pd.DataFrame, keys: list[str], labels: Sequence[str], write: Callable[[Any], Cell]
+) -> pd.DataFrame:
+    """Spread a long table: a row a label, or label and defect, and a column a metric."""
+    known = estimates[estimates["metric"].isin(METRICS)]
+    cells = pd.Series([write(row) for row in known.itertuples()], known.index, dtype=object)
+    frame = known.assign(cell=cells).pivot(index=keys, columns="metric", values="cell")
+    frame = frame[[metric for metric in METRICS if metric in frame]]
+    order = {label: number for number, label in enumerate(labels)}
+    frame = frame.sort_index(key=lambda level: level.map(order) if level.name == "label" else level)
+    frame.columns = pd.MultiIndex.from_tuples([METRICS[metric].heading for metric in frame])
+    return frame.map(lambda cell: cell if isinstance(cell, Cell) else NOTHING)
+
+
+def _name_rows(frame: pd.DataFrame, trivial: Collection[str] = (), short: Collection[str] = ()) -> pd.DataFrame:
+    """Name rows by cells, and say what the names are of."""
+
+    def name(label: str) -> Cell:
+        return Cell(label, "less than one epoch" if label in short else "", trivial=label in trivial)
+
+    titles = {"label": "Model", "defect": "Defect", "form": "Form"}
+    return frame.rename(index=name).rename_axis(index=lambda key: titles.get(key, "Model"))
+
+
+def _figure(row: Any) -> Cell:  # noqa: ANN401
+    title = f"Not above the best trivial row, {row.bar:.3f}." if row.below else ""
+    if row.trivial:
+        title = str(getattr(row, "variant", ""))
+    return Cell(f"{row.mean:.3f}", interval(row.half, row.seeds), bool(row.best), bool(row.below), title)
+
+
+def _difference(row: Any) -> Cell:  # noqa: ANN401
+    decided = bool(row.p < ERROR)  # false without seeds to compare
+    verdict = ("Better" if row.mean > 0 else "Worse") if decided else "Undecided"
+    title = f"{verdict}; better in {row.wins} of {row.pairs} pairs of category and seed."
+    return Cell(signed(row.mean), interval(row.half, row.seeds), best=decided, title=title)
 
 
 def interval(half: float, seeds: int) -> str:
@@ -258,28 +282,6 @@ def signed(value: float) -> str:
     return sign + text if float(text) else text
 
 
-def _number(value: float | None) -> Cell:
-    return NOTHING if value is None or pd.isna(value) else Cell(f"{value:.3f}")
-
-
-def _best(estimates: pd.DataFrame) -> dict[str, float]:
-    """Find the best figure of the models for each metric, as rounded as it is shown; one model has no best."""
-    models = estimates[~estimates["trivial"]]
-    if models["label"].nunique() < 2:  # noqa: PLR2004
-        return {}
-    return dict(models.groupby("metric")["mean"].max().round(3))
-
-
-def _is_best(value: float, values: pd.Series, arrow: str) -> bool:
-    best = values.min() if arrow == DOWN else values.max()
-    return len(values) > 1 and round(float(value), 2) == round(float(best), 2)
-
-
-def _share(own: pd.DataFrame) -> str:
-    have, of = _range(own["categories"]), _range(own["of"])
-    return have if have == of else f"{have} of {of}"
-
-
 def _range(counts: Iterable[int]) -> str:
-    low, high = min(counts := list(counts)), max(counts)
+    low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low} to {high}"
