@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_anoseg import AnoSeg, __version__
-from anomalib_anoseg.board.run.budget import BudgetTimer, Stopwatch, load_average
+from anomalib_anoseg.common.machine import load_average
 from anomalib_anoseg.data import defects
+from anomalib_anoseg.training.budget import BudgetTimer, Stopwatch
 from anomalib_anoseg.transforms import SyntheticAnomaly
 from anomalib_anoseg.transforms.saliency import BorderContrast
 

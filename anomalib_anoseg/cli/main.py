@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The words after the command's name; those of the process if ``None``.
 
     Raises:
-        SystemExit: With 0 if all went well, 1 if a board is incomplete or the doctor found trouble, 2 if an argument is
-            wrong.
+        SystemExit: With 0 if all went well, 1 if a board is incomplete or the doctor found a problem, 2 if an argument
+            is wrong.
     """  # noqa: DOC501, DOC502 - what is raised again is the caller's
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = next((word for word in arguments if not word.startswith("-")), None)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalib.deploy import CompressionType
-from torch.utils.data import DataLoader
 
+from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.deploy.pictures import CalibrationData
 from anomalib_anoseg.deploy.runtimes import FORMS, Form
 
 if TYPE_CHECKING:
@@ -19,40 +20,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["CalibrationData", "export_forms", "size_of_file_mb"]
+__all__ = ["export_forms", "size_of_file_mb"]
 
 COMPRESSION = {"FP32": None, "FP16": CompressionType.FP16, "INT8": CompressionType.INT8_PTQ}
 CONVERTER = ("onnx", "onnxscript")
-
-
-class CalibrationData:
-    """Stands in for a datamodule while anomalib calibrates an INT8 file.
-
-    anomalib calibrates on the validation loader: on test images where a data set validates on those, and at the
-    pictures' own size, which a file of a fixed size does not take. Here the caller says which pictures, ready to use.
-
-    Args:
-        pictures (Sequence[Tensor]): ``(3, H, W)`` each, in ``[0, 1]``.
-
-    Example:
-        >>> import torch
-        >>> data = CalibrationData([torch.zeros(3, 8, 8)] * 2)
-        >>> [batch["image"].shape for batch in data.val_dataloader()]
-        [torch.Size([1, 3, 8, 8]), torch.Size([1, 3, 8, 8])]
-    """
-
-    train_batch_size = 1
-
-    def __init__(self, pictures: Sequence[Tensor]) -> None:
-        self.pictures = pictures
-
-    def setup(self, stage: str | None = None) -> None:
-        """Do nothing: the pictures are there."""
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Serve the pictures one by one."""
-        entries: Any = [{"image": picture} for picture in self.pictures]
-        return DataLoader(entries, batch_size=1)
 
 
 def export_forms(
@@ -151,18 +122,6 @@ def _check_installed(form: Form) -> None:
         raise ModuleNotFoundError(
             f"{', '.join(missing)} not installed; `pip install 'anomalib-anoseg[openvino]'` brings it", name=missing[0]
         )
-
-
-def one_line(error: BaseException | str, length: int = 300) -> str:
-    r"""Say an error in one line.
-
-    Example:
-        >>> one_line(ValueError("no\n  good"))
-        'ValueError: no good'
-    """
-    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-    text = " ".join(text.split())
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def size_of_file_mb(path: Path) -> float:

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from anomalib.data.transforms.utils import extract_transforms_by_type
+from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 from torchvision.tv_tensors import Mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
-__all__ = ["LabelledPictures", "Pictures", "resize_of"]
+__all__ = ["CalibrationData", "LabelledPictures", "Pictures", "resize_of"]
 
 
 def resize_of(model: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401
@@ -27,7 +28,7 @@ def resize_of(model: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401
     Example:
         >>> import torch
         >>> from anomalib_anoseg import AnoSeg
-        >>> resize_of(AnoSeg((64, 96), width=0.125))(torch.zeros(3, 10, 10)).shape
+        >>> resize_of(AnoSeg((64, 96), network={"width": 0.125}))(torch.zeros(3, 10, 10)).shape
         torch.Size([3, 64, 96])
     """
     resizes = extract_transforms_by_type(getattr(model.pre_processor, "transform", None), Resize)
@@ -61,7 +62,7 @@ class Pictures:
         >>> from anomalib_anoseg.data import DemoTextures
         >>> with TemporaryDirectory() as folder:
         ...     data = DemoTextures(folder, image_size=96, num_train=10, num_test_good=1, num_test_per_defect=1)
-        ...     pictures = Pictures(data, AnoSeg((64, 64), width=0.125))
+        ...     pictures = Pictures(data, AnoSeg((64, 64), network={"width": 0.125}))
         ...     pictures.size, len(pictures.for_calibration(8))
         ((64, 64), 8)
     """
@@ -123,3 +124,33 @@ class Pictures:
         mask = item.gt_mask if item.gt_mask is not None else torch.zeros(item.image.shape[-2:])
         mask = Mask(mask.to(torch.uint8).reshape(1, *mask.shape[-2:]))
         return torch.as_tensor(self._transform(mask) if self._transform else mask)[0].bool()
+
+
+class CalibrationData:
+    """Stands in for a datamodule while anomalib calibrates an INT8 file.
+
+    anomalib calibrates on the validation loader: on test images where a data set validates on those, and at the
+    pictures' own size, which a file of a fixed size does not take. Here the caller says which pictures, ready to use.
+
+    Args:
+        pictures (Sequence[Tensor]): ``(3, H, W)`` each, in ``[0, 1]``.
+
+    Example:
+        >>> import torch
+        >>> data = CalibrationData([torch.zeros(3, 8, 8)] * 2)
+        >>> [batch["image"].shape for batch in data.val_dataloader()]
+        [torch.Size([1, 3, 8, 8]), torch.Size([1, 3, 8, 8])]
+    """
+
+    train_batch_size = 1
+
+    def __init__(self, pictures: Sequence[Tensor]) -> None:
+        self.pictures = pictures
+
+    def setup(self, stage: str | None = None) -> None:
+        """Do nothing: the pictures are there."""
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Serve the pictures one by one."""
+        entries: Any = [{"image": picture} for picture in self.pictures]
+        return DataLoader(entries, batch_size=1)

@@ -80,20 +80,20 @@ class Prediction(NamedTuple):
     def from_outputs(cls, outputs: dict[str, Any]) -> Prediction:
         """Bring a runtime's outputs into the shapes and types above."""
 
-        def vector(name: str, dtype: type) -> Any:  # noqa: ANN401
+        def per_image(name: str, dtype: type) -> Any:  # noqa: ANN401
             return None if outputs.get(name) is None else np.asarray(outputs[name]).astype(dtype).reshape(-1)
 
-        def plane(name: str, dtype: type) -> Any:  # noqa: ANN401
+        def per_pixel(name: str, dtype: type) -> Any:  # noqa: ANN401
             if outputs.get(name) is None:
                 return None
             values: Any = np.asarray(outputs[name]).astype(dtype)
             return values if values.ndim == IMAGE_RANK else values[:, None]
 
         return cls(
-            vector("pred_score", np.float32),
-            plane("anomaly_map", np.float32),
-            vector("pred_label", np.bool_),
-            plane("pred_mask", np.bool_),
+            per_image("pred_score", np.float32),
+            per_pixel("anomaly_map", np.float32),
+            per_image("pred_label", np.bool_),
+            per_pixel("pred_mask", np.bool_),
         )
 
 

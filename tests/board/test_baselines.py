@@ -13,12 +13,11 @@ from lightning.pytorch import Trainer
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.board.baselines import ConstantMap, LocalDraem, PadimLite0, PatchcoreLite0, SupersimplenetLite0
-from anomalib_anoseg.board.baselines.local_weights import LITE0
+from anomalib_anoseg.board.baselines.local_weights import LITE0, local_weights
 from anomalib_anoseg.board.run import protocol
-from anomalib_anoseg.board.run.offline import OfflineError, local_weights, no_network
 from anomalib_anoseg.board.run.protocol import as_figures, is_trivial
-from anomalib_anoseg.board.run.provenance import class_path
-from anomalib_anoseg.board.run.rebuild import keep_order, load_model
+from anomalib_anoseg.common.offline import OfflineError, no_network
+from anomalib_anoseg.deploy.rebuild import class_path, keep_order, load_model
 
 SIZE = (64, 64)
 
@@ -201,11 +200,9 @@ def test_normalised_images_are_forged_in_their_own_colours(tiny_data):
 
 
 def test_all_are_judged_alike_but_trivial_ones_keep_their_thresholds():
-    models = [
-        protocol.apply(Padim(pre_trained=False)),
-        protocol.apply(LocalDraem("hard_cut_paste")),
-        protocol.apply(ConstantMap()),
-    ]
+    models = [Padim(pre_trained=False), LocalDraem("hard_cut_paste"), ConstantMap()]
+    for model in models:
+        protocol.apply(model)
     names = [[metric.name for metric in model.evaluator.test_metrics] for model in models]
     assert names[0] == names[1] == names[2]
     assert [is_trivial(model) for model in models] == [False, False, True]

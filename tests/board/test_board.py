@@ -23,13 +23,15 @@ from anomalib_anoseg.board.run import board
 from anomalib_anoseg.board.run import job as jobs
 from anomalib_anoseg.board.run.adapting import adapt
 from anomalib_anoseg.board.run.board import run_board
-from anomalib_anoseg.board.run.budget import Stopwatch
 from anomalib_anoseg.board.run.grid import read_tasks
 from anomalib_anoseg.board.run.job import find_left_out, run_job
-from anomalib_anoseg.board.run.recording import ResumePoint, TestRecorder
-from anomalib_anoseg.board.run.run_folder import Board, Row, RunFolder, write_json
+from anomalib_anoseg.board.run.recording import TestRecorder
+from anomalib_anoseg.board.run.run_folder import Board, Row, RunFolder
 from anomalib_anoseg.cli.main import main
+from anomalib_anoseg.common.files import write_json
 from anomalib_anoseg.common.presets import read_preset
+from anomalib_anoseg.training.budget import Stopwatch
+from anomalib_anoseg.training.resume_point import ResumePoint
 
 METRICS = {f"pixel_{name}" for name in ("AUROC", "AP", "AUPRO", "F1Score", "IoU", "BestIoU", "IoUCurveArea")}
 METRICS |= {"image_AUROC", "image_F1Score"}
@@ -328,7 +330,7 @@ def test_test_that_was_killed_trains_no_second_time(job, monkeypatch):
         kill_after(patch, TestRecorder, "on_test_start")
         with pytest.raises(Killed):
             run_job(folder)
-    monkeypatch.setattr(jobs.BoardJob, "_train", lambda _: pytest.fail("trained again"))
+    monkeypatch.setattr(jobs.JobRun, "_train", lambda _: pytest.fail("trained again"))
     row = run_job(folder)
     assert row.provenance["resumed"]
     assert row.training["epochs"] == 3
@@ -352,7 +354,7 @@ def test_test_that_fails_again_and_again_trains_no_second_time(job, monkeypatch)
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
                 run_job(folder)
-            monkeypatch.setattr(jobs.BoardJob, "_train", lambda _: pytest.fail("trained again"))
+            monkeypatch.setattr(jobs.JobRun, "_train", lambda _: pytest.fail("trained again"))
     assert run_job(folder).training["epochs"] == 3
 
 
@@ -439,7 +441,7 @@ def test_reasons_with_brackets_are_printed_as_they_are(tmp_path):
     error.parent.mkdir(parents=True)
     error.write_text("OSError: [/data/parts] cannot be read")
     console = Console(record=True, width=200)
-    board._tell(task.job, runs, console)
+    board._print_row(task.job, runs, console)
     assert "failed: OSError: [/data/parts] cannot be read" in console.export_text()
 
 
@@ -462,7 +464,7 @@ def test_defects_among_held_out_images_are_told(job, capsys):
     folder = job(data={"val_split_mode": "from_test", "val_split_ratio": 0.5}, trainer={"max_epochs": 1})
     row = run_job(folder)
     assert row.provenance["held_out"]["anomalous"] > 0
-    board._tell(row, RunFolder(folder.parents[1]), Console(stderr=True, width=300))
+    board._print_row(row, RunFolder(folder.parents[1]), Console(stderr=True, width=300))
     assert "anomalous: it has seen defects" in capsys.readouterr().err
 
 

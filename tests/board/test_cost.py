@@ -3,26 +3,19 @@
 import json
 import shutil
 import sys
-from types import SimpleNamespace
 
-import numpy as np
-import onnx
 import pytest
 import torch
-from anomalib.data import MVTecAD
 from anomalib.engine import Engine
-from onnx import TensorProto, helper
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.board.measure import cost
-from anomalib_anoseg.board.measure.accuracy import measure_accuracy
 from anomalib_anoseg.board.measure.cost import measure_cost
-from anomalib_anoseg.board.measure.latency import Worker, WorkerError, measure_in_turns, summarise
-from anomalib_anoseg.board.run.rebuild import load_job, load_model
+from anomalib_anoseg.board.run.rebuild import load_job
 from anomalib_anoseg.board.run.run_folder import Board, Job, Row, RunFolder
 from anomalib_anoseg.data import DemoTextures
-from anomalib_anoseg.deploy.pictures import LabelledPictures, Pictures, resize_of
-from anomalib_anoseg.deploy.runtimes import FORMS, Form, Prediction
+from anomalib_anoseg.deploy.rebuild import load_model
+from anomalib_anoseg.deploy.runtimes import FORMS
 
 QUICK = {"batches": (1, 2), "rounds": 2, "seconds": 0.01, "calibration_images": 4}
 NAMES = [form.name for form in FORMS]
@@ -237,117 +230,3 @@ def test_says_which_file_of_a_job_is_missing(runs, tmp_path):
     shutil.copy(runs.job_folder(row("AnoSeg").id) / "model.ckpt", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no .*job.json, which says how the data was read; run the job again"):
         load_job(tmp_path, row("AnoSeg"))
-
-
-# ------------------------------------------------------------------------------------------------ turns and processes
-
-
-class FakeWorker:
-    def __init__(self, name, turns, fails=False):
-        self.name, self.turns, self.fails = name, turns, fails
-
-    def time_calls(self, batch, seconds):
-        self.turns.append((self.name, batch, seconds))
-        if self.fails and batch > 1:
-            raise WorkerError("too large")
-        return [1.0, 2.0]
-
-
-def test_workers_take_turns():
-    turns, done = [], []
-    workers = {"A": FakeWorker("A", turns), "B": FakeWorker("B", turns, fails=True)}
-    samples, failed = measure_in_turns(workers, (1, 4), 2, 0.5, lambda: done.append(1))
-    assert [name for name, batch, _ in turns if batch == 1] == ["A", "B", "A", "B"]
-    assert [name for name, batch, _ in turns if batch == 4] == ["A", "B", "A"]
-    assert samples.keys() == {("A", 1), ("B", 1), ("A", 4)}
-    assert samples["A", 4] == [[1.0, 2.0]] * 2
-    assert failed == {("B", 4): "too large"}
-    assert len(done) == 8
-
-
-def test_summaries():
-    quiet = summarise([[1.0, 2.0, 3.0], [2.0, 2.0, 9.0]])
-    assert (quiet["median_ms"], quiet["rounds"], quiet["calls"], quiet["spread"]) == (2.0, 2, 6, 0.0)
-    assert quiet["p95_ms"] == pytest.approx(np.percentile([1, 2, 3, 2, 2, 9], 95))
-    assert not quiet["noisy"]
-    assert summarise([[1.0], [1.3]])["noisy"]
-    assert not summarise([[1.0], [1.2]])["noisy"]
-
-
-@pytest.fixture
-def pictures_file(tmp_path):
-    np.save(tmp_path / "pictures.npy", np.zeros((1, 3, 64, 64), np.float32))
-    return tmp_path / "pictures.npy"
-
-
-def test_a_worker_tells_why_it_cannot_load(tmp_path, pictures_file):
-    with pytest.raises(WorkerError, match=r"FileNotFoundError: There is no file .*model.onnx; export the model first"):
-        Worker(Form("onnxruntime", "float32"), tmp_path / "model.onnx", pictures_file)
-
-
-def test_a_worker_that_is_late_is_ended(tmp_path, pictures_file):
-    with pytest.raises(WorkerError, match=r"no answer within 0.01 s"):
-        Worker(Form("onnxruntime", "float32"), tmp_path / "model.onnx", pictures_file, timeout=0.01)
-
-
-def test_a_worker_that_dies_is_told(pictures_file, tmp_path):
-    path = tmp_path / "model.onnx"
-    image = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, 64, 64])
-    score = helper.make_tensor_value_info("pred_score", TensorProto.FLOAT, None)
-    graph = helper.make_graph([helper.make_node("GlobalMaxPool", ["input"], ["pred_score"])], "x", [image], [score])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    with Worker(Form("onnxruntime", "float32"), path, pictures_file) as worker:
-        assert len(worker.time_calls(1, 0.0)) == 3
-        with pytest.raises(WorkerError, match="TypeError"):
-            worker.time_calls("many", 0.0)
-        worker._process.kill()
-        with pytest.raises(WorkerError, match=r"its process ended with exit status -?[0-9]+: it said nothing"):
-            worker.time_calls(1, 0.0)
-
-
-# --------------------------------------------------------------------------------------------- pictures and accuracy
-
-
-def test_calibration_sees_no_test_image(tiny_root):
-    data = MVTecAD(tiny_root, "stripes", num_workers=0, val_split_mode="same_as_test")
-    pictures = Pictures(data, SimpleNamespace(pre_processor=None))
-    assert pictures.size == (64, 64)
-    tested = [image for batch in pictures.for_test(4) for image in batch.image]
-    calibration = pictures.for_calibration(100)
-    assert (len(tested), len(pictures), len(calibration)) == (6, 6, 8)
-    assert not any(torch.equal(image, other) for image in calibration for other in tested)
-    assert len(pictures.for_calibration(3)) == 3
-    data.train_data = data.test_data
-    with pytest.raises(ValueError, match="There are no training or validation images to calibrate INT8 on"):
-        pictures.for_calibration(3)
-
-
-def test_calibration_starts_with_validation_images(tiny_data):
-    pictures = Pictures(tiny_data, SimpleNamespace(pre_processor=None))
-    first, second, *others = pictures.for_calibration(100)
-    assert torch.equal(first, tiny_data.val_data[0].image)
-    assert torch.equal(second, tiny_data.val_data[1].image)
-    assert len(others) == len(tiny_data.train_data) == 6
-
-
-def test_pictures_and_masks_are_resized_as_in_a_test(tiny_data):
-    model = AnoSeg((64, 96), network={"width": 0.125})
-    pictures = Pictures(tiny_data, model)
-    assert pictures.size == (64, 96)
-    batches = list(pictures.for_test(4))
-    assert [len(batch.image) for batch in batches] == [4, 2]
-    assert batches[0].mask.shape == (4, 64, 96)
-    labels = torch.cat([batch.label for batch in batches])
-    masks = torch.cat([batch.mask for batch in batches])
-    assert labels.sum() == 3
-    assert torch.equal(masks.flatten(1).any(1), labels)
-    assert resize_of(SimpleNamespace(pre_processor=None))(masks) is masks
-
-
-def test_figures_are_none_where_they_are_not_defined():
-    class Blind:
-        def predict(self, images):
-            return Prediction(np.zeros(len(images), np.float32), None, None, None)
-
-    normal = LabelledPictures(torch.zeros(2, 3, 4, 4), torch.zeros(2).bool(), torch.zeros(2, 4, 4).bool())
-    assert measure_accuracy(Blind(), [normal, normal]) == dict.fromkeys(ACCURACY, None) | {"images": 4}

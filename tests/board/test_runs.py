@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from anomalib_anoseg.board.run.run_folder import Board, Job, Row, RunFolder, write_json
+from anomalib_anoseg.board.run.run_folder import Board, Job, Row, RunFolder
+from anomalib_anoseg.common.files import write_json
 
 JOBS = [Job(f"Padim-screw-seed{seed}-0", "Padim", "Padim", "MVTecAD", "screw", seed) for seed in (0, 1)]
 

@@ -65,25 +65,25 @@ def picture(tmp_path):
 def test_without_a_model_it_shows_what_is_installed(capsys):
     assert doctor() == []
     shown = capsys.readouterr().out
-    for text in ("Registration", "Versions", "Machine", "known to anomalib", "openvino", "processor", "No trouble"):
+    for text in ("Registration", "Versions", "Machine", "known to anomalib", "openvino", "processor", "No problem"):
         assert text in shown
 
 
-def test_a_switched_off_hook_is_no_trouble(monkeypatch, capsys):
+def test_a_switched_off_hook_is_no_problem(monkeypatch, capsys):
     monkeypatch.setenv("ANOMALIB_ANOSEG_AUTOLOAD", "0")
     monkeypatch.delitem(sys.modules, HOOK)
     assert doctor() == []
     assert "ANOMALIB_ANOSEG_AUTOLOAD=0 switches registration off" in capsys.readouterr().out
 
 
-def test_a_hook_that_was_not_read_is_trouble(monkeypatch):
+def test_a_hook_that_was_not_read_is_a_problem(monkeypatch):
     monkeypatch.delitem(sys.modules, HOOK)
-    (trouble,) = doctor()
-    assert "did not read anomalib_anoseg.pth" in trouble
-    assert "Remedy: install the package with pip" in trouble
+    (problem,) = doctor()
+    assert "did not read anomalib_anoseg.pth" in problem
+    assert "Remedy: install the package with pip" in problem
 
 
-def test_a_model_that_is_not_registered_is_trouble(monkeypatch):
+def test_a_model_that_is_not_registered_is_a_problem(monkeypatch):
     import anomalib.models
 
     monkeypatch.setattr(anomalib.models, "AnoSeg", type("Other", (), {}))
@@ -92,16 +92,18 @@ def test_a_model_that_is_not_registered_is_trouble(monkeypatch):
         "register",
         lambda: registration.logger.warning("could not register AnoSeg of x: the name is taken"),
     )
-    (trouble,) = doctor()
-    assert trouble.startswith("AnoSeg is not registered: could not register AnoSeg of x: the name is taken.")
+    (problem,) = doctor()
+    assert problem.startswith("AnoSeg is not registered: could not register AnoSeg of x: the name is taken.")
     monkeypatch.setattr(registration, "register", list)
     assert "nothing was said about it" in doctor()[0]
     assert not any(type(handler) is logging.Handler for handler in registration.logger.handlers)
 
 
 def test_missing_packages_are_named_with_a_remedy(monkeypatch, capsys):
-    found = environment._version
-    monkeypatch.setattr(environment, "_version", lambda name: None if name in {"nncf", "openvino"} else found(name))
+    found = environment.package_version
+    monkeypatch.setattr(
+        environment, "package_version", lambda name: None if name in {"nncf", "openvino"} else found(name)
+    )
     monkeypatch.setattr(environment, "find_spec", lambda _: None)
     assert doctor() == []
     shown = capsys.readouterr().out
@@ -109,7 +111,7 @@ def test_missing_packages_are_named_with_a_remedy(monkeypatch, capsys):
     assert "pip install 'anomalib-anoseg[openvino]'" in shown
     assert "OpenVINO devices" not in shown
     monkeypatch.undo()
-    assert environment._version("no-such-package") is None
+    assert environment.package_version("no-such-package") is None
 
 
 def test_an_openvino_that_does_not_start_is_shown(monkeypatch):
@@ -156,7 +158,7 @@ def test_a_single_file_stands_for_itself(exports, tmp_path, capsys):
     assert "onnxruntime float32" not in shown
 
 
-def test_weights_that_differ_are_trouble(exports):
+def test_weights_that_differ_are_problems(exports):
     path = exports / "onnx" / "model.onnx"
     model = onnx.load(path)
     biases = [each for each in model.graph.initializer if each.name.endswith("head.3.bias")]
@@ -164,25 +166,25 @@ def test_weights_that_differ_are_trouble(exports):
     biases[0].CopyFrom(onnx.numpy_helper.from_array(np.full(1, -9, np.float32), biases[0].name))
     (path.parent / "model.onnx.data").unlink(missing_ok=True)
     onnx.save(model, path)
-    troubles = doctor(exports, calls=1)
-    assert any("anomaly map of openvino FP32 differs from that of onnxruntime float32 by" in each for each in troubles)
-    assert all("Remedy: export all files anew" in each for each in troubles)
-    assert any("more than 0.001" in each for each in troubles)
-    assert not any("default" in each for each in troubles)  # is not held to float32
+    problems = doctor(exports, calls=1)
+    assert any("anomaly map of openvino FP32 differs from that of onnxruntime float32 by" in each for each in problems)
+    assert all("Remedy: export all files anew" in each for each in problems)
+    assert any("more than 0.001" in each for each in problems)
+    assert not any("default" in each for each in problems)  # is not held to float32
 
 
-def test_thresholds_that_differ_are_trouble(exports):
+def test_thresholds_that_differ_are_problems(exports):
     write_onnx_metadata(exports / "onnx" / "model.onnx", {"image_threshold": "9"})
-    (trouble,) = doctor(exports, calls=1)
-    assert trouble.startswith("image_threshold differs: onnxruntime float32 9, openvino FP32 0.")
+    (problem,) = doctor(exports, calls=1)
+    assert problem.startswith("image_threshold differs: onnxruntime float32 9, openvino FP32 0.")
 
 
-def test_thresholds_that_were_never_set_are_trouble(exports, tmp_path):
+def test_thresholds_that_were_never_set_are_problems(exports, tmp_path):
     shutil.copytree(exports / "onnx", tmp_path / "alone" / "onnx")
     write_onnx_metadata(tmp_path / "alone" / "onnx" / "model.onnx", {"image_threshold": "nan"})
-    (trouble,) = doctor(tmp_path / "alone", calls=1)
-    assert trouble.startswith("A threshold is nan")
-    assert "anomalib validate" in trouble
+    (problem,) = doctor(tmp_path / "alone", calls=1)
+    assert problem.startswith("A threshold is nan")
+    assert "anomalib validate" in problem
 
 
 def test_files_without_thresholds_are_noted(exports, tmp_path, capsys):
@@ -194,17 +196,17 @@ def test_files_without_thresholds_are_noted(exports, tmp_path, capsys):
     assert "onnxruntime float32: the file does not name its thresholds" in capsys.readouterr().out
 
 
-def test_broken_files_are_trouble(exports):
+def test_broken_files_are_problems(exports):
     (exports / "onnx" / "model.onnx").write_bytes(b"nothing")
-    (trouble,) = doctor(exports, calls=1)
-    assert "model.onnx does not load as onnxruntime float32" in trouble
-    assert trouble.endswith("Remedy: export the model again.")
+    (problem,) = doctor(exports, calls=1)
+    assert "model.onnx does not load as onnxruntime float32" in problem
+    assert problem.endswith("Remedy: export the model again.")
 
 
-def test_a_runtime_that_fails_on_the_picture_is_trouble(exports, monkeypatch):
+def test_a_runtime_that_fails_on_the_picture_is_a_problem(exports, monkeypatch):
     monkeypatch.setattr(OnnxRuntime, "run", lambda *_: 1 / 0)
-    (trouble,) = doctor(exports, calls=1)
-    assert trouble.startswith("onnxruntime float32 fails on the picture: ZeroDivisionError")
+    (problem,) = doctor(exports, calls=1)
+    assert problem.startswith("onnxruntime float32 fails on the picture: ZeroDivisionError")
 
 
 def test_without_a_library_the_others_are_compared(exports, monkeypatch, capsys):
@@ -215,10 +217,10 @@ def test_without_a_library_the_others_are_compared(exports, monkeypatch, capsys)
     assert "onnxruntime float32" in shown
 
 
-def test_an_export_that_fails_is_trouble(demo_checkpoint, monkeypatch):
+def test_an_export_that_fails_is_a_problem(demo_checkpoint, monkeypatch):
     monkeypatch.setattr(AnoSeg, "to_onnx", lambda *_, **__: 1 / 0)
-    troubles = doctor(demo_checkpoint, model_class="anomalib_anoseg.AnoSeg", calls=1)
-    assert [each.split(":")[0] for each in troubles] == [
+    problems = doctor(demo_checkpoint, model_class="anomalib_anoseg.AnoSeg", calls=1)
+    assert [each.split(":")[0] for each in problems] == [
         "The model could not be exported for onnxruntime float32",
         "The model could not be exported for openvino FP32",
     ]

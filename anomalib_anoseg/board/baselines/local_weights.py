@@ -8,14 +8,19 @@ Each class is anomalib's with other constructor arguments, known to anomalib by 
 PaDiM on an EfficientNet-Lite0 is no published PaDiM: say so in the label of its row.
 """
 
+import dataclasses
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import timm
+import torch
 from anomalib.models import Draem, Padim, Patchcore, Supersimplenet
 from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
+from timm.models import _registry as timm_registry  # noqa: PLC2701
 
-from anomalib_anoseg.board.run.offline import existing, local_weights
 from anomalib_anoseg.board.run.protocol import FORGED_DEFECTS
 from anomalib_anoseg.transforms import DraemPerlin, HardCutPaste
 
@@ -27,6 +32,63 @@ FIXED = {"backbone", "pre_trained"}  # arguments that a checkpoint holds of the 
 NOISE_SIDE = 32  # anomalib's Perlin noise has up to so many cells a side; features have a quarter of the image's
 NO_PICTURES = Path(__file__).parent  # a folder that exists and holds no pictures
 ImageSize = tuple[int, int]
+
+
+@contextmanager
+def local_weights(backbone: str, path: Path | str) -> Generator[None, None, None]:
+    """Let timm load a backbone's pre-trained weights from a file, or none at all.
+
+    anomalib's models take the name of a backbone and let timm fetch its weights; they pass no path on, and a built
+    module does not survive their feature extraction. So timm's own entry for the name points to the file meanwhile.
+
+    Args:
+        backbone: timm's name of the architecture.
+        path: File with its state dict; ``"random"`` for untrained weights even where the model asks for others.
+
+    Raises:
+        ValueError: If timm has no pre-trained weights under this name, or the file holds those of another model.
+    """
+    entries: dict[str, Any] = timm_registry._model_pretrained_cfgs  # noqa: SLF001 - tests notice when it moves
+    before = {name: entry for name, entry in entries.items() if name.partition(".")[0] == backbone}
+    if not before:
+        raise ValueError(f"backbone must be a timm model with pre-trained weights, got {backbone!r}.")
+    local = {"url": "", "hf_hub_id": None, "state_dict": _read_weights(backbone, path)}
+    try:
+        entries.update({name: dataclasses.replace(entry, **local) for name, entry in before.items()})
+        yield
+    finally:
+        entries.update(before)
+
+
+def _read_weights(backbone: str, path: Path | str) -> dict[str, torch.Tensor]:
+    """Read a file of weights.
+
+    Raises:
+        ValueError: If they are those of another model.
+    """
+    if path == "random":
+        return {"nothing": torch.empty(0)}  # timm takes an empty one for none
+    weights = timm.models.load_state_dict(str(existing("weights", path)))
+    missing = timm.create_model(backbone, pretrained=False).state_dict().keys() - weights.keys()
+    if missing:
+        raise ValueError(
+            f"weights: {str(path)!r} does not hold timm's {backbone}: {len(missing)} tensors such as "
+            f"{min(missing)!r} are missing."
+        )
+    return dict(weights)
+
+
+def existing(name: str, path: Path | str) -> Path:
+    """Check that a file or folder is there.
+
+    Raises:
+        FileNotFoundError: If it is not; the message names the argument.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(
+            f"{name}: {str(path)!r} does not exist. Give a local file or folder; nothing is downloaded."
+        )
+    return Path(path)
 
 
 class OwnLength:
@@ -67,7 +129,7 @@ def on_lite0(base: type[Any], layers: tuple[str, ...], min_side: int = 1, **defa
         The class. It raises a ``FileNotFoundError`` if there is no such file.
     """
 
-    class OnLite0(OwnLength, base):  # type: ignore[misc]
+    class OnLite0(OwnLength, base):
         without_files: ClassVar[dict[str, Any]] = {"weights": "random"}
 
         def __init__(

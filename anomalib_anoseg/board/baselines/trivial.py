@@ -49,8 +49,9 @@ class ImageStatisticsModel(nn.Module):
 
     def __init__(self, statistic: Statistic = "mean", side: Side = "both", window: int = 15) -> None:
         super().__init__()
-        _check_choice("statistic", statistic, get_args(Statistic))
-        _check_choice("side", side, get_args(Side))
+        for name, value, choices in (("statistic", statistic, get_args(Statistic)), ("side", side, get_args(Side))):
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
         if window < 1 or window % 2 == 0:
             raise ValueError(f"window must be an odd number of pixels, 1 or more, got {window}.")
         self.statistic, self.side, self.window = statistic, side, window
@@ -80,7 +81,10 @@ class ImageStatisticsModel(nn.Module):
     def _measure(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the statistic of images, ``(B, 1, 1, 1)``, and of their windows, ``(B, 1, H, W)``."""
         grey = image.mean(1, keepdim=True)
-        return self._statistic(grey, _average_image), self._statistic(grey, self._average_window)
+        return (
+            self._statistic(grey, lambda values: values.mean((2, 3), keepdim=True)),
+            self._statistic(grey, lambda values: avg_pool2d(values, self.window, 1, self.window // 2, False, False)),
+        )
 
     def _statistic(self, grey: Tensor, average: Callable[[Tensor], Tensor]) -> Tensor:
         if self.statistic == "mean":
@@ -89,16 +93,9 @@ class ImageStatisticsModel(nn.Module):
             return (average(grey.square()) - average(grey).square()).clamp_min(0).sqrt()
         return average(_squared_gradient(grey))
 
-    def _average_window(self, values: Tensor) -> Tensor:
-        return avg_pool2d(values, self.window, stride=1, padding=self.window // 2, count_include_pad=False)
-
     def _score(self, distance: Tensor) -> Tensor:
         """Map distances in standard deviations to ``(0, 1)``, three of them to 0.5, without making any two equal."""
-        if self.side == "both":
-            distance = distance.abs()
-        elif self.side == "low":
-            distance = -distance
-        beyond = distance - THREE_SIGMA
+        beyond = {"both": distance.abs(), "high": distance, "low": -distance}[self.side] - THREE_SIGMA
         return 0.5 + 0.5 * beyond / (1 + beyond.abs())
 
 
@@ -120,10 +117,6 @@ class ConstantMapModel(nn.Module):
         return InferenceBatch(pred_score=anomaly_map.amax((1, 2, 3)), anomaly_map=anomaly_map)
 
 
-def _average_image(values: Tensor) -> Tensor:
-    return values.mean((2, 3), keepdim=True)
-
-
 def _squared_gradient(grey: Tensor) -> Tensor:
     """Sum of the squared differences to the right and to the lower neighbour, ``(B, 1, H, W)``."""
     padded = pad(grey, (0, 1, 0, 1), mode="replicate")
@@ -131,20 +124,11 @@ def _squared_gradient(grey: Tensor) -> Tensor:
     return right.square() + down.square()
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
-
-
 class FixedThreshold(PostProcessor):
     """A threshold at 0.5 for scores that are in ``[0, 1]`` already; nothing is calibrated.
 
     anomalib's normalisation would clip the scores of test images that lie farther out than validation images, and so
     make them equal.
-
-    Example:
-        >>> FixedThreshold().image_threshold
-        tensor(0.5000)
     """
 
     def __init__(self, **kwargs: Any) -> None:  # noqa: ANN401
@@ -163,16 +147,14 @@ class Untrained:
     model: Any
     device: torch.device
 
-    def training_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
+    def training_step(self, batch: ImageBatch, *_: Any, **__: Any) -> Tensor:  # noqa: ANN401
         """Show a batch to the model; the loss is there for Lightning alone."""
-        del args, kwargs
         with torch.no_grad():
             self.model.learn(batch.image)
         return torch.zeros((), requires_grad=True, device=self.device)
 
-    def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:  # noqa: ANN401
+    def validation_step(self, batch: ImageBatch, *_: Any, **__: Any) -> ImageBatch:  # noqa: ANN401
         """Predict anomaly maps and image scores."""
-        del args, kwargs
         return batch.update(**self.model(batch.image)._asdict())
 
     def configure_optimizers(self) -> None:
@@ -216,15 +198,8 @@ class ImageStatistics(Untrained, AnomalibModule):  # type: ignore[misc]
         window (int): Odd side in pixels of the windows of the map. Defaults to ``15``.
         image_size (tuple[int, int]): Height and width in pixels to which the default pre-processor resizes images.
             Defaults to ``(256, 256)``.
-        pre_processor (PreProcessor | bool): Defaults to ``True``, a resize.
-        **components: ``post_processor``, ``evaluator`` and ``visualizer`` of an anomalib model.
-
-    Example:
-        >>> ImageStatistics("contrast", side="low").model.statistic
-        'contrast'
+        **components: Pre-processor, post-processor, evaluator and visualizer of an anomalib model.
     """
-
-    model: ImageStatisticsModel
 
     def __init__(
         self,
@@ -232,10 +207,9 @@ class ImageStatistics(Untrained, AnomalibModule):  # type: ignore[misc]
         side: Side = "both",
         window: int = 15,
         image_size: tuple[int, int] = (256, 256),
-        pre_processor: PreProcessor | bool = True,
         **components: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(_resized(pre_processor, image_size), **components)
+        super().__init__(**_with_resize(components, image_size))
         self.model = ImageStatisticsModel(statistic, side, window)
 
 
@@ -247,28 +221,21 @@ class ConstantMap(Untrained, AnomalibModule):  # type: ignore[misc]
             reaches its highest F1 and IoU. Defaults to ``1``.
         image_size (tuple[int, int]): Height and width in pixels to which the default pre-processor resizes images.
             Defaults to ``(256, 256)``.
-        pre_processor (PreProcessor | bool): Defaults to ``True``, a resize.
-        **components: ``post_processor``, ``evaluator`` and ``visualizer`` of an anomalib model.
-
-    Example:
-        >>> ConstantMap().model.score
-        1.0
+        **components: Pre-processor, post-processor, evaluator and visualizer of an anomalib model.
     """
-
-    model: ConstantMapModel
 
     def __init__(
         self,
         score: float = 1.0,
         image_size: tuple[int, int] = (256, 256),
-        pre_processor: PreProcessor | bool = True,
         **components: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(_resized(pre_processor, image_size), **components)
+        super().__init__(**_with_resize(components, image_size))
         self.model = ConstantMapModel(score)
 
 
-def _resized(pre_processor: PreProcessor | bool, image_size: Any) -> PreProcessor | bool:  # noqa: ANN401
+def _with_resize(components: dict[str, Any], image_size: Any) -> dict[str, Any]:  # noqa: ANN401
     if len(image_size) != 2 or min(image_size) < 1:  # noqa: PLR2004
         raise ValueError(f"image_size must be (height, width) of 1 pixel or more each, got {tuple(image_size)}.")
-    return Untrained.configure_pre_processor(tuple(image_size)) if pre_processor is True else pre_processor
+    is_default = components.get("pre_processor", True) is True
+    return components | ({"pre_processor": Untrained.configure_pre_processor(tuple(image_size))} if is_default else {})

@@ -8,11 +8,9 @@ loses, and its latency and memory, in a process of its own and in turns with all
 from __future__ import annotations
 
 import json
-import os
 import platform
-from collections import Counter, defaultdict
-from contextlib import ExitStack, suppress
-from importlib.metadata import PackageNotFoundError, version
+from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,14 +19,17 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from anomalib_anoseg.board.measure.latency import measure_in_turns
 from anomalib_anoseg.board.measure.measurement import JobCost
-from anomalib_anoseg.board.run.run_folder import SCHEMA, RunFolder, write_json
+from anomalib_anoseg.board.run.run_folder import SCHEMA, RunFolder
+from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.common.machine import load_average, package_versions, processor
+from anomalib_anoseg.deploy.latency import measure_in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anomalib_anoseg.board.measure.latency import Worker
+    from anomalib_anoseg.board.run.run_folder import Row
+    from anomalib_anoseg.deploy.latency import Worker
     from anomalib_anoseg.deploy.runtimes import Form
 
 __all__ = ["measure_cost"]
@@ -85,15 +86,11 @@ def measure_cost(
         ValueError: If a number is out of range, no job of the board is finished, or nothing could be measured; files
             that say why are there then.
     """
-    _check_numbers(
-        seeds=seeds,
-        latency_categories=latency_categories,
-        rounds=rounds,
-        threads=threads,
-        calibration_images=calibration_images,
-        jobs_at_once=jobs_at_once,
-        batches=min(batches, default=0),
-    )
+    numbers = {"seeds": seeds, "latency_categories": latency_categories, "rounds": rounds, "threads": threads}
+    numbers |= {"calibration_images": calibration_images, "jobs_at_once": jobs_at_once}
+    for name, number in {**numbers, "batches": min(batches, default=0)}.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be 1 or more, got {number}")
     if seconds <= 0:
         raise ValueError(f"seconds must be positive, got {seconds}")
     options = _Options(batches, rounds, seconds, threads, calibration_images)
@@ -103,7 +100,8 @@ def measure_cost(
     console.print(f"{len(waiting)} jobs to measure, {len(jobs) - len(waiting)} measured already")
     threads_before = torch.get_num_threads()
     try:
-        with _progress(console) as progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as progress:
             whole = progress.add_task("jobs", total=len(waiting))
             for start in range(0, len(waiting), jobs_at_once):
                 group = waiting[start : start + jobs_at_once]
@@ -120,12 +118,6 @@ def measure_cost(
     return [job.path for job in waiting]
 
 
-def _check_numbers(**numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be 1 or more, got {number}")
-
-
 def _choose(folder: RunFolder, seeds: int | None, latency_categories: int | None) -> list[JobCost]:
     """Choose the first finished seeds of each model and category, and the first categories of each model.
 
@@ -135,19 +127,12 @@ def _choose(folder: RunFolder, seeds: int | None, latency_categories: int | None
     rows = folder.rows()
     if not rows:
         raise ValueError(f"No job of {folder.path} is finished. Run `anomalib-anoseg board` to its end first.")
-    seen: Counter[tuple[str, str]] = Counter()
-    categories: dict[str, list[str]] = defaultdict(list)
-    jobs = []
+    rows_of: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        seen[row.label, row.data_name] += 1
-        if seeds is not None and seen[row.label, row.data_name] > seeds:
-            continue
-        if row.data_name not in categories[row.label]:
-            categories[row.label].append(row.data_name)
-        number = categories[row.label].index(row.data_name)
-        wants_latency = latency_categories is None or number < latency_categories
-        jobs.append(JobCost(row, folder.job_folder(row.id), wants_latency))
-    return jobs
+        rows_of[row.label][row.data_name].append(row)
+    timed = {label: list(of_label)[:latency_categories] for label, of_label in rows_of.items()}
+    chosen = [row for row in rows if row in rows_of[row.label][row.data_name][:seeds]]
+    return [JobCost(row, folder.job_folder(row.id), row.data_name in timed[row.label]) for row in chosen]
 
 
 def _is_measured(job: JobCost) -> bool:
@@ -159,11 +144,6 @@ def _is_measured(job: JobCost) -> bool:
     return is_measured and (found["latency_measured"] or not job.wants_latency)
 
 
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False)
-
-
 def _measure_group(group: Sequence[JobCost], options: _Options, progress: Progress) -> None:
     """Measure some jobs, their latencies in turns, and write their files."""
     with TemporaryDirectory() as temporary, ExitStack() as running:
@@ -171,23 +151,20 @@ def _measure_group(group: Sequence[JobCost], options: _Options, progress: Progre
             folder = Path(temporary, str(number))
             folder.mkdir()
             job.export(folder, max(options.batches), options.calibration_images, options.threads, progress)
-        load_before = _load_average()
+        load_before = load_average()
         workers: dict[tuple[int, Form], Worker] = {}
         for number, job in enumerate(group):
             for form, worker in job.start_workers(options.threads).items():
                 workers[number, form] = running.enter_context(worker)
         _measure_latency(group, workers, options, progress)
+    circumstances = {
+        "threads": options.threads,
+        "load_average": [load_before, load_average()],
+        "cpu": processor(),
+        "versions": {"python": platform.python_version()} | package_versions(PACKAGES),
+    }
     for job in group:
-        described = {
-            "schema": SCHEMA,
-            **job.figures,
-            "threads": options.threads,
-            "load_average": [load_before, _load_average()],
-            "cpu": _processor(),
-            "versions": _versions(),
-            "left_out": job.left_out,
-        }
-        write_json(job.path, described)
+        write_json(job.path, {"schema": SCHEMA, **job.figures, **circumstances, "left_out": job.left_out})
 
 
 def _measure_latency(
@@ -203,25 +180,3 @@ def _measure_latency(
     for ((number, form), batch), reason in failed.items():
         group[number].left_out[f"{form.name}, batch {batch}"] = reason
     progress.remove_task(task)
-
-
-def _load_average() -> float | None:
-    """Processes that wanted to run in the last minute, on average; ``None`` where the system does not tell."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    installed = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            installed[package] = version(package)
-    return installed

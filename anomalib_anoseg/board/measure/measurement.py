@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from anomalib_anoseg.board.measure.accuracy import measure_accuracy
-from anomalib_anoseg.board.measure.latency import Worker, WorkerError, summarise
 from anomalib_anoseg.board.run.rebuild import load_job
-from anomalib_anoseg.deploy.forms import export_forms, one_line, size_of_file_mb
+from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.deploy.accuracy import measure_accuracy
+from anomalib_anoseg.deploy.forms import export_forms, size_of_file_mb
+from anomalib_anoseg.deploy.latency import Worker, WorkerError, summarise
 from anomalib_anoseg.deploy.pictures import Pictures
 from anomalib_anoseg.deploy.runtimes import FORMS, Form, load_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
     from rich.progress import Progress
 
     from anomalib_anoseg.board.run.run_folder import Row
@@ -42,17 +42,9 @@ class JobCost:
 
     def __init__(self, row: Row, folder: Path, wants_latency: bool) -> None:
         self.row, self.folder, self.wants_latency = row, folder, wants_latency
-        self.figures: dict[str, Any] = {
-            "parameters": None,
-            "macs": None,
-            "image_size": None,
-            "calibration_images": None,
-            "files_mb": {},
-            "latency": [],
-            "accuracy": [],
-            "peak_memory_mb": {},
-            "latency_measured": wants_latency,
-        }
+        undefined: dict[str, Any] = dict.fromkeys(("parameters", "macs", "image_size", "calibration_images"))
+        measured: dict[str, Any] = {"files_mb": {}, "latency": [], "accuracy": [], "peak_memory_mb": {}}
+        self.figures = {**undefined, **measured, "latency_measured": wants_latency}
         self.left_out: dict[str, str] = {}
         self.files: dict[Form, Path] = {}
         self._in_use: dict[Form, str] = {}
@@ -69,15 +61,7 @@ class JobCost:
         return ", ".join((self.row.label, self.row.data_name, f"seed {self.row.seed}"))
 
     def export(self, folder: Path, batch: int, calibration_images: int, threads: int, progress: Progress) -> None:
-        """Export the model into a folder, and measure whatever needs no clock.
-
-        Args:
-            folder: Where exported files, and the pictures to time them with, go.
-            batch: Size of the largest batch that will be timed.
-            calibration_images: Pictures on which INT8 is calibrated, at most.
-            threads: Threads of each library.
-            progress: Where the work is shown.
-        """
+        """Export the model, and pictures for the largest ``batch``, into a folder; measure what needs no clock."""
         task = progress.add_task(f"{self.title}: exporting", total=None)
         try:
             pictures = self._export(folder, batch, calibration_images)
@@ -85,7 +69,9 @@ class JobCost:
             self.left_out = dict.fromkeys((form.name for form in FORMS), one_line(error))
             self.files = {}
         else:
-            self._measure_files()
+            names = {"torch": "torch", "onnxruntime": "onnx"}
+            for form, path in self.files.items():
+                self.figures["files_mb"][names.get(form.runtime, form.name)] = round(size_of_file_mb(path), 3)
             progress.update(task, total=len(pictures) * len(self.files))
             for form in list(self.files):
                 progress.update(task, description=f"{self.title}: accuracy of {form.name}")
@@ -117,15 +103,12 @@ class JobCost:
         pictures = Pictures(datamodule, model)
         calibration = pictures.for_calibration(calibration_images)
         self.files, self.left_out = export_forms(model, folder, pictures.size, lambda: calibration)
-        self._write_pictures(next(pictures.for_test(batch)).image.numpy(), folder, batch)
+        first = next(pictures.for_test(batch)).image.numpy()
+        self._pictures_file = folder / "pictures.npy"  # for the processes; repeated if there are fewer
+        np.save(self._pictures_file, np.resize(first, (batch, *first.shape[1:])))
         self.figures |= {"image_size": list(pictures.size), "calibration_images": len(calibration)}
         self._count(model)
         return pictures
-
-    def _write_pictures(self, first: NDArray[np.float32], folder: Path, batch: int) -> None:
-        """Keep a batch of test images for the processes, repeated if there are fewer."""
-        self._pictures_file = folder / "pictures.npy"
-        np.save(self._pictures_file, np.resize(first, (batch, *first.shape[1:])))
 
     def _count(self, model: Any) -> None:  # noqa: ANN401
         """Count parameters and multiply-adds of what is shipped, without what only training needs."""
@@ -136,11 +119,6 @@ class JobCost:
             shipped.eval()(picture)
         self.figures["parameters"] = sum(weight.numel() for weight in shipped.parameters())
         self.figures["macs"] = counter.get_total_flops() // 2
-
-    def _measure_files(self) -> None:
-        names = {"torch": "torch", "onnxruntime": "onnx"}
-        for form, path in self.files.items():
-            self.figures["files_mb"][names.get(form.runtime, form.name)] = round(size_of_file_mb(path), 3)
 
     def _measure_accuracy(self, form: Form, pictures: Pictures, threads: int, advance: Any) -> None:  # noqa: ANN401
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_anoseg.board.report.records import Collection, FinishedJob, Missing
-from anomalib_anoseg.board.run.naming import tell_apart
+from anomalib_anoseg.common.naming import tell_apart
 from anomalib_anoseg.board.run.run_folder import read_json
 
 REQUIRED = ("id", "label", "dataset", "category", "seed", "metrics", "trivial")

@@ -131,25 +131,22 @@ def form_table(jobs: Sequence[FinishedJob], labels: Sequence[str]) -> Table | No
     frame = table_of_numbers(found, columns)
     for batch in batches:
         noisy = found[f"noisy_{batch}"].fillna(0) > 0
-        _add(frame, columns[f"median_{batch}"], noisy, lambda cell, _: replace(cell, detail="noisy", best=False, title=NOISY))
-    for name in ACCURACIES:
-        if columns[name].heading in frame:
-            plain = found[name].xs(PLAIN, level="form").reindex(found.index.get_level_values("label")).to_numpy()
-            difference = found[name] - plain
-            _add(frame, columns[name], difference.round(3).fillna(0) != 0, _compare, difference)
+        _add(frame, columns[f"median_{batch}"], noisy.map({True: "noisy", False: ""}), NOISY)
+    of_plain = found[found.index.get_level_values("form") == PLAIN].droplevel("form")
+    for name in [name for name in ACCURACIES if columns[name].heading in frame]:
+        plain = of_plain[name].reindex(found.index.get_level_values("label")).to_numpy()
+        differences = (found[name] - plain).map(lambda value: signed(value) if abs(round(value, 3)) > 0 else "")
+        _add(frame, columns[name], differences, "{} against PyTorch float32")
     frame = frame.rename(index=form_name, level="form").rename(index=Cell).rename_axis(index=["Model", "Form"])
     return Table("Cost and accuracy of each exported form", frame, _notes(jobs, found, comparable))
 
 
-def _add(frame: pd.DataFrame, column: Column, where: pd.Series, change: Any, values: Any = None) -> None:  # noqa: ANN401
-    """Change some cells of a column."""
-    values = where if values is None else values
-    cells = zip(frame[column.heading], where, values, strict=True)
-    frame[column.heading] = [change(cell, value) if chosen else cell for cell, chosen, value in cells]
-
-
-def _compare(cell: Cell, difference: float) -> Cell:
-    return replace(cell, detail=signed(difference), title=f"{signed(difference)} against PyTorch float32")
+def _add(frame: pd.DataFrame, column: Column, details: pd.Series, title: str) -> None:
+    """Add details to cells of a column; one that is noisy is no best."""
+    frame[column.heading] = [
+        replace(cell, detail=detail, title=title.format(detail), best=cell.best and detail != "noisy") if detail else cell
+        for cell, detail in zip(frame[column.heading], details, strict=True)
+    ]
 
 
 def is_comparable(jobs: Sequence[FinishedJob]) -> bool:

@@ -2,8 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -16,9 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from anomalib_anoseg.board.report.cost_tables import form_name
 from anomalib_anoseg.board.report.records import FinishedJob
 from anomalib_anoseg.board.report.tables import metric_name
+from anomalib_anoseg.common.thumbnails import THRESHOLD
 
 HEADLINES = ("image_AUROC", "pixel_AP", "pixel_IoU")  # what plots show where there is no room for all
-THRESHOLD = 0.5  # where anomalib's normalisation puts the calibrated threshold
 GRID = np.linspace(0, 1, 201)
 LONGEST, LINE = 48, 110  # characters of a name, and of a line of a legend
 MARKERS = "osD^vPX*"
@@ -44,8 +43,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Plot:
+class Plot(NamedTuple):
     """A plot as SVG text, with its caption and what it shows in words."""
 
     caption: str
@@ -65,7 +63,7 @@ def intervals(overall: pd.DataFrame, labels: Sequence[str]) -> Plot | None:
         for number, label in [(number, label) for number, label in enumerate(labels) if label in own.index]:
             row, style = own.loc[label], _style(number)
             axis.plot(row["values"], [number + 0.28] * len(row["values"]), "o", c=style["color"], ms=3.5, mfc="none")
-            axis.errorbar(row["mean"], number, xerr=_known(row["half"]), capsize=3, **style)
+            axis.errorbar(row["mean"], number, xerr=row["half"], capsize=3, **style)
         bar = own["bar"][own["categories"] == own["of"]].max()
         if not np.isnan(bar):
             axis.axvline(bar, color=FAINT, linestyle=":", linewidth=1.2)
@@ -140,8 +138,8 @@ def against_cost(forms: pd.DataFrame, column: str, name: str, labels: Sequence[s
     if not metrics or not present:
         return None
     kinds = list(dict.fromkeys(points["form"]))
-    colors = {label: COLORS[labels.index(label) % len(COLORS)] for label in present}
-    markers = {form: MARKERS[number % len(MARKERS)] for number, form in enumerate(kinds)}
+    colors = {label: COLORS[labels.index(label) % 6] for label in present}
+    markers = {form: MARKERS[number % 8] for number, form in enumerate(kinds)}
     figure, axes = _panels(len(metrics), height=2.9)
     for axis, metric in zip(axes, metrics, strict=True):
         for label, color in colors.items():
@@ -175,7 +173,7 @@ def against_parameters(overall: pd.DataFrame, parameters: pd.Series, labels: Seq
         own = overall[overall["metric"] == metric].set_index("label")
         for label in [label for label in styles if label in own.index]:
             row = own.loc[label]
-            axis.errorbar(counts[label], row["mean"], yerr=_known(row["half"]), capsize=3, **styles[label])
+            axis.errorbar(counts[label], row["mean"], yerr=row["half"], capsize=3, **styles[label])
         _log_axis(axis, metric, "parameters (M)")
     _legend(figure, {label: Line2D([], [], linestyle="", **style) for label, style in styles.items()})
     alt = "; ".join(f"{label}: {counts[label]:.2f} million parameters" for label in styles)
@@ -184,19 +182,13 @@ def against_parameters(overall: pd.DataFrame, parameters: pd.Series, labels: Seq
 
 
 def _style(number: int) -> dict[str, Any]:
-    color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
-    return {"color": color, "marker": marker, "markersize": 6.5, "linewidth": 1.6}
+    return {"color": COLORS[number % 6], "marker": MARKERS[number % 8], "markersize": 6.5, "linewidth": 1.6}
 
 
 def _line(number: int, trivial: bool) -> dict[str, Any]:
     if trivial:
         return {"color": FAINT, "linestyle": DASHES[1 + number % 3], "linewidth": 1}
-    style = DASHES[number // len(COLORS) % len(DASHES)]
-    return {"color": COLORS[number % len(COLORS)], "linestyle": style, "linewidth": 1.8}
-
-
-def _known(half: float) -> float | None:
-    return None if np.isnan(half) else half
+    return {"color": COLORS[number % 6], "linestyle": DASHES[number // 6 % 4], "linewidth": 1.8}
 
 
 def _log_axis(axis: Axes, metric: str, name: str) -> None:

@@ -9,15 +9,9 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class FinishedJob:
-    """A job with its figures.
+    """A job: its folder, what its ``row.json`` and ``cost.json`` (if there is one) hold, and its names in the report.
 
-    Attributes:
-        folder: Its folder, ``RUNS/jobs/<id>``.
-        row: What its ``row.json`` holds.
-        label: Name of its model in the report.
-        category: Name of its category in the report.
-        cost: What its ``cost.json`` holds; empty before the cost is measured.
-        family: Name of the row that it is part of: its label, but trivial models of one class share a row.
+    ``family`` names the row that it is part of: its label, but trivial models of one class share a row.
     """
 
     folder: Path

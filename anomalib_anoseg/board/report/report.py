@@ -23,6 +23,10 @@ PAIRED = (
     "Each figure minus that of {} with the same category and seed; positive is better. All differences that are not bold "
     "are undecided."
 )
+ONE_SEED = (
+    "Nothing here says how much a figure would change with another seed: there are no intervals, and small differences "
+    "mean nothing."
+)
 DEFECTS = "The images of each kind of defect together with all good images of the category."
 UNMEASURED = (
     "Latency, file sizes and the accuracy of exported models have not been measured: run `anomalib-anoseg cost` on the run "
@@ -37,7 +41,7 @@ def write_report(
     title: str = "Leaderboard",
     images: int = 4,
 ) -> Path:
-    """Write the report of one or more boards.
+    """Write the report of one or more boards; give the path of its page.
 
     Everything is computed from the run folders alone; equal input gives equal files. Several folders are put together
     into one board: a job that is in more than one of them counts once, the later finished one.
@@ -49,9 +53,6 @@ def write_report(
         title: Heading of the page.
         images: Images a group in contact sheets; 0 leaves pictures out, for a page that may be passed on where the
             data set may not.
-
-    Returns:
-        Path of the page.
 
     Raises:
         ValueError: If a folder is no run folder, no job has finished, the reference is unknown, or an argument is out
@@ -97,6 +98,8 @@ def _contents(collection: "Collection", reference: str | None, images: int) -> d
     """Compute everything that the templates show."""
     from anomalib_anoseg.board.report import cost_tables, origin, plots, sheets, statistics, tables  # noqa: PLC0415
 
+    from anomalib_anoseg.common.thumbnails import draw_color_bar, to_uri  # noqa: PLC0415
+
     jobs, labels, models, categories = collection.jobs, collection.labels, collection.models, collection.categories
     frame = statistics.figures(jobs)
     estimates, overall = statistics.by_category(frame), statistics.over_categories(frame)
@@ -115,11 +118,11 @@ def _contents(collection: "Collection", reference: str | None, images: int) -> d
         plots.against_cost(forms, "file_mb", "file size (MB)", models),
         plots.against_parameters(overall, parameters, models),
     ]
-    sections = {
+    sections: dict[str, tuple[str, str, list[Any]]] = {
         "summary": ("Summary", MEANS if single_seed else f"{MEANS} {INTERVALS}", means),
         "paired": (f"Difference to {reference}", "", []),
         "categories": ("Categories", "", [tables.category_table(estimates, name, labels) for name in categories]),
-        "defects": ("Defects", DEFECTS, [tables.defect_table(estimates, name, labels) for name in categories]),
+        "defects": ("Defects", DEFECTS, [tables.category_table(estimates, name, labels, True) for name in categories]),
         "curves": ("IoU curves", "", [plots.iou_curves(jobs, labels, categories)]),
         "cost": ("Cost", UNMEASURED if forms.empty else "", costs),
     }
@@ -127,18 +130,32 @@ def _contents(collection: "Collection", reference: str | None, images: int) -> d
         differences = statistics.paired(frame, reference)
         table = tables.paired_table(differences, labels, reference)
         sections["paired"] = (f"Difference to {reference}", PAIRED.format(reference), [table])
-    shown = {name: (title, text, list(filter(None, parts))) for name, (title, text, parts) in sections.items()}
+    shown = {name: (title, text, [part for part in parts if part]) for name, (title, text, parts) in sections.items()}
     return {
         "estimates": estimates,
         "overall": overall,
-        "single_seed": single_seed,
+        "warnings": _warnings(collection, single_seed),
         "sections": {name: section for name, section in shown.items() if section[2]},
         "protocol": origin.protocol(collection),
         "facts": origin.facts(collection),
         "settings": origin.settings_table(jobs),
         "sheets": sheets.contact_sheets(jobs, images) if images else [],
-        "color_bar": sheets.color_bar() if images else "",
+        "color_bar": to_uri(draw_color_bar()) if images else "",
     }
+
+
+def _warnings(collection: "Collection", single_seed: bool) -> list[tuple[str, str, list[str]]]:
+    """Say what a reader must know first: a heading, a text, and a list."""
+    jobs = [f"{job.label}, {job.category}, seed {job.seed} ({job.id}): {job.reason}" for job in collection.missing]
+    is_are = "is" if len(jobs) == 1 else "are"
+    incomplete = f"This board is incomplete: {len(jobs)} of {collection.expected} jobs {is_are} missing."
+    left_out = [f"{label}: {why}" for label, why in collection.left_out.items()]
+    warnings = [
+        (incomplete, "Means of models that lack a category are not compared with the others.", jobs),
+        ("Not on this board", "", left_out),
+        ("How the folders were put together", "", collection.notes),
+    ]
+    return [entry for entry in warnings if entry[2]] + ([("One seed only.", ONE_SEED, [])] if single_seed else [])
 
 
 def _environment() -> Any:  # noqa: ANN401

@@ -1,26 +1,16 @@
 """Contact sheets: the best and the worst test images of a model, with truth and anomaly map side by side."""
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from PIL import Image
-from skimage.segmentation import find_boundaries
 from tqdm import tqdm
 
-from anomalib_anoseg.board.report.plots import THRESHOLD
 from anomalib_anoseg.board.report.records import FinishedJob
+from anomalib_anoseg.common.thumbnails import draw_map, draw_truth, read_thumbnail, to_uri
 
-SIDE = 176  # pixels of a thumbnail's longer side
 COLUMNS = ("image_path", "defect", "gt_label", "pred_score")
-COLORMAP = "inferno"  # perceptually even, also for colour-blind readers
-TRUTH, EDGE, OUTLINE = (0, 158, 115), (160, 255, 220), (86, 220, 240)
 
 
 class Sheet(NamedTuple):
@@ -58,10 +48,7 @@ def choose(images: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 
     Args:
         images: Columns ``gt_label``, ``pred_score`` and ``iou``.
-        count: Number of images a group; an image of a small set is in one group only.
-
-    Returns:
-        Images of each group that is not empty, most telling first.
+        count: Number of images a group; an image of a small set is in one group only. The most telling goes first.
 
     Example:
         >>> images = pd.DataFrame({"gt_label": [1, 1, 0], "pred_score": [0.9, 0.2, 0.6], "iou": [0.7, 0.1, None]})
@@ -103,64 +90,17 @@ def _sheet(job: FinishedJob, count: int) -> Sheet:
 
 def _entry(folder: Path, image: dict[str, Any]) -> dict[str, Any]:
     iou = f"IoU {image['iou']:.2f}, " if pd.notna(image["iou"]) else ""
-    pixels, values = _read(folder, image["image_path"], "RGB"), _read(folder, image["map_path"], "L")
+    pixels, values = read_thumbnail(folder, image["image_path"], "RGB"), read_thumbnail(folder, image["map_path"], "L")
+    is_good = int(image["gt_label"]) == 0
+    mask = None if is_good else read_thumbnail(folder, image["mask_path"], "L")
     pictures = {
         "picture": pixels,
-        "truth": None if pixels is None else _draw_truth(folder, pixels, image),
-        "map": None if values is None else _draw_map(values),
+        "truth": draw_truth(pixels, mask) if pixels is not None and (is_good or mask is not None) else None,
+        "map": None if values is None else draw_map(values),
     }
     return {
         "name": Path(str(image["image_path"])).name,
         "defect": str(image["defect"]),
         "score": f"{iou}score {float(image['pred_score']):.2f}",
-        "pictures": {what: None if drawn is None else _uri(drawn) for what, drawn in pictures.items()},
+        "pictures": {what: None if drawn is None else to_uri(drawn) for what, drawn in pictures.items()},
     }
-
-
-def _read(folder: Path, path: Any, mode: str) -> NDArray[np.uint8] | None:  # noqa: ANN401
-    """Read a thumbnail; a path that is not absolute is relative to the folder."""
-    if not isinstance(path, str) or not path:
-        return None
-    try:
-        with Image.open(folder / path) as image:
-            thumbnail = image.convert(mode)
-    except OSError:
-        return None
-    thumbnail.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
-    return np.asarray(thumbnail)
-
-
-def _draw_truth(folder: Path, pixels: NDArray[np.uint8], image: dict[str, Any]) -> NDArray[np.uint8] | None:
-    """Draw the mask onto the picture in grey; ``None`` if an anomalous image has no mask that can be read."""
-    gray = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB")) // 2 + 40
-    if int(image["gt_label"]) == 0:
-        return gray.astype(np.uint8)
-    mask = _read(folder, image["mask_path"], "L")
-    if mask is None:
-        return None
-    inside = np.asarray(Image.fromarray(mask).resize(pixels.shape[1::-1], Image.Resampling.NEAREST)) > 0
-    tinted = np.where(inside[..., None], 0.35 * gray + 0.65 * np.array(TRUTH), gray)
-    tinted[find_boundaries(inside, mode="inner")] = EDGE
-    return tinted.astype(np.uint8)
-
-
-def _draw_map(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colour a map, the same way for all images, and outline what is above the threshold."""
-    colored = _colors(values).copy()
-    colored[find_boundaries(values >= THRESHOLD * 255, mode="inner")] = OUTLINE
-    return colored
-
-
-def color_bar() -> str:
-    """Draw the colours of anomaly maps from 0 to 1, as a data URI."""
-    return _uri(_colors(np.linspace(0, 255, 256).astype(np.uint8)[None].repeat(8, 0)))
-
-
-def _colors(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.asarray(mpl.colormaps[COLORMAP](values, bytes=True)[..., :3], dtype=np.uint8)
-
-
-def _uri(pixels: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG", quality=88, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -22,22 +22,22 @@ TOLERANCE = 1e-9
 def figures(jobs: Iterable[FinishedJob]) -> pd.DataFrame:
     """Collect the figures of jobs in a long table.
 
+    Undefined figures are left out. Of trivial models that share a row, the one that is best on average over seeds gives
+    a figure, and ``variant`` names it.
+
     Returns:
         One row a figure, with columns ``label``, ``variant``, ``trivial``, ``category``, ``defect`` (``""`` for all
-        test images), ``seed``, ``metric`` and ``value``; undefined figures are left out. Of trivial models that share
-        a row, the one that is best on average over seeds gives a figure, and ``variant`` names it.
+        test images), ``seed``, ``metric`` and ``value``.
 
     Raises:
         ValueError: If no job has a figure.
     """
-    records = []
-    for job in jobs:
-        groups = {WHOLE: job.row["metrics"], **(job.row.get("defects") or {})}
-        for defect, metrics in groups.items():
-            records += [
-                (job.family, job.label, job.is_trivial, job.category, defect, job.seed, metric, value)
-                for metric, value in metrics.items()
-            ]
+    records = [
+        (job.family, job.label, job.is_trivial, job.category, defect, job.seed, metric, value)
+        for job in jobs
+        for defect, metrics in {WHOLE: job.row["metrics"], **(job.row.get("defects") or {})}.items()
+        for metric, value in metrics.items()
+    ]
     columns = ["label", "variant", "trivial", "category", "defect", "seed", "metric", "value"]
     frame = pd.DataFrame(records, columns=columns)
     frame = frame.assign(value=pd.to_numeric(frame["value"])).dropna(subset="value")
@@ -54,11 +54,9 @@ def _best_variants(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def half_width(sem: Any, count: Any) -> Any:  # noqa: ANN401
-    """Half the width of Student's 95 % interval of a mean; NaN for fewer than two values.
+    """Half the width of Student's 95 % interval of a mean of ``count`` values, from its standard error.
 
-    Args:
-        sem: Standard error of the mean; a number or a series.
-        count: Number of values that the mean is of.
+    It is NaN for fewer than two values. Both may be series.
 
     Example:
         >>> values = pd.Series([1.0, 2.0, 3.0])
@@ -71,10 +69,7 @@ def half_width(sem: Any, count: Any) -> Any:  # noqa: ANN401
 
 
 def by_category(frame: pd.DataFrame) -> pd.DataFrame:
-    """Estimate each figure over its seeds.
-
-    Args:
-        frame: Figures, see :func:`figures`.
+    """Estimate each of the :func:`figures` over its seeds.
 
     Returns:
         Columns ``label``, ``trivial``, ``category``, ``defect``, ``metric``, ``variant``, ``mean``, ``half`` (half of
@@ -92,13 +87,10 @@ def by_category(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_categories(frame: pd.DataFrame) -> pd.DataFrame:
-    """Estimate the mean over categories of each figure.
+    """Estimate the mean over categories of each of the :func:`figures`.
 
     A seed counts with the mean over the categories of its model; seeds that lack a category do not count, because
     categories differ more than seeds. A model without a complete seed gets the mean of its categories and no interval.
-
-    Args:
-        frame: Figures, see :func:`figures`.
 
     Returns:
         Columns as of :func:`by_category` without ``category`` and ``defect``, with ``categories`` (how many the model
@@ -114,17 +106,8 @@ def over_categories(frame: pd.DataFrame) -> pd.DataFrame:
         seeds = wide.dropna().mean(axis=1)
         mean = seeds.mean() if len(seeds) else wide.mean().mean()
         bar = bars[metric][wide.columns].mean(skipna=False)
-        records.append((
-            label,
-            trivial,
-            metric,
-            mean,
-            half_width(seeds.sem(), len(seeds)),
-            len(seeds),
-            bar,
-            wide.shape[1],
-            list(seeds),
-        ))
+        half = half_width(seeds.sem(), len(seeds))
+        records.append((label, trivial, metric, mean, half, len(seeds), bar, wide.shape[1], list(seeds)))
     columns = ["label", "trivial", "metric", "mean", "half", "seeds", "bar", "categories", "values"]
     table = pd.DataFrame(records, columns=columns)
     return _mark(table.assign(of=table.groupby("metric")["categories"].transform("max")))
@@ -133,13 +116,8 @@ def over_categories(frame: pd.DataFrame) -> pd.DataFrame:
 def ranks(estimates: pd.DataFrame) -> pd.DataFrame:
     """Average the ranks of models (1 is best, ties share their mean) over categories.
 
-    Only models are ranked, and only in the categories in which every model has the figure.
-
-    Args:
-        estimates: What :func:`by_category` returns.
-
-    Returns:
-        One row a model, one column a metric; empty where nothing can be ranked.
+    Only models are ranked, and only in the categories in which every model has the figure: a row a model, a column a
+    metric; empty where nothing can be ranked.
     """
     models = estimates[~estimates["trivial"] & (estimates["defect"] == WHOLE)]
     wide = models.pivot_table(index=["metric", "category"], columns="label", values="mean").dropna()
@@ -148,13 +126,9 @@ def ranks(estimates: pd.DataFrame) -> pd.DataFrame:
 
 
 def paired(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Estimate each model's difference to a reference, paired by category and seed.
+    """Estimate each model's difference to a reference, in :func:`figures` paired by category and seed.
 
     A seed counts with the mean over the categories that both models have, and only if it has all of them.
-
-    Args:
-        frame: Figures, see :func:`figures`.
-        reference: Label of the reference.
 
     Returns:
         Columns ``label``, ``metric``, ``mean`` (positive where the model is better), ``half``, ``seeds``, ``pairs``

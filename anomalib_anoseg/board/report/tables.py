@@ -16,15 +16,10 @@ BAR_LABEL = "Best trivial row of each category"
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its figure or name, what stands smaller below it, and its marks.
+    """A figure or name.
 
-    Attributes:
-        text: The figure or name.
-        detail: Interval or difference; empty for none.
-        best: Whether it is the best of its column.
-        below: Whether it does not beat its trivial row.
-        title: Longer explanation, shown on hovering.
-        trivial: Whether it names a trivial row.
+    Beside it stands a ``detail``, such as its interval, and a ``title`` explains it on hovering. It may be the best of
+    its column, below its trivial row, or the name of a trivial row.
     """
 
     text: str
@@ -43,9 +38,8 @@ class Cell:
         text += f"<small>{escape(self.detail)}</small>" if self.detail else ""
         return f'<span title="{escape(self.title)}">{text}</span>' if self.title else text
 
-    @property
-    def markdown(self) -> str:
-        """The cell in Markdown."""
+    def __str__(self) -> str:
+        """Give the cell in Markdown."""
         text = f"**{self.text}**" if self.best else self.text
         return " ".join(part for part in (text, MARK if self.below else "", self.detail) if part).replace("|", r"\|")
 
@@ -71,7 +65,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A frame of :class:`Cell`, its rows and columns named by cells and texts, with caption and notes."""
+    """A frame of cells and plain words, its rows named by cells, with caption and notes."""
 
     caption: str
     frame: pd.DataFrame
@@ -81,7 +75,7 @@ class Table:
     def html(self) -> str:
         """The table on a page."""
         names = " / ".join(self.frame.index.names)
-        frame = self.frame.rename(index=lambda cell: cell.html).map(lambda cell: cell.html)
+        frame = self.frame.rename(index=lambda cell: cell.html).map(lambda cell: getattr(cell, "html", cell))
         frame = frame.rename_axis(index=[None] * frame.index.nlevels).rename_axis(columns=["", names])
         text: str = frame.to_html(escape=False, border=0)
         return text.replace("<thead>", f"<caption>{escape(self.caption)}</caption>\n<thead>", 1)
@@ -89,7 +83,7 @@ class Table:
     @property
     def markdown(self) -> str:
         """The table in Markdown."""
-        frame = self.frame.rename(index=lambda cell: cell.markdown).map(lambda cell: cell.markdown)
+        frame = self.frame.rename(index=str).map(str)
         frame.columns = [" ".join(filter(None, (group.lower(), name))) for group, name in frame.columns]
         sides = ["left"] * frame.index.nlevels + ["right"] * len(frame.columns)
         text: str = frame.reset_index().to_markdown(index=False, disable_numparse=True, colalign=sides)
@@ -110,7 +104,6 @@ METRICS = {
 # What the mean rank is of. Figures at a threshold are left out, because they depend on how it was found as well, and
 # the area under the IoU curve, because it depends on how scores are spread.
 RANKED = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_BestIoU")
-RANK = Column("Mean rank", arrow=DOWN, digits=2)
 
 
 def metric_name(metric: str) -> str:
@@ -129,18 +122,18 @@ def summary(overall: pd.DataFrame, ranked: pd.DataFrame, labels: Sequence[str], 
     complete = overall[overall["categories"] == overall["of"]]
     frame = _spread(_mark_best(overall, complete.index), ["label"], labels, _figure)
     rank_of = [metric for metric in RANKED if metric in ranked]
-    ranks = numbers(ranked[rank_of].mean(axis=1).dropna(), RANK)
-    frame[RANK.heading] = [ranks.get(label, NOTHING) for label in frame.index]
+    column = Column("Mean rank", arrow=DOWN, digits=2)
+    frame[column.heading] = numbers(ranked[rank_of].mean(axis=1).dropna(), column).reindex(frame.index)
+    frame = frame.where(frame.notna(), NOTHING)
     grouped = overall.groupby("label")
     frame["", "Complete seeds"] = grouped["seeds"].agg(_range)
     have, of = grouped["categories"].agg(_range), grouped["of"].agg(_range)
     frame["", "Categories"] = have.where(have == of, have.map("{} of ".format) + of)
-    frame = frame.map(lambda cell: cell if isinstance(cell, Cell) else Cell(cell))
     trivial = set(overall.loc[overall["trivial"], "label"])
     if trivial:
         bars = complete.groupby("metric")["bar"].max()
-        figures = numbers(bars.reindex([metric for metric in METRICS if metric in set(overall["metric"])]), Column(""))
-        frame.loc[BAR_LABEL] = [*figures, *[NOTHING] * 3]
+        known = [metric for metric in METRICS if metric in set(overall["metric"])]
+        frame.loc[BAR_LABEL] = [*numbers(bars.reindex(known), Column("")), *[NOTHING] * 3]
     names = ", ".join(map(metric_name, rank_of))
     notes = [f"Mean rank: over {names}."] if rank_of else []
     return Table("Means over all categories", _name_rows(frame, trivial | {BAR_LABEL}, short), notes)
@@ -154,23 +147,24 @@ def rank_table(ranked: pd.DataFrame, labels: Sequence[str]) -> Table:
     return Table("Average rank over categories (1 is best)", _name_rows(frame), [note])
 
 
-def category_table(estimates: pd.DataFrame, category: str, labels: Sequence[str]) -> Table:
-    """Means over seeds in one category, a row a model."""
-    own = estimates[(estimates["category"] == category) & (estimates["defect"] == WHOLE)]
-    return Table(category, _with_seeds(own, ["label"], labels))
-
-
-def defect_table(estimates: pd.DataFrame, category: str, labels: Sequence[str]) -> Table | None:
-    """Means over seeds for each kind of defect of one category, a row a model; ``None`` if there are none."""
-    own = estimates[(estimates["category"] == category) & (estimates["defect"] != WHOLE)]
-    return None if own.empty else Table(category, _with_seeds(own, ["defect", "label"], labels))
+def category_table(
+    estimates: pd.DataFrame, category: str, labels: Sequence[str], by_defect: bool = False
+) -> Table | None:
+    """Means over seeds in one category, a row a model, or a model and kind of defect; ``None`` if there are none."""
+    own = estimates[(estimates["category"] == category) & ((estimates["defect"] != WHOLE) == by_defect)]
+    if own.empty:
+        return None
+    keys = ["defect", "label"] if by_defect else ["label"]
+    frame = _spread(_mark_best(own, own.index), keys, labels, _figure)
+    frame["", "Seeds"] = own.groupby(keys)["seeds"].agg(_range)
+    return Table(category, _name_rows(frame, set(own.loc[own["trivial"], "label"])))
 
 
 def paired_table(differences: pd.DataFrame, labels: Sequence[str], reference: str) -> Table:
     """Differences to a reference, a row a model."""
     frame = _spread(differences, ["label"], labels, _difference)
     for name in ("seeds", "pairs"):
-        frame["", name.capitalize()] = differences.groupby("label")[name].agg(_range).map(Cell)
+        frame["", name.capitalize()] = differences.groupby("label")[name].agg(_range)
     count = int(differences["p"].notna().sum())
     note = (
         f"Bold: not 0 at the level of {ERROR:.0%}, by Student's t test over seeds after Holm's correction for all "
@@ -182,10 +176,7 @@ def paired_table(differences: pd.DataFrame, labels: Sequence[str], reference: st
 def table_of_numbers(frame: pd.DataFrame, columns: dict[str, Column]) -> pd.DataFrame:
     """Write those columns of a frame that have a number, the best of each marked."""
     shown = {name: column for name, column in columns.items() if name in frame and frame[name].notna().any()}
-    cells = [numbers(frame[name], column) for name, column in shown.items()]
-    written = pd.concat(cells, axis=1)
-    written.columns = pd.MultiIndex.from_tuples([column.heading for column in shown.values()])
-    return written
+    return pd.DataFrame({column.heading: numbers(frame[name], column) for name, column in shown.items()})
 
 
 def numbers(values: pd.Series, column: Column) -> pd.Series:
@@ -203,12 +194,6 @@ def numbers(values: pd.Series, column: Column) -> pd.Series:
         for value in shown
     ]
     return pd.Series(cells, values.index, dtype=object)
-
-
-def _with_seeds(own: pd.DataFrame, keys: list[str], labels: Sequence[str]) -> pd.DataFrame:
-    frame = _spread(_mark_best(own, own.index), keys, labels, _figure)
-    frame["", "Seeds"] = own.groupby(keys)["seeds"].agg(_range).map(Cell)
-    return _name_rows(frame, set(own.loc[own["trivial"], "label"]))
 
 
 def _mark_best(estimates: pd.DataFrame, among: pd.Index) -> pd.DataFrame:
@@ -230,18 +215,15 @@ def _spread(
     frame = frame[[metric for metric in METRICS if metric in frame]]
     order = {label: number for number, label in enumerate(labels)}
     frame = frame.sort_index(key=lambda level: level.map(order) if level.name == "label" else level)
-    frame.columns = pd.MultiIndex.from_tuples([METRICS[metric].heading for metric in frame])
-    return frame.map(lambda cell: cell if isinstance(cell, Cell) else NOTHING)
+    frame.columns = pd.MultiIndex.from_tuples([METRICS[metric].heading for metric in frame], names=["", ""])
+    return frame.where(frame.notna(), NOTHING)
 
 
 def _name_rows(frame: pd.DataFrame, trivial: Collection[str] = (), short: Collection[str] = ()) -> pd.DataFrame:
     """Name rows by cells, and say what the names are of."""
-
-    def name(label: str) -> Cell:
-        return Cell(label, "less than one epoch" if label in short else "", trivial=label in trivial)
-
-    titles = {"label": "Model", "defect": "Defect", "form": "Form"}
-    return frame.rename(index=name).rename_axis(index=lambda key: titles.get(key, "Model"))
+    details = dict.fromkeys(short, "less than one epoch")
+    named = frame.rename(index=lambda name: Cell(name, details.get(name, ""), trivial=name in trivial))
+    return named.rename_axis(index=lambda key: "Defect" if key == "defect" else "Model")
 
 
 def _figure(row: Any) -> Cell:  # noqa: ANN401

@@ -21,11 +21,8 @@ def adapt(container: dict[str, Any], budget: Budget | None) -> dict[str, Any]:
     one of CPU time lets the training process read its images itself.
 
     Args:
-        container: The job's part of the grid.
+        container: The job's part of the grid, which stays as it is.
         budget: The job's budget.
-
-    Returns:
-        dict[str, Any]: The same, adapted.
     """
     model, seed = container["model"], container["seed"]
     settings = dict(model.get("init_args") or {})

@@ -1,26 +1,18 @@
-"""A grid of anomalib's benchmark as a board: every finished row kept, every missing one named.
+"""A grid of models, categories and seeds: every finished row kept, every missing one named.
 
-The configuration is one of ``anomalib benchmark``, which runs it, too, and so are grid syntax, jobs, and how models and
-data are made from it. What its pipeline drops is added here and in :mod:`~anomalib_anoseg.board.run.job`, and
-nowhere else:
+The configuration is one of ``anomalib benchmark``, with its grid syntax. A board adds what its pipeline drops:
 
-- There, rows are written when all jobs have ended; a failed one throws the others away, and the command exits with 0.
-  Here, each job writes its row into a folder, and the command exits with 1 as long as one is missing.
-- There, the seed is set after the model is built. Here before, and models with a ``seed`` of their own get it.
-- There, no trainer settings reach the model, which then trains Lightning's default of 1000 epochs. Here, the top-level
-  key ``trainer`` and the key ``trainer`` of a model do; anomalib's pipeline ignores both. So it does the top-level key
-  ``budget``, which gives all models an equally long training: ``{seconds: 600, clock: cpu}``, so much CPU time, which
-  is the default where a CPU trains; ``{seconds: 600, clock: wall}``; or ``{images: 20000}``. With a budget of time,
-  learning rates that follow Lightning's timer, as AnoSeg's do, reach their end; those made from a number of epochs,
-  as DRAEM's and SuperSimpleNet's are, keep their first value unless the training gets that far.
-- There, the images held out for thresholds differ from model to model unless the data has a seed. Here, the data takes
-  the job's seed unless it has one, and held-out images that are test images are refused.
-- There, data of one class and category are one. Here, a ``label`` of an entry of the data tells them apart.
-- There, rows need equal columns, thus models equal settings and equal metrics. Here, models may have any settings,
-  and all are judged alike (:mod:`~anomalib_anoseg.board.run.protocol`).
-- There, a killed run is lost. Here, finished jobs stay finished, and the job that was killed goes on from its last
-  checkpoint. A job is known by its configuration: what is changed there runs anew.
-- There, constructors may download. Here, a model that would is left out, and a line says so before the first job.
+- Each job writes its row at once, and the command exits with 1 as long as one is missing. Finished jobs stay finished;
+  one that was killed goes on from its last checkpoint. A job is known by its configuration: what is changed runs anew.
+- The key ``trainer``, at the top or of a model, holds Lightning's settings. The key ``budget`` gives all models an
+  equally long training: ``{seconds: 600, clock: cpu}``, ``{seconds: 600, clock: wall}`` or ``{images: 20000}``. With a
+  budget of time, learning rates that follow Lightning's timer, as AnoSeg's do, reach their end; those made from a
+  number of epochs, as DRAEM's are, keep their first value unless training gets that far.
+- The key ``preset`` of a model names the settings that it takes, and its ``init_args`` what differs from them.
+- The seed is set before a model is built, and models and data without one of their own get it, so that all hold the
+  same images out. Held-out images that are test images are refused. A ``label`` tells two data sets apart.
+- Models may have any settings, and all are judged alike (:mod:`~anomalib_anoseg.board.run.protocol`).
+- A model that would download is left out, and a line says so before the first job.
 """
 
 import json
@@ -32,7 +24,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -40,9 +31,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from anomalib_anoseg.board.run.grid import Task, read_tasks
-from anomalib_anoseg.board.run.run_folder import Board, Job, RunFolder, write_json
+from anomalib_anoseg.board.run.run_folder import Board, Job, RunFolder
+from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.common.messages import one_line
 
 CODE = "from anomalib_anoseg.board.run.job import main; main()"
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 def run_board(config: Path | str, out: Path | str, offline: bool = True, save_every: float = 60.0) -> list[str]:
@@ -62,9 +56,15 @@ def run_board(config: Path | str, out: Path | str, offline: bool = True, save_ev
     Raises:
         FileNotFoundError: If there is no such configuration.
         ValueError: If the configuration cannot be used; the message says what to change.
-    """  # noqa: DOC502
-    text = _read(Path(config))
-    tasks, runs = read_tasks(_parse(text, config)), RunFolder(out)
+    """
+    if not Path(config).is_file():
+        raise FileNotFoundError(f"config: there is no file {str(config)!r}.")
+    text = Path(config).read_text(encoding="utf-8")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"config: {config} is no YAML: {one_line(str(error))}") from error
+    tasks, runs = read_tasks(content), RunFolder(out)
     with runs.locked():
         return _run_all(tasks, text, runs, offline, save_every)
 
@@ -84,39 +84,17 @@ def _run_all(tasks: list[Task], text: str, runs: RunFolder, offline: bool, save_
     todo = {job.id for job in runs.missing()}
     if len(todo) < len(tasks):
         console.print(f"{len(tasks) - len(todo)} of {len(tasks)} jobs were finished before.")
-    with _progress(console) as progress:
+    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("jobs"), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
         bar = progress.add_task("", total=len(tasks), completed=len(tasks) - len(todo))
         for task in tasks:
             if task.job.id not in todo:
                 continue
             _run(task, runs, offline, save_every, lambda state: progress.update(bar, description=state))
             progress.advance(bar)
-            _tell(task.job, runs, console)
+            _print_row(task.job, runs, console)
         progress.update(bar, description="")
-    return _tell_missing(runs, console)
-
-
-def _read(config: Path) -> str:
-    """Read a file.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    if not config.is_file():
-        raise FileNotFoundError(f"config: there is no file {str(config)!r}.")
-    return config.read_text(encoding="utf-8")
-
-
-def _parse(text: str, config: Path | str) -> Any:  # noqa: ANN401
-    """Parse YAML.
-
-    Raises:
-        ValueError: If it is none; the message is one line.
-    """
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"config: {config} is no YAML: {' '.join(str(error).split())}") from error
+    return _print_missing(runs, console)
 
 
 def _find_left_out(tasks: list[Task], console: Console) -> dict[str, str]:
@@ -126,7 +104,7 @@ def _find_left_out(tasks: list[Task], console: Console) -> dict[str, str]:
         path = Path(folder) / "models.json"
         write_json(path, models)
         command = [sys.executable, "-c", CODE, str(path)]
-        process = subprocess.run(command, capture_output=True, check=False, env=_environment(offline=True))  # noqa: S603
+        process = subprocess.run(command, capture_output=True, check=False, env=os.environ | OFFLINE)  # noqa: S603
         # Whatever went wrong here goes wrong again in a job, which tells.
         left_out: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if process.returncode == 0 else {}
     for label, reason in left_out.items():
@@ -139,9 +117,10 @@ def _run(task: Task, runs: RunFolder, offline: bool, save_every: float, show: Ca
     folder, options = runs.job_folder(task.job.id), {"offline": offline, "save_every": save_every}
     write_json(folder / "job.json", {**asdict(task), **options})
     (folder / "error.txt").unlink(missing_ok=True)
+    environment = os.environ | (OFFLINE if offline else {})
     with (folder / "job.log").open("a", encoding="utf-8") as log:
         command = [sys.executable, "-c", CODE, str(folder)]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment(offline))  # noqa: S603
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)  # noqa: S603
         try:
             while process.poll() is None:
                 show(f"{_describe(task.job)}{_epoch(folder)}")
@@ -154,10 +133,6 @@ def _run(task: Task, runs: RunFolder, offline: bool, save_every: float, show: Ca
         reason = f"was killed by signal {-code}, possibly for want of memory" if code < 0 else f"ended with {code}"
         lines = (folder / "job.log").read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
         (folder / "error.txt").write_text("\n".join([*lines, f"The job's process {reason}."]), encoding="utf-8")
-
-
-def _environment(offline: bool) -> dict[str, str]:
-    return os.environ | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 
 def _describe(job: Job) -> str:
@@ -173,12 +148,7 @@ def _epoch(folder: Path) -> str:
     return f", epoch {progress['epoch']}" + (f" of {total}" if total and total < 10_000 else "")  # noqa: PLR2004
 
 
-def _progress(console: Console) -> Progress:
-    columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("jobs"), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("{task.description}"), console=console)
-
-
-def _tell(job: Job, runs: RunFolder, console: Console) -> None:
+def _print_row(job: Job, runs: RunFolder, console: Console) -> None:
     row = runs.row(job.id)
     if row is None:
         console.print(f"[red]{_describe(job)} failed:[/] {_reason(job, runs)}", highlight=False, soft_wrap=True)
@@ -195,7 +165,7 @@ def _reason(job: Job, runs: RunFolder) -> str:
     return escape((runs.error(job.id) or "it was not run").strip().splitlines()[-1])
 
 
-def _tell_missing(runs: RunFolder, console: Console) -> list[str]:
+def _print_missing(runs: RunFolder, console: Console) -> list[str]:
     if missing := runs.missing():
         console.print(f"[red]{len(missing)} of {len(runs.board().jobs)} rows are missing in {runs.path}:[/]")
     for job in missing:

@@ -13,8 +13,8 @@ from typing import Any
 from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
 from anomalib.utils.config import flatten_dict
 
-from anomalib_anoseg.board.run.naming import fingerprint, tell_apart
 from anomalib_anoseg.board.run.run_folder import Budget, Job
+from anomalib_anoseg.common.naming import fingerprint, tell_apart
 from anomalib_anoseg.common.presets import merge, read_preset
 
 # Where classes are also known by their name alone: the same class in another spelling makes the same job.
@@ -34,13 +34,10 @@ class Task:
 
 
 def read_tasks(config: dict[str, Any]) -> list[Task]:
-    """Expand a configuration with anomalib's grid syntax.
+    """Expand a configuration with anomalib's grid syntax into jobs, in the order of the grid.
 
     Args:
         config: Content of the YAML file.
-
-    Returns:
-        list[Task]: All jobs in the order of the grid.
 
     Raises:
         ValueError: If a part is missing or wrong, or two jobs could not be told apart.
@@ -108,9 +105,11 @@ def _is_positive(amount: Any) -> bool:  # noqa: ANN401
 
 
 def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, Any], budget: Budget | None) -> Task:
-    model, data = (
-        {"class_path": entry} if isinstance(entry, str) else entry for entry in (container["model"], container["data"])
-    )
+    named: dict[str, Any] = {
+        part: {"class_path": container[part]} if isinstance(container[part], str) else container[part]
+        for part in ("model", "data")
+    }
+    model, data = named["model"], named["data"]
     if not all(isinstance(entry, dict) and "class_path" in entry for entry in (model, data)):
         raise ValueError("Each entry of benchmark.model and benchmark.data needs a class_path.")
     settings, data_settings = read_settings(model), data.get("init_args") or {}

@@ -15,67 +15,67 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator
 from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
+from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.engine import Engine
 from anomalib.models import get_model
-from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
-from anomalib.pipelines.benchmark.job import BenchmarkJob
+from anomalib.models.components import AnomalibModule
 from jsonargparse import Namespace
 from lightning import seed_everything
 
+import anomalib_anoseg
 from anomalib_anoseg.board.run import protocol
 from anomalib_anoseg.board.run.adapting import adapt, check_held_out
-from anomalib_anoseg.board.run.budget import BudgetTimer, Stopwatch, TrainingMeter
-from anomalib_anoseg.board.run.offline import OfflineError, no_network
-from anomalib_anoseg.board.run.provenance import class_path, describe_surroundings
-from anomalib_anoseg.board.run.recording import ResumePoint, TestRecorder
-from anomalib_anoseg.board.run.run_folder import Budget, Job, Row, RunFolder, write_json
+from anomalib_anoseg.board.run.recording import TestRecorder
+from anomalib_anoseg.board.run.run_folder import Job, Row, RunFolder
+from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.common.machine import describe_machine, package_versions, read_commit
 from anomalib_anoseg.common.memory import forget_peak, peak_memory
+from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.common.offline import OfflineError, no_network
+from anomalib_anoseg.deploy.rebuild import class_path
+from anomalib_anoseg.training.budget import BudgetTimer, Stopwatch, TrainingMeter
 from anomalib_anoseg.training.final_validation import NEVER
+from anomalib_anoseg.training.resume_point import ResumePoint
 
+PACKAGES = ("anomalib", "kornia", "lightning", "numpy", "timm", "torch", "torchmetrics", "torchvision")
 # Epochs until a budget of time ends a training: a number, because schedules are made from it, that is never reached.
 ENDLESS = 100_000
 JUDGED_IN = "32-true"
 
 
-class BoardJob(BenchmarkJob):
-    """anomalib's benchmark job, with trainer settings, a budget, resumption and records.
+class JobRun:
+    """Trains and tests a model as its job says, goes on where an earlier attempt stopped, and keeps records.
 
-    Args:
-        folder: The job's folder.
-        trainer: Arguments of Lightning's trainer.
-        budget: ``{"seconds": ..., "clock": ...}``, ``{"images": ...}`` or ``None``.
-        save_every: Least seconds between two checkpoints of a training.
-        **kwargs: Arguments of :class:`anomalib.pipelines.benchmark.job.BenchmarkJob`.
+    ``trainer`` holds arguments of Lightning's trainer; ``save_every`` is the least number of seconds between two
+    checkpoints of a training.
     """
 
     def __init__(
         self,
+        job: Job,
         folder: Path,
+        model: AnomalibModule,
+        datamodule: AnomalibDataModule,
         trainer: dict[str, Any],
-        budget: Budget | None,
         save_every: float,
-        **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        super().__init__(**kwargs)
-        self.folder, self.work = folder, folder / "work"
+        self.model, self.datamodule, self.trainer, self.save_every = model, datamodule, trainer, save_every
+        self.accelerator, self.folder, self.work = job.accelerator, folder, folder / "work"
         # A budget would cut short what learns in one pass over the images, and leave half a memory bank.
-        budget = None if self.model.trainer_arguments.get("max_epochs") == 1 else budget
-        self.trainer, self.budget, self.save_every = trainer, budget, save_every
+        self.budget = {} if model.trainer_arguments.get("max_epochs") == 1 else job.budget or {}
         self.resumed = False
         self.found: dict[str, Any] = {}
-        self.meter = TrainingMeter(self.work / "progress.json", (budget or {}).get("images"))
+        self.meter = TrainingMeter(self.work / "progress.json", self.budget.get("images"))
         self.recorder = TestRecorder(folder)
 
-    def run(self, task_id: int | None = None) -> dict[str, Any]:
+    def run(self) -> dict[str, Any]:
         """Train, unless an earlier attempt has done that, and test from the checkpoint that is kept."""
-        del task_id
         protocol.apply(self.model)
         self.model.visualizer = self.recorder  # type: ignore[assignment]
         trained = self.work / "trained.json"
@@ -91,7 +91,6 @@ class BoardJob(BenchmarkJob):
             "defects": self.recorder.defects(),
             **json.loads(trained.read_text(encoding="utf-8")),
             "test_memory_mb": peak_memory(self.accelerator),
-            "precision": self.trainer.get("precision", JUDGED_IN),
         }
 
     def _train(self) -> None:
@@ -99,7 +98,7 @@ class BoardJob(BenchmarkJob):
         self.datamodule.setup()
         self.found["held_out"] = check_held_out(self.datamodule)
         callbacks = [self.meter, ResumePoint(self.work / "training", self.save_every, self.meter.stopwatch)]
-        if self.budget is not None and "seconds" in self.budget:
+        if "seconds" in self.budget:
             callbacks.append(BudgetTimer(self.budget["seconds"], self.budget["clock"], self.meter.stopwatch))
         engine = self._engine(*callbacks)
         checkpoint = ResumePoint.latest(self.work / "training")
@@ -140,48 +139,11 @@ class BoardJob(BenchmarkJob):
         A budget of images gives a number of epochs, from which schedules of learning rates are made; with a budget of
         time there is the timer.
         """
-        if self.budget is None:
+        if not self.budget:
             return {}
         timed = "seconds" in self.budget
         epochs = ENDLESS if timed else math.ceil(self.budget["images"] / len(self.datamodule.train_data))
         return {"max_epochs": epochs, "max_steps": -1, "max_time": None}
-
-
-class BoardJobGenerator(BenchmarkJobGenerator):
-    """anomalib's generator of jobs, which makes jobs for a board, and seeds before it builds a model.
-
-    Args:
-        accelerator: ``"cpu"`` or ``"cuda"``.
-        **settings: Further arguments of :class:`BoardJob`.
-    """
-
-    def __init__(self, accelerator: str, **settings: Any) -> None:  # noqa: ANN401
-        super().__init__(accelerator)
-        self.settings = settings
-
-    @property
-    def job_class(self) -> type:
-        """Class of the jobs."""
-        return BoardJob
-
-    def generate_jobs(self, args: dict[str, Any], previous_stage_result: Any) -> Generator[BoardJob, None, None]:  # noqa: ANN401
-        """Generate the one job of a configuration without grids.
-
-        Yields:
-            BoardJob: The job.
-        """
-        seed_everything(args["seed"], workers=True)
-        for job in super().generate_jobs(args | {"model": as_namespace(args["model"])}, previous_stage_result):
-            names = ("accelerator", "model", "datamodule", "seed", "flat_cfg")
-            yield BoardJob(**{name: getattr(job, name) for name in names}, **self.settings)
-
-
-def as_namespace(model: dict[str, Any]) -> Namespace:
-    """Wrap ``class_path`` and ``init_args`` so that ``get_model`` leaves the arguments as they are.
-
-    Of a dictionary it makes OmegaConf's kind of lists, which then stand in checkpoints that torch refuses to load.
-    """
-    return Namespace(class_path=model["class_path"], init_args=model.get("init_args") or {})
 
 
 def run_job(folder: Path) -> Row:
@@ -195,60 +157,56 @@ def run_job(folder: Path) -> Row:
     task = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     job = Job(**task["job"])
     with no_network() if task["offline"] else nullcontext():
-        settings = {name: task[name] for name in ("trainer", "save_every")}
-        generator = BoardJobGenerator(job.accelerator, folder=folder, budget=job.budget, **settings)
-        (board_job,) = generator.generate_jobs(adapt(task["container"], job.budget), None)
+        container = adapt(task["container"], job.budget)
+        seed_everything(job.seed, workers=True)
+        model, datamodule = build_model(container["model"]), get_datamodule(container["data"])
+        run = JobRun(job, folder, model, datamodule, task["trainer"], task["save_every"])
         try:
-            found = board_job.run()
+            found = run.run()
         except Exception:
             # What could not be taken up must not stop every later attempt; what was trained is tested again.
-            if board_job.resumed and not (folder / "work" / "trained.json").is_file():
+            if run.resumed and not (folder / "work" / "trained.json").is_file():
                 shutil.rmtree(folder / "work")
             raise
-    finished = datetime.now(timezone.utc)
-    model = board_job.model
-    provenance = describe_surroundings() | {
+    commit, dirty = read_commit(Path(__file__).parent)
+    provenance = describe_machine() | {
+        "commit": commit,
+        "dirty": dirty,
+        "versions": {"anomalib-anoseg": anomalib_anoseg.__version__} | package_versions(PACKAGES),
         "accelerator": job.accelerator,
-        "precision": found.pop("precision"),
+        "precision": run.trainer.get("precision", JUDGED_IN),
         "held_out": found.pop("held_out"),
         "trainer": task["trainer"],
         "started": started.isoformat(timespec="seconds"),
-        "finished": finished.isoformat(timespec="seconds"),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "wall_seconds": time.perf_counter() - clock,
-        "resumed": board_job.resumed,
+        "resumed": run.resumed,
         "calibrated_on": getattr(model.post_processor, "calibrated_on", "none"),
     }
-    row = Row(
-        id=job.id,
-        label=job.label,
-        model=class_path(type(model)),
-        dataset=job.dataset,
-        category=job.category or getattr(board_job.datamodule, "category", None) or "",
-        seed=job.seed,
-        settings=job.settings,
-        trivial=protocol.is_trivial(model),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        provenance=provenance,
-        accelerator=job.accelerator,
-        budget=job.budget,
-        data_label=job.data_label,
-        data=job.data,
-        trainer=job.trainer,
-        **found,
-    )
+    of_model = {
+        "model": class_path(type(model)),
+        "category": job.category or getattr(datamodule, "category", None) or "",
+        "trivial": protocol.is_trivial(model),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    row = Row(**vars(job) | of_model, provenance=provenance, **found)
     RunFolder(folder.parents[1]).write_row(row)
     shutil.rmtree(folder / "work")
     return row
 
 
+def build_model(model: dict[str, Any]) -> AnomalibModule:
+    """Build a model from ``class_path`` and ``init_args``, whose values stay as they are.
+
+    From a dictionary, ``get_model`` makes OmegaConf's lists, which then stand in checkpoints that torch does not load.
+    """
+    return get_model(Namespace(class_path=model["class_path"], init_args=model.get("init_args") or {}))
+
+
 def find_left_out(models: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Build each model without a network, and tell why those cannot be built that lack a file.
+    """Build each model, given by label, without a network, and tell in one line why those fail that lack a file.
 
-    Args:
-        models: ``class_path`` and ``init_args`` by label.
-
-    Returns:
-        One line by label; what fails for another reason is no model that is left out, but a job that will fail.
+    What fails for another reason is no model that is left out, but a job that will fail.
     """
     reasons = {label: _why_left_out(model) for label, model in models.items()}
     return {label: reason for label, reason in reasons.items() if reason}
@@ -257,12 +215,12 @@ def find_left_out(models: dict[str, dict[str, Any]]) -> dict[str, str]:
 def _why_left_out(model: dict[str, Any]) -> str | None:
     try:
         with no_network():
-            get_model(as_namespace(model))
+            build_model(model)
     except Exception as failure:  # noqa: BLE001 - its job will tell
         error: BaseException | None = failure
         while error is not None:
             if isinstance(error, OfflineError | FileNotFoundError):
-                return " ".join(str(error).split())
+                return one_line(str(error))
             error = error.__cause__ or error.__context__
     return None
 
@@ -273,7 +231,7 @@ def main() -> None:
     Raises:
         SystemExit: With 1 if the job failed; ``error.txt`` then says why.
     """  # noqa: DOC502
-    _end_with_parent()
+    threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
     path = Path(sys.argv[1])
     if path.is_file():
         write_json(path, find_left_out(json.loads(path.read_text(encoding="utf-8"))))
@@ -287,13 +245,8 @@ def main() -> None:
         sys.exit(1)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """Do not go on beside a second board if this one's process is killed."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

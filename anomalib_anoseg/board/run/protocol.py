@@ -31,14 +31,7 @@ FORGED_DEFECTS: dict[str, Any] = {
 
 
 def apply(model: AnomalibModule) -> AnomalibModule:
-    """Give a model the metrics and the calibration of a board; trivial models keep their fixed thresholds.
-
-    Example:
-        >>> from anomalib.models import Padim
-        >>> model = apply(Padim(pre_trained=False))
-        >>> type(model.post_processor).__name__
-        'SelfCalibratingPostProcessor'
-    """
+    """Give a model the metrics and the calibration of a board; trivial models keep their fixed thresholds."""
     model.evaluator = segmentation_evaluator()
     if not is_trivial(model):
         forger = HardCutPaste(**FORGED_DEFECTS)

@@ -1,14 +1,10 @@
-"""What a job writes down while it trains and tests."""
+"""What a job writes down while it tests."""
 
-import csv
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
+import pandas as pd
 import torch
-from anomalib.callbacks.checkpoint import ModelCheckpoint
 from anomalib.data import ImageBatch
 from anomalib.metrics import AUROC
 from anomalib.visualization import Visualizer
@@ -16,51 +12,14 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-from anomalib_anoseg.board.run.budget import Stopwatch
 from anomalib_anoseg.board.run.run_folder import Figures
 from anomalib_anoseg.metrics import BestIoU, IoU, IoUCurve, PerDefect
-
-IMAGE_COLUMNS = ("image_path", "mask_path", "defect", "gt_label", "pred_score", "pred_label", "iou", "map_path")
-
-
-class ResumePoint(ModelCheckpoint):
-    """Keeps the latest state of a training, after an epoch and not more often than every so many seconds.
-
-    Writing a large model after each epoch can take longer than the epoch. A new file is complete before the last one
-    is deleted.
-
-    Args:
-        folder: Where the file goes.
-        every_seconds: Least time between two of them.
-        stopwatch: Stands still meanwhile, because the size of a model must not shorten its training.
-    """
-
-    def __init__(self, folder: Path, every_seconds: float, stopwatch: Stopwatch) -> None:
-        super().__init__(folder, filename="{epoch}", save_top_k=1, save_on_train_epoch_end=True)
-        self.every_seconds, self.stopwatch = every_seconds, stopwatch
-        self._last = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write a checkpoint if it is time for one."""
-        if time.perf_counter() - self._last >= self.every_seconds:
-            with self.stopwatch.paused():
-                super().on_train_epoch_end(trainer, pl_module)
-            self._last = time.perf_counter()
-
-    @staticmethod
-    def latest(folder: Path) -> Path | None:
-        """Find the latest checkpoint of a folder that is whole."""
-        whole = filter(is_zipfile, folder.glob("*.ckpt"))
-        return max(whole, key=lambda path: path.stat().st_mtime, default=None)
 
 
 class TestRecorder(Visualizer):
     """Writes maps, a line for each test image and the IoU curve, and takes figures apart by kind of defect.
 
-    It takes the visualizer's place in a model, which comes after post-processing.
-
-    Args:
-        folder: The job's folder.
+    It takes the visualizer's place in a model, which comes after post-processing, and writes into the job's folder.
     """
 
     __test__ = False  # pytest takes it for tests
@@ -78,9 +37,8 @@ class TestRecorder(Visualizer):
             PerDefect(AUROC(fields=("pred_score", "gt_label"), prefix="image_")),
         ]
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, _module: LightningModule) -> None:
         """Make the folder of maps, and look up where masks are."""
-        del pl_module
         (self.folder / "maps").mkdir(parents=True, exist_ok=True)
         # Batches do not tell: anomalib leaves out of them what their first image lacks, and good ones have no mask.
         loaders: Any = trainer.test_dataloaders
@@ -89,30 +47,22 @@ class TestRecorder(Visualizer):
             self._mask_paths = dict(zip(map(str, samples["image_path"]), samples["mask_path"], strict=True))
 
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: ImageBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, _trainer: Trainer, _module: LightningModule, _outputs: object, batch: ImageBatch, *_: int
     ) -> None:
         """Record a batch."""
-        del trainer, pl_module, outputs, batch_idx, dataloader_idx
         self._curve.update(batch)
         for metric in self._per_defect:
             metric.update(batch)
         for index in range(len(batch.image_path)):  # type: ignore[arg-type]
             self._lines.append(self._record(batch, index))
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_epoch_end(self, _trainer: Trainer, _module: LightningModule) -> None:
         """Write the tables."""
-        del trainer, pl_module
-        write_csv(self.folder / "images.csv", IMAGE_COLUMNS, [list(line.values()) for line in self._lines])
+        pd.DataFrame(self._lines).to_csv(self.folder / "images.csv", index=False)
         curve = self._curve.compute()
         if curve is not None:  # without masks there is none
             iou, thresholds = (values.tolist() for values in curve)
-            write_csv(self.folder / "curve.csv", ("threshold", "iou"), list(zip(thresholds, iou, strict=True)))
+            pd.DataFrame({"threshold": thresholds, "iou": iou}).to_csv(self.folder / "curve.csv", index=False)
 
     def defects(self) -> dict[str, Figures]:
         """Give the figures of each kind of defect, against all good images."""
@@ -128,7 +78,8 @@ class TestRecorder(Visualizer):
         map_path = ""
         if batch.anomaly_map is not None:
             map_path = f"maps/{len(self._lines):04}.png"
-            _save_map(batch.anomaly_map[index], self.folder / map_path)
+            grey = (batch.anomaly_map[index].squeeze().clamp(0, 1) * 255).round().to(torch.uint8)
+            Image.fromarray(grey.cpu().numpy()).save(self.folder / map_path)
         iou: float | str = ""
         if is_anomalous and mask is not None and batch.pred_mask is not None:
             iou = _intersection_over_union(batch.pred_mask[index], mask)
@@ -142,27 +93,6 @@ class TestRecorder(Visualizer):
             "iou": iou,
             "map_path": map_path,
         }
-
-
-def write_csv(path: Path, columns: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
-    """Write a table.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     write_csv(Path(folder) / "curve.csv", ("threshold", "iou"), [(0.5, 0.25)])
-        ...     (Path(folder) / "curve.csv").read_text().split()
-        ['threshold,iou', '0.5,0.25']
-    """
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(lines)
-
-
-def _save_map(anomaly_map: Tensor, path: Path) -> None:
-    grey = (anomaly_map.squeeze().clamp(0, 1) * 255).round().to(torch.uint8)
-    Image.fromarray(grey.cpu().numpy()).save(path)
 
 
 def _intersection_over_union(predicted: Tensor, mask: Tensor) -> float | str:

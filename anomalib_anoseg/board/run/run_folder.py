@@ -22,8 +22,6 @@ Files are read here without torch or anomalib, so that reports start quickly.
 
 import dataclasses
 import json
-import math
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +29,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
+
+from anomalib_anoseg.common.files import write_json
 
 SCHEMA = 1
 
@@ -78,13 +78,11 @@ class Job:
         return self.data_label or self.category or self.dataset
 
 
-@dataclass(frozen=True)
-class Row:
-    """What a finished job found.
+@dataclass(frozen=True, kw_only=True)
+class Row(Job):
+    """What a finished job found; its ``model`` is the full class path, with which ``model.ckpt`` loads.
 
     Attributes:
-        id: As in :class:`Job`, and so ``label`` and further fields of the same names.
-        model: Full class path: ``model.ckpt`` loads with this class.
         metrics: Figures of the whole test set; ``None`` where one is not defined.
         defects: Figures by kind of defect, each against all good images.
         trivial: Whether the model is one that every other has to beat.
@@ -93,19 +91,12 @@ class Row:
             machine's load average.
         peak_memory_mb: Largest memory of the job's process while it trained, in MiB (2**20 bytes): resident memory,
             libraries and images included, or what its tensors took of the GPU, if it ran there.
-        parameters: Number of the model's parameters.
-        provenance: Commit, versions, hardware and times.
         test_memory_mb: The same while it tested, the training's leftovers in the process included; what a model needs
             to predict is what ``cost`` measures.
+        parameters: Number of the model's parameters.
+        provenance: Commit, versions, hardware and times.
     """
 
-    id: str
-    label: str
-    model: str
-    dataset: str
-    category: str
-    seed: int
-    settings: dict[str, Any]
     metrics: Figures
     defects: dict[str, Figures]
     trivial: bool
@@ -113,29 +104,13 @@ class Row:
     peak_memory_mb: float | None
     parameters: int
     provenance: dict[str, Any]
-    accelerator: str = "cpu"
-    budget: Budget | None = None
-    data_label: str = ""
-    data: dict[str, Any] = field(default_factory=dict)
-    trainer: dict[str, Any] = field(default_factory=dict)
     test_memory_mb: float | None = None
     schema: int = SCHEMA
-
-    @property
-    def data_name(self) -> str:
-        """As in :class:`Job`."""
-        return self.data_label or self.category or self.dataset
 
 
 @dataclass(frozen=True)
 class Board:
-    """Which jobs there should be.
-
-    Attributes:
-        config: Text of the YAML file.
-        jobs: All jobs, in the order in which they run.
-        left_out: Why a model takes no part, by label.
-    """
+    """Text of the configuration, the jobs that it asks for, in their order, and why models take no part, by label."""
 
     config: str
     jobs: list[Job]
@@ -143,20 +118,7 @@ class Board:
 
 
 class RunFolder:
-    """Reads and writes the folder of a board.
-
-    Args:
-        path: The folder; made when something is written.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> job = Job("Padim-screw-seed0-0123abcd", "Padim", "Padim", "MVTecAD", "screw", 0)
-        >>> with TemporaryDirectory() as folder:
-        ...     runs = RunFolder(folder)
-        ...     runs.write_board(Board("...", [job]))
-        ...     [missing.label for missing in runs.missing()], runs.rows()
-        (['Padim'], [])
-    """
+    """Reads and writes the folder of a board, which is made when something is written."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -229,31 +191,6 @@ class RunFolder:
         """Read why the last attempt failed; ``None`` if it did not."""
         path = self.job_folder(job_id) / "error.txt"
         return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
-    r"""Write JSON that is either there as a whole or not at all; what is not a finite number becomes null.
-
-    Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     write_json(Path(folder) / "new" / "file.json", {"a": float("nan")})
-        ...     (Path(folder) / "new" / "file.json").read_text()
-        '{\n  "a": null\n}\n'
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_finite(content), indent=2, allow_nan=False, default=str, ensure_ascii=False)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _finite(content: Any) -> Any:  # noqa: ANN401
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from anomalib_anoseg.deploy.forms import one_line
+from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.deploy.latency_worker import time_calls
 from anomalib_anoseg.deploy.runtimes import Form, Prediction, Runtime, load_runtime
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def load_runtimes(files: Mapping[Form, Path], threads: int, findings: Findings, 
         except ModuleNotFoundError as error:
             findings.note(f"{form.name} is left out: {one_line(str(error))}.")
         except Exception as error:  # noqa: BLE001 - files may be broken in any way
-            findings.trouble(f"{path} does not load as {form.name}: {one_line(error)}.", "export the model again")
+            findings.problem(f"{path} does not load as {form.name}: {one_line(error)}.", "export the model again")
     return runtimes
 
 
@@ -80,23 +80,19 @@ def compare(
     rows = []
     for answer in answers:
         score = _largest(answer.prediction.pred_score, answers[0].prediction.pred_score)
-        plane = _largest(answer.prediction.anomaly_map, answers[0].prediction.anomaly_map)
+        pixels = _largest(answer.prediction.anomaly_map, answers[0].prediction.anomaly_map)
         if answer is not answers[0]:
-            _judge(answers[0], answer, score, plane, tolerance, findings)
-        rows.append(_row(answer, score, plane, is_first=answer is answers[0]))
+            _judge(answers[0], answer, score, pixels, tolerance, findings)
+        rows.append(_row(answer, score, pixels, is_first=answer is answers[0]))
     return HEADINGS, rows
 
 
 def _ask(runtime: Runtime, picture: NDArray[np.float32], calls: int, findings: Findings) -> _Answer | None:
     try:
         prediction = runtime.predict(picture)
-        times = []
-        for _ in range(calls):
-            begin = time.perf_counter()
-            runtime.predict(picture)
-            times.append(1e3 * (time.perf_counter() - begin))
+        times = time_calls(lambda: runtime.predict(picture), least=calls, most=calls)
     except Exception as error:  # noqa: BLE001 - the other runtimes shall still be shown
-        findings.trouble(f"{runtime.name} fails on the picture: {one_line(error)}.", "export the model again")
+        findings.problem(f"{runtime.name} fails on the picture: {one_line(error)}.", "export the model again")
         return None
     return _Answer(runtime, prediction, statistics.median(times))
 
@@ -111,7 +107,7 @@ def _largest(values: NDArray[np.float32] | None, others: NDArray[np.float32] | N
 
 
 def _judge(
-    first: _Answer, answer: _Answer, score: float | None, plane: float | None, tolerance: float, findings: Findings
+    first: _Answer, answer: _Answer, score: float | None, pixels: float | None, tolerance: float, findings: Findings
 ) -> None:
     """Hold what is stored and computed in float32 to the tolerance."""
     name, other = answer.runtime.name, first.runtime.name
@@ -120,21 +116,21 @@ def _judge(
         if not same_label:
             findings.note(f"{name} gives the picture another label than {other}; it computes in less than float32.")
         return
-    for what, difference in {"score": score, "anomaly map": plane}.items():
+    for what, difference in {"score": score, "anomaly map": pixels}.items():
         if difference is not None and not difference <= tolerance:  # also if it is nan
-            findings.trouble(
+            findings.problem(
                 f"The {what} of {name} differs from that of {other} by {difference:.2g}, more than {tolerance:g}.",
                 "export all files anew from one checkpoint, with the versions installed here",
             )
     close = np.abs(first.prediction.pred_score - 0.5).min() <= tolerance
     if not same_label and not close:
-        findings.trouble(f"{name} and {other} give the picture different labels.", "export all files anew")
+        findings.problem(f"{name} and {other} give the picture different labels.", "export all files anew")
 
 
-def _row(answer: _Answer, score: float | None, plane: float | None, *, is_first: bool) -> tuple[str, ...]:
+def _row(answer: _Answer, score: float | None, pixels: float | None, *, is_first: bool) -> tuple[str, ...]:
     runtime, prediction = answer.runtime, answer.prediction
     label = "" if prediction.pred_label is None else "anomalous" if prediction.pred_label[0] else "normal"
-    differences = ("", "") if is_first else tuple("" if value is None else f"{value:.1e}" for value in (score, plane))
+    differences = ("", "") if is_first else tuple("" if value is None else f"{value:.1e}" for value in (score, pixels))
     return (
         runtime.name,
         runtime.stored,

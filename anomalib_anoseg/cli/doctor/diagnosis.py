@@ -38,7 +38,7 @@ def doctor(
         calls: Predictions for the latency, the median of which is shown, after one to warm up.
 
     Returns:
-        list[str]: Troubles, each with a remedy; empty if there are none. The command then exits with 0, else with 1.
+        list[str]: Problems, each with a remedy; empty if there are none. The command then exits with 0, else with 1.
     """
     _check(model, image, threads, tolerance, calls)
     findings = Findings()
@@ -48,7 +48,7 @@ def doctor(
     if model is not None:
         _examine(model, image, model_class, threads, tolerance, calls, findings)
     findings.conclude()
-    return findings.troubles
+    return findings.problems
 
 
 def _examine(

@@ -8,17 +8,18 @@ import platform
 import sys
 from importlib import import_module, metadata
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from anomalib_anoseg._autoload import registration
+from anomalib_anoseg.common.machine import instruction_sets, package_version, processor
+from anomalib_anoseg.common.messages import one_line
 
 if TYPE_CHECKING:
     from anomalib_anoseg.cli.doctor.output import Findings
 
-__all__ = ["list_machine", "list_registration", "list_versions", "processor"]
+__all__ = ["list_machine", "list_registration", "list_versions"]
 
 CORE = ("anomalib-anoseg", "anomalib", "torch", "torchvision", "lightning", "torchmetrics", "kornia", "timm")
 EXPORT = ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
@@ -35,7 +36,7 @@ def list_registration(findings: Findings) -> Rows:
     if is_off:
         findings.note(f"{SWITCH}=0 switches registration off; unset it if names shall be known.")
     elif not is_active:
-        findings.trouble(
+        findings.problem(
             "Python did not read anomalib_anoseg.pth at its start, so anomalib knows the models by class path only.",
             "install the package with pip (a folder on PYTHONPATH is not enough), or call anomalib_anoseg.register()",
         )
@@ -49,7 +50,7 @@ def list_registration(findings: Findings) -> Rows:
         rows.append((f"{entry_point.name} = {entry_point.value}", "known to anomalib" if is_known else "not known"))
         if not is_known and is_active and not is_off:
             reason = _why_not_registered(entry_point.name) or "nothing was said about it"
-            findings.trouble(f"{entry_point.name} is not registered: {reason}.", "see the reason")
+            findings.problem(f"{entry_point.name} is not registered: {reason}.", "see the reason")
     return rows
 
 
@@ -69,7 +70,7 @@ def _why_not_registered(name: str) -> str:
 def list_versions(findings: Findings) -> Rows:
     """List versions; what only export needs may be missing."""
     rows = [("python", f"{platform.python_version()} on {platform.platform()}")]
-    installed = {package: _version(package) for package in (*CORE, *EXPORT)}
+    installed = {package: package_version(package) for package in (*CORE, *EXPORT)}
     rows += [(package, version or "not installed") for package, version in installed.items()]
     missing = [package for package, version in installed.items() if version is None]
     if missing:
@@ -80,16 +81,9 @@ def list_versions(findings: Findings) -> Rows:
     return rows
 
 
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def list_machine() -> Rows:
     """List processor, devices and the precision that the libraries choose by themselves."""
-    flags = _flags()
+    flags = instruction_sets()
     rows = [
         ("processor", f"{processor()}, {os.cpu_count()} cores"),
         ("of its instruction sets", ", ".join(name for name in FLAGS if name in flags) or "unknown"),
@@ -98,24 +92,6 @@ def list_machine() -> Rows:
         ("torch computes in", f"{torch.get_default_dtype()}, matrix products: {torch.get_float32_matmul_precision()}"),
     ]
     return [*rows, *_openvino_rows()]
-
-
-def processor() -> str:
-    """Name the processor."""
-    names = [value for name, value in _cpuinfo() if name == "model name"]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _flags() -> set[str]:
-    return {flag for name, value in _cpuinfo() if name in {"flags", "Features"} for flag in value.split()}
-
-
-def _cpuinfo() -> list[tuple[str, str]]:
-    """Read Linux's description of the processor, field by field; nothing elsewhere."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    fields = (line.partition(":") for line in lines)
-    return [(name.strip(), value.strip()) for name, _, value in fields]
 
 
 def _torch_devices() -> list[str]:
@@ -134,5 +110,5 @@ def _openvino_rows() -> Rows:
         core: Any = import_module("openvino").Core()
         hint = core.get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
     except Exception as error:  # noqa: BLE001 - OpenVINO raises its own kinds on processors that it does not support
-        return [("OpenVINO", f"does not start: {' '.join(str(error).split())}")]
+        return [("OpenVINO", f"does not start: {one_line(str(error))}")]
     return [("OpenVINO devices", ", ".join(core.available_devices)), ("OpenVINO computes in, unless told", hint)]

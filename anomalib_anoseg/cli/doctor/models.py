@@ -12,11 +12,12 @@ from anomalib.data.utils import read_image
 from anomalib.utils.serialization import anomalib_safe_globals
 from torch.nn import functional as F
 
-from anomalib_anoseg.board.run.rebuild import load_model
+from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.data.demo_textures import render
-from anomalib_anoseg.deploy.forms import export_forms, one_line
+from anomalib_anoseg.deploy.forms import export_forms
 from anomalib_anoseg.deploy.metadata import FIELDS, describe_thresholds
 from anomalib_anoseg.deploy.pictures import resize_of
+from anomalib_anoseg.deploy.rebuild import load_model
 from anomalib_anoseg.deploy.runtimes import Form
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _export(checkpoint: Path, model_class: str | None, folder: Path, findings: F
         if "pip install" in reason:
             findings.note(f"{name} is left out: {reason}.")
         else:
-            findings.trouble(f"The model could not be exported for {name}: {reason}.", "report it with this line")
+            findings.problem(f"The model could not be exported for {name}: {reason}.", "report it with this line")
     return files
 
 
@@ -128,7 +129,7 @@ def list_thresholds(
     rows = [(field, *(values.get(field, "") for values in columns.values())) for field in FIELDS]
     shown = [row for row in rows if any(row[1:])]
     if any(row[1:] and "nan" in row[1:] for row in shown if row[0].endswith("threshold")):
-        findings.trouble(
+        findings.problem(
             "A threshold is nan: it was never set, so that labels and masks mean nothing.",
             "validate the model with `anomalib validate`, or train it with validation images, and export it again",
         )
@@ -139,7 +140,7 @@ def _check_agreement(columns: dict[str, dict[str, str]], findings: Findings) -> 
     for field in FIELDS:
         values = {name: column[field] for name, column in columns.items() if field in column}
         if len(set(values.values())) > 1:
-            findings.trouble(
+            findings.problem(
                 f"{field} differs: {', '.join(f'{name} {value}' for name, value in values.items())}.",
                 "export all files anew from one checkpoint",
             )

@@ -1,4 +1,4 @@
-"""What the doctor says: tables, notes, and troubles with their remedies."""
+"""What the doctor says: tables, notes, and problems with their remedies."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ __all__ = ["Findings"]
 
 
 class Findings:
-    """Prints tables at once, and keeps notes and troubles for the end.
+    """Prints tables at once, and keeps notes and problems for the end.
 
     Attributes:
-        troubles: What is broken, each with a remedy.
+        problems: What is broken, each with a remedy.
         notes: What is worth knowing.
 
     Example:
         >>> findings = Findings()
-        >>> findings.trouble("The engine is cold.", "start it")
-        >>> findings.troubles
+        >>> findings.problem("The engine is cold.", "start it")
+        >>> findings.problems
         ['The engine is cold. Remedy: start it.']
     """
 
     def __init__(self) -> None:
-        self.troubles: list[str] = []
+        self.problems: list[str] = []
         self.notes: list[str] = []
         self._console = Console()
 
-    def trouble(self, what: str, remedy: str) -> None:
+    def problem(self, what: str, remedy: str) -> None:
         """Keep what is broken, and what to do about it."""
-        self.troubles.append(f"{what} Remedy: {remedy}.")
+        self.problems.append(f"{what} Remedy: {remedy}.")
 
     def note(self, what: str) -> None:
         """Keep what is worth knowing."""
@@ -59,9 +59,9 @@ class Findings:
         return Console(stderr=True).status(what)
 
     def conclude(self) -> None:
-        """Print notes and troubles."""
-        for kind, lines in {"Note": self.notes, "Trouble": self.troubles}.items():
+        """Print notes and problems."""
+        for kind, lines in {"Note": self.notes, "Problem": self.problems}.items():
             for line in lines:
                 self._console.print(f"{kind}: {line}", markup=False, highlight=False, soft_wrap=True)
-        if not self.troubles:
-            self._console.print("No trouble found.")
+        if not self.problems:
+            self._console.print("No problems found.")

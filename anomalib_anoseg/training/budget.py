@@ -5,7 +5,6 @@ training process, counts only the work that was done, and so gives models equal 
 up two seconds of it in one of the wall's.
 """
 
-import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,7 +17,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import RunningStage
 
-from anomalib_anoseg.board.run.run_folder import Figures, write_json
+from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.common.machine import load_average
+
+__all__ = ["BudgetTimer", "Stopwatch", "TrainingMeter"]
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -118,51 +120,39 @@ class TrainingMeter(Callback):
         self.load: dict[str, float | None] = {}
         self._was_running = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, _module: LightningModule) -> None:
         """Start the clocks."""
-        del pl_module
-        loader: Any = trainer.train_dataloader
-        self.set_size = len(loader.dataset)
+        self.set_size = len(trainer.train_dataloader.dataset)  # type: ignore[union-attr]
         self.load.setdefault("load_begin", load_average())
         self.stopwatch.start()
         self._report(trainer)
 
     def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: ImageBatch,
-        batch_idx: int,
+        self, trainer: Trainer, _module: LightningModule, _outputs: object, batch: ImageBatch, _index: int
     ) -> None:
         """Count a batch."""
-        del pl_module, outputs, batch_idx
         self.images += len(batch.image)  # type: ignore[arg-type]
         self.steps += 1
         if self.max_images is not None and self.images >= self.max_images:
             trainer.should_stop = True
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, _module: LightningModule) -> None:
         """Count an epoch, whole or cut short."""
-        del pl_module
         self.epochs_begun += 1
         self._report(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_start(self, _trainer: Trainer, _module: LightningModule) -> None:
         """Let the clocks stand still."""
-        del trainer, pl_module
         self._was_running = self.stopwatch.is_running
         self.stopwatch.stop()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, _trainer: Trainer, _module: LightningModule) -> None:
         """Let the clocks go on, if they went before."""
-        del trainer, pl_module
         if self._was_running:
             self.stopwatch.start()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, _trainer: Trainer, _module: LightningModule) -> None:
         """Stop the clocks."""
-        del trainer, pl_module
         self.stopwatch.stop()
         self.load["load_end"] = load_average()
 
@@ -177,7 +167,7 @@ class TrainingMeter(Callback):
         self.load = dict(state_dict["load"])
         self.images, self.steps, self.epochs_begun = (state_dict[name] for name in ("images", "steps", "epochs_begun"))
 
-    def figures(self) -> Figures:
+    def figures(self) -> dict[str, float | None]:
         """Give what a row keeps."""
         seconds = self.stopwatch.seconds
         return {
@@ -192,8 +182,3 @@ class TrainingMeter(Callback):
 
     def _report(self, trainer: Trainer) -> None:
         write_json(self.progress, {"epoch": self.epochs_begun, "max_epochs": trainer.max_epochs})
-
-
-def load_average() -> float | None:
-    """Processes that wanted to run in the last minute, on average; ``None`` where the system does not tell."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

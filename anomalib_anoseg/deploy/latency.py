@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "WorkerError", "measure_in_turns", "summarise"]
 
 NOISY_SPREAD = 0.25
-LAST_LINES = 400  # characters of what a process that died has said
+LAST_CHARACTERS = 400  # of what a process that died has said
 
 
 class WorkerError(RuntimeError):
@@ -66,7 +66,7 @@ class Worker:
         # The numbers of threads of libraries that read them only when they are loaded.
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "anomalib_anoseg.board.measure.latency_worker"],
+            [sys.executable, "-m", "anomalib_anoseg.deploy.latency_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -135,7 +135,7 @@ class Worker:
     def _why_it_ended(self) -> str:
         code = self._process.wait()
         self._errors.seek(0)
-        said = " ".join(self._errors.read().decode("utf-8", "replace").split())[-LAST_LINES:]
+        said = " ".join(self._errors.read().decode("utf-8", "replace").split())[-LAST_CHARACTERS:]
         return f"its process ended with exit status {code}: {said or 'it said nothing'}"
 
 

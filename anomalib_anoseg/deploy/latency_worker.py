@@ -1,6 +1,6 @@
 """The process that holds one model in one form: reads questions, one JSON a line, and answers likewise.
 
-:mod:`~anomalib_anoseg.board.measure.latency` starts it. It imports the library under measurement and no other.
+:mod:`~anomalib_anoseg.deploy.latency` starts it. It imports the library under measurement and no other.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anomalib_anoseg.common.memory import peak_memory
+from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.deploy.runtimes import Form, load_runtime
 
 if TYPE_CHECKING:
@@ -44,17 +45,25 @@ class Server:
         return np.array(self.pictures[:count])
 
 
-def time_calls(call: Callable[[], object], seconds: float) -> list[float]:
-    """Call once to warm up, then for some seconds, but 3 times at least and 100 at most.
+def time_calls(
+    call: Callable[[], object], seconds: float = 0.0, least: int = LEAST_CALLS, most: int = MOST_CALLS
+) -> list[float]:
+    """Call once to warm up, then again for some seconds; give the milliseconds of each call.
+
+    Args:
+        call: What to time.
+        seconds: How long.
+        least: Fewest calls, even if they take longer.
+        most: Most calls, even if they take less.
 
     Example:
-        >>> len(time_calls(lambda: None, seconds=0))
+        >>> len(time_calls(lambda: None))
         3
     """
     call()
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < LEAST_CALLS or (len(times) < MOST_CALLS and time.perf_counter() < end):
+    while len(times) < least or (len(times) < most and time.perf_counter() < end):
         begin = time.perf_counter()
         call()
         times.append(1e3 * (time.perf_counter() - begin))
@@ -75,7 +84,7 @@ def main() -> None:
             else:
                 result = server.time_calls(**question)
         except Exception as error:  # noqa: BLE001 - told to whoever asked
-            result = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+            result = {"error": one_line(error)}
         print(json.dumps(result), file=answers, flush=True)
 
 

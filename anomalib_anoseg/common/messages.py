@@ -1,0 +1,13 @@
+"""Errors in the words of a message."""
+
+
+def one_line(error: BaseException | str, length: int = 300) -> str:
+    r"""Say an error, with its type, or a text in one line of limited length.
+
+    Example:
+        >>> one_line(ValueError("no\n  good"))
+        'ValueError: no good'
+    """
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -1,0 +1,64 @@
+"""Small pictures for a page: test images, masks and anomaly maps."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from skimage.segmentation import find_boundaries
+
+SIDE = 176  # pixels of a thumbnail's longer side
+THRESHOLD = 0.5  # where anomalib's normalisation puts the calibrated threshold
+COLORMAP = "inferno"  # perceptually even, also for colour-blind readers
+TRUTH, EDGE, OUTLINE = (0, 158, 115), (160, 255, 220), (86, 220, 240)
+
+
+def read_thumbnail(folder: Path, path: Any, mode: str) -> NDArray[np.uint8] | None:  # noqa: ANN401
+    """Read a thumbnail; a path that is not absolute is relative to the folder."""
+    if not isinstance(path, str) or not path:
+        return None
+    try:
+        with Image.open(folder / path) as image:
+            thumbnail = image.convert(mode)
+    except OSError:
+        return None
+    thumbnail.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    return np.asarray(thumbnail)
+
+
+def draw_truth(pixels: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+    """Draw the mask, if there is one, onto the picture in grey."""
+    gray = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB")) // 2 + 40
+    if mask is None:
+        return gray.astype(np.uint8)
+    inside = np.asarray(Image.fromarray(mask).resize(pixels.shape[1::-1], Image.Resampling.NEAREST)) > 0
+    tinted = np.where(inside[..., None], 0.35 * gray + 0.65 * np.array(TRUTH), gray)
+    tinted[find_boundaries(inside, mode="inner")] = EDGE
+    return tinted.astype(np.uint8)
+
+
+def draw_map(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Colour a map, the same way for all images, and outline what is above the threshold."""
+    colored = _colors(values).copy()
+    colored[find_boundaries(values >= THRESHOLD * 255, mode="inner")] = OUTLINE
+    return colored
+
+
+def draw_color_bar() -> NDArray[np.uint8]:
+    """Draw the colours of anomaly maps from 0 to 1."""
+    return _colors(np.linspace(0, 255, 256).astype(np.uint8)[None].repeat(8, 0))
+
+
+def _colors(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(mpl.colormaps[COLORMAP](values, bytes=True)[..., :3], dtype=np.uint8)
+
+
+def to_uri(pixels: NDArray[np.uint8]) -> str:
+    """Encode a picture as JPEG in a data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=88, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

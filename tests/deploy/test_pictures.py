@@ -1,0 +1,60 @@
+"""Pictures for exported files: the right ones, at the right size, with their truth."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data import MVTecAD
+
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.deploy.accuracy import measure_accuracy
+from anomalib_anoseg.deploy.pictures import LabelledPictures, Pictures, resize_of
+from anomalib_anoseg.deploy.runtimes import Prediction
+
+ACCURACY = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_IoU")
+
+
+def test_calibration_sees_no_test_image(tiny_root):
+    data = MVTecAD(tiny_root, "stripes", num_workers=0, val_split_mode="same_as_test")
+    pictures = Pictures(data, SimpleNamespace(pre_processor=None))
+    assert pictures.size == (64, 64)
+    tested = [image for batch in pictures.for_test(4) for image in batch.image]
+    calibration = pictures.for_calibration(100)
+    assert (len(tested), len(pictures), len(calibration)) == (6, 6, 8)
+    assert not any(torch.equal(image, other) for image in calibration for other in tested)
+    assert len(pictures.for_calibration(3)) == 3
+    data.train_data = data.test_data
+    with pytest.raises(ValueError, match="There are no training or validation images to calibrate INT8 on"):
+        pictures.for_calibration(3)
+
+
+def test_calibration_starts_with_validation_images(tiny_data):
+    pictures = Pictures(tiny_data, SimpleNamespace(pre_processor=None))
+    first, second, *others = pictures.for_calibration(100)
+    assert torch.equal(first, tiny_data.val_data[0].image)
+    assert torch.equal(second, tiny_data.val_data[1].image)
+    assert len(others) == len(tiny_data.train_data) == 6
+
+
+def test_pictures_and_masks_are_resized_as_in_a_test(tiny_data):
+    model = AnoSeg((64, 96), network={"width": 0.125})
+    pictures = Pictures(tiny_data, model)
+    assert pictures.size == (64, 96)
+    batches = list(pictures.for_test(4))
+    assert [len(batch.image) for batch in batches] == [4, 2]
+    assert batches[0].mask.shape == (4, 64, 96)
+    labels = torch.cat([batch.label for batch in batches])
+    masks = torch.cat([batch.mask for batch in batches])
+    assert labels.sum() == 3
+    assert torch.equal(masks.flatten(1).any(1), labels)
+    assert resize_of(SimpleNamespace(pre_processor=None))(masks) is masks
+
+
+def test_figures_are_none_where_they_are_not_defined():
+    class Blind:
+        def predict(self, images):
+            return Prediction(np.zeros(len(images), np.float32), None, None, None)
+
+    normal = LabelledPictures(torch.zeros(2, 3, 4, 4), torch.zeros(2).bool(), torch.zeros(2, 4, 4).bool())
+    assert measure_accuracy(Blind(), [normal, normal]) == dict.fromkeys(ACCURACY, None) | {"images": 4}
