@@ -1,6 +1,6 @@
 """Every script in benchmarks/ runs at a tiny size, so that none of them rots."""
 
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -13,7 +13,9 @@ import torch
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.transforms import SaliencyPerlin
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
+PERFORMANCE = {"augmentation", "cost", "startup"}
+SHARED = {"__init__", "common", "judging", "trainings"}
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
 TINY = {
     "augmentation": ["--quick", "--markdown"],
@@ -33,9 +35,10 @@ def run(tmp_path_factory):
     """Start all scripts at once, for the most part they import, and return what waits for one of them."""
     folder = tmp_path_factory.mktemp("benchmarks")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder), "PYTHONWARNINGS": "ignore"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     processes = {}
     for name, options in TINY.items():
-        command = [sys.executable, FOLDER / f"{name}.py", *options, "--json", folder / f"{name}.json"]
+        command = [sys.executable, "-m", module_of(name), *options, "--json", folder / f"{name}.json"]
         with (folder / f"{name}.log").open("w") as log:
             processes[name] = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
 
@@ -50,13 +53,14 @@ def run(tmp_path_factory):
         process.wait()
 
 
+def module_of(name):
+    return f"benchmarks.{'performance' if name in PERFORMANCE else 'experiments'}.{name}"
+
+
 def load(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FOLDER)
-        spec.loader.exec_module(module)
-    return module
+        patch.syspath_prepend(ROOT)
+        return importlib.import_module(module_of(name))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +74,7 @@ def calibration():
 
 
 def test_no_script_is_left_out():
-    assert {path.stem for path in FOLDER.glob("*.py")} == set(TINY)
+    assert {path.stem for path in (ROOT / "benchmarks").rglob("*.py")} - SHARED == set(TINY)
 
 
 @pytest.mark.parametrize("name", ["startup", "pixel_loss"])
@@ -119,11 +123,11 @@ def test_study_judges_every_trial_by_all_that_it_predicts(run):
 
 
 def test_all_kinds_of_defects_are_drawn_as_faint_as_they_should():
-    study = load("study")
+    study, defects = load("study"), load("judging").defects
     normal = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     anywhere = torch.ones(2, 1, 64, 64, dtype=torch.bool)
     (opaque, _), (faint, mask) = (study.draw(normal, anywhere, strength) for strength in (1.0, 0.5))
-    before = normal.repeat_interleave(len(study.defects.DEFECTS), dim=0)
+    before = normal.repeat_interleave(len(defects.DEFECTS), dim=0)
     torch.testing.assert_close(faint, torch.where(mask.bool(), before.lerp(opaque, 0.5), before))
     assert mask.unflatten(0, (2, -1)).amax((0, 2, 3, 4)).all()
 

@@ -12,55 +12,57 @@ its own. It is judged by anomalies on the held-out images, the same for all tria
 A trial may also replace what is no argument of AnoSeg: the `batch`, the `seconds` of training, and the `normalisation`
 layers of all networks, by `group` normalisation. One with a detector is judged by both image scores.
 
-    python benchmarks/study.py --set datasets/mvtec/screw datasets/mvtec/toothbrush --seconds 120 --json study.json
-    python benchmarks/study.py --only --json study.json --markdown
+    python -m benchmarks.experiments.study --set datasets/mvtec/screw datasets/mvtec/toothbrush \
+        --seconds 120 --json study.json
+    python -m benchmarks.experiments.study --only --json study.json --markdown --csv study.csv
+    python -m benchmarks.experiments.study --report benchmarks/results/study.csv
 
 The file is written after each training; those that are in it already are not repeated.
 """
 
 import argparse
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from pixel_loss import LAPTOP, QUIET, as_tensors, datamodule, iou_at, scores
 from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_anoseg import AnoSeg, __version__
-from anomalib_anoseg.common.machine import load_average
-from anomalib_anoseg.data import defects
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.common.presets import merge
 from anomalib_anoseg.training.budget import BudgetTimer, Stopwatch
 from anomalib_anoseg.transforms import SyntheticAnomaly
-from anomalib_anoseg.transforms.saliency import BorderContrast
+from benchmarks.common import BARE, QUIET, Row, begin, by_group, load, make_parser, origin, preset
+from benchmarks.experiments.judging import (
+    DEMO,
+    JUDGING_SEED,
+    after_normal,
+    draw,
+    find_object,
+    held_out,
+    iou_at,
+    make_data,
+    scores,
+)
 
 TRIALS = Path(__file__).with_suffix(".yaml")
-DEMO = "brick"
-HELD_OUT = 24  # images of a set to judge on, at most
-JUDGING_SEED = 10_000
-ATTEMPTS = 50  # draws of a defect until it lies on the object
 GROUP = 8  # channels, where layers normalise groups of them
 NAMES = {"auroc": "AUROC", "ap": "AP", "best_iou": "best IoU"}
 LENGTHS = ("seconds", "batch")  # what a trial may change beside the model
 KINDS = ("drawn", "on object", "forged")
-# Parts of anomalib that a judgement does without.
-BARE: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
-
-VERSIONS = {"anomalib_anoseg": __version__, "torch": torch.__version__, "machine": platform.machine()}
-
-Row = dict[str, Any]
 
 
 def main() -> None:
     """Train and judge what is missing, then report."""
     options = parse_options()
-    torch.set_num_threads(options.threads)
+    begin(options)
+    if options.report:
+        print(report(pd.read_csv(options.report)))
+        return
     trials = yaml.safe_load(options.trials.read_text(encoding="utf-8"))
     chosen = trials if options.only is None else {name: trials[name] for name in options.only}
     rows: list[Row] = json.loads(options.json.read_text(encoding="utf-8"))["rows"] if options.json.exists() else []
@@ -70,7 +72,7 @@ def main() -> None:
                 key = {"trial": name, "changes": changes} | settings_of(changes, options)
                 key |= {"set": str(folder or "demonstration"), "seed": seed, "threads": options.threads}
                 if not any(row.items() >= key.items() for row in rows):
-                    rows.append(key | VERSIONS | run(changes, folder, seed, key["seconds"], key["batch"]))
+                    rows.append(key | origin() | run(changes, folder, seed, key["seconds"], key["batch"]))
                     options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
                     print(
                         name,
@@ -78,19 +80,22 @@ def main() -> None:
                         {figure: rows[-1][figure] for figure in ("on object AP", "forged AP")},
                         flush=True,
                     )
+    table = pd.DataFrame([row for row in rows if row.items() >= settings_of(row["changes"], options).items()])
+    if options.csv:
+        table.drop(columns=["changes", "settings"]).to_csv(options.csv, index=False, lineterminator="\n")
     if options.markdown:
-        print(report([row for row in rows if row.items() >= settings_of(row["changes"], options).items()]))
+        print(report(table))
 
 
 def settings_of(changes: dict[str, Any], options: argparse.Namespace) -> Row:
     """Tell all settings of a trial: trainings of another configuration or length must not be taken for its own."""
     lengths = {name: changes.get(name, vars(options)[name]) for name in LENGTHS}
-    return {"settings": laptop() | changes} | lengths
+    return {"settings": merge(preset("laptop"), by_group(changes))} | lengths
 
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else None)
+    parser = make_parser(__doc__, "threads", "markdown")
     parser.add_argument("--trials", type=Path, default=TRIALS, help="YAML: name -> changes of configs/laptop.yaml")
     parser.add_argument("--only", nargs="*", help="names of trials; none, to report what there is")
     parser.add_argument(
@@ -99,29 +104,25 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=120, help="processor time of every training")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--markdown", action="store_true", help="print tables of the trainings of this length")
-    return parser.parse_args()
-
-
-def laptop() -> dict[str, Any]:
-    """Read the model's arguments in `configs/laptop.yaml`."""
-    settings: dict[str, Any] = yaml.safe_load(LAPTOP.read_text(encoding="utf-8"))["model"]["init_args"]
-    return settings
+    parser.add_argument("--csv", type=Path, metavar="PATH", help="write the trainings of this length as a small table")
+    parser.add_argument("--report", type=Path, metavar="CSV", help="print the tables of such a file, and stop")
+    options = parser.parse_args()
+    if not options.json and not options.report:
+        parser.error("trainings need --json, where they are kept")
+    return options
 
 
 def run(changes: dict[str, Any], folder: Path | None, seed: int, seconds: float, batch: int) -> Row:
     """Train one trial on one set and judge it."""
-    settings = laptop()
+    settings = preset("laptop")
     shipped = AnoSeg(**settings).augmenter
     changes = {name: value for name, value in changes.items() if name not in LENGTHS}
     normalisation = changes.pop("normalisation", "batch")
-    model = AnoSeg(**(settings | changes | {"seed": seed}), **BARE)
+    model = AnoSeg(**merge(settings, by_group(changes)), seed=seed, **BARE)
     if normalisation == "group":
         normalise_groups(model)
-    data = datamodule(folder.parent if folder else None, folder.name if folder else DEMO, batch)
-    clock, load = Clock(), load_average()
+    data = make_data(folder.parent if folder else None, folder.name if folder else DEMO, batch)
+    clock, load_before = Clock(), load()[:1]
     trainer = Trainer(
         precision="bf16-mixed",
         max_epochs=-1,
@@ -130,9 +131,9 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, seconds: float,
         **QUIET,
     )
     trainer.fit(model, datamodule=data)
-    row: Row = {"load": load, "steps": trainer.fit_loop.total_batch_idx + 1}
+    row: Row = {"load": next(iter(load_before), None), "steps": trainer.fit_loop.total_batch_idx + 1}
     threshold = None
-    for kind, (images, masks) in held_out(data, model, shipped).items():
+    for kind, (images, masks) in held_out_anomalies(data, model, shipped).items():
         figures, best = judge(model, images, masks, threshold)
         threshold = best if threshold is None else threshold
         row |= {f"{kind} {name}": value for name, value in figures.items()}
@@ -160,10 +161,9 @@ class Clock(Callback):
         self.stopwatch.start()
 
 
-def held_out(data: Any, model: AnoSeg, shipped: SyntheticAnomaly) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ANN401
+def held_out_anomalies(data: Any, model: AnoSeg, shipped: SyntheticAnomaly) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ANN401
     """Make images and masks of each kind, the forged ones first, within them the normal images first."""
-    resize: Any = model.pre_processor
-    normal = torch.stack([resize(data.val_data[index].image) for index in range(min(HELD_OUT, len(data.val_data)))])
+    normal = held_out(data, model)
     forged, forged_mask = shipped.forge(normal, generator=torch.Generator().manual_seed(JUDGING_SEED))
     anywhere = torch.ones_like(forged_mask, dtype=torch.bool)
     bad = {
@@ -171,40 +171,7 @@ def held_out(data: Any, model: AnoSeg, shipped: SyntheticAnomaly) -> dict[str, t
         "drawn": draw(normal, anywhere),
         "on object": draw(normal, find_object(normal)),
     }
-    no_mask = torch.zeros_like(forged_mask)
-    return {kind: (torch.cat((normal, image)), torch.cat((no_mask, mask))) for kind, (image, mask) in bad.items()}
-
-
-def find_object(normal: Tensor) -> Tensor:
-    """Find what stands out from the border of images, or all of an image if nothing does: bool ``(B, 1, H, W)``."""
-    salient = BorderContrast()(normal) > 0.5
-    return salient | ~salient.flatten(1).any(1)[:, None, None, None]
-
-
-def draw(normal: Tensor, places: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Draw a defect of each kind on each image, half of it at least in those places: images and masks.
-
-    The strength is the opacity of what was drawn, from 0 to 1: kinds differ in what they do with a strength of their
-    own, and a splinter does nothing.
-    """
-    rng = np.random.default_rng(JUDGING_SEED)
-    surfaces = [image.permute(1, 2, 0).double().numpy() for image in normal]
-    pairs = [
-        draw_one(kind, strength, surface, place.squeeze(0).numpy(), rng)
-        for surface, place in zip(surfaces, places, strict=True)
-        for kind in defects.DEFECTS.values()
-    ]
-    return as_tensors(pairs)
-
-
-def draw_one(kind: Any, strength: float, surface: Any, place: Any, rng: np.random.Generator) -> tuple[Any, Any]:  # noqa: ANN401
-    """Draw a defect until half of it lies in its place, or patience ends: a picture and its mask."""
-    for _ in range(ATTEMPTS):
-        faded = (1 - strength) * surface + strength * kind(surface, rng, 1.0)
-        picture, mask = defects.mark_changes(surface, faded)
-        if 2 * place[mask].sum() >= mask.sum():
-            break
-    return picture, mask
+    return {kind: after_normal(normal, pair) for kind, pair in bad.items()}
 
 
 @torch.no_grad()
@@ -225,9 +192,8 @@ def judge(model: AnoSeg, images: Tensor, masks: Tensor, threshold: float | None)
     return figures, of_map["best_threshold"]
 
 
-def report(rows: list[Row]) -> str:
+def report(table: pd.DataFrame) -> str:
     """Tabulate means over the sets: of the first seed, which all trials have, and of all, where there are several."""
-    table = pd.DataFrame(rows)
     repeated = table[table.groupby("trial")["seed"].transform("max") > 0]
     tables = [table_of_means(table[table["seed"] == 0]), *([table_of_means(repeated)] if len(repeated) else [])]
     return "\n\n".join(tables)

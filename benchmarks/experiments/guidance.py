@@ -12,14 +12,12 @@ All of that can be changed after a training. So each form of the bank is put int
 Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
 one, a model is trained on the demonstration data for as many steps as asked for: sizes and times of any width.
 
-    python benchmarks/guidance.py [JOB ...] [--rounds 10] [--json guidance.json] [--markdown]
-    python benchmarks/guidance.py --size 256 --width 1 --steps 1
+    python -m benchmarks.experiments.guidance [JOB ...] [--rounds 10] [--json guidance.json] [--markdown]
+    python -m benchmarks.experiments.guidance --size 256 --width 1 --steps 1
 """
 
 import argparse
-import json
 import statistics
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -30,17 +28,17 @@ import numpy as np
 import pandas as pd
 import torch
 from anomalib.engine import Engine
-from cost import QUIET, describe, mean_time
 from torch import Tensor
 
 from anomalib_anoseg import SGSF
 from anomalib_anoseg.board.report.statistics import half_width
 from anomalib_anoseg.board.run.rebuild import load_job
-from anomalib_anoseg.board.run.run_folder import RunFolder
 from anomalib_anoseg.data import DemoTextures
 from anomalib_anoseg.deploy.forms import size_of_file_mb
 from anomalib_anoseg.deploy.runtimes import Form, load_runtime
 from anomalib_anoseg.models.sgsf.references import ReferenceSet, collect_references
+from benchmarks.common import QUIET, begin, format_table, make_parser, mean_time, write_json
+from benchmarks.experiments.trainings import finished
 
 METRICS = {
     "image_AUROC": "image AUROC",
@@ -111,13 +109,7 @@ def find_trainings(options: argparse.Namespace, folder: Path) -> list[Training]:
     """Find what boards have trained, or train a model."""
     if not options.jobs:
         return [train(options, folder)]
-    trainings = []
-    for path in options.jobs:
-        row = RunFolder(path.parent.parent).row(path.name)
-        if row is None:
-            raise SystemExit(f"{path} is no folder of a finished job")
-        trainings.append(Training(path.name, path / "model.ckpt", load_job(path, row)[1]))
-    return trainings
+    return [Training(path.name, path / "model.ckpt", load_job(path, finished(path))[1]) for path in options.jobs]
 
 
 def train(options: argparse.Namespace, folder: Path) -> Training:
@@ -125,7 +117,8 @@ def train(options: argparse.Namespace, folder: Path) -> Training:
     shape: dict[str, Any] = {"num_train": 24, "num_test_good": 4, "num_test_per_defect": 1}
     batches: dict[str, Any] = {"train_batch_size": 4, "eval_batch_size": 4, "val_split_ratio": 0.2}
     data = DemoTextures(root=folder, image_size=96, **shape, **batches)
-    model = SGSF((options.size, options.size), options.width, bank={"limit": 1e6}, visualizer=False)
+    settings: dict[str, Any] = {"network": {"width": options.width}, "bank": {"limit": 1e6}}
+    model = SGSF((options.size, options.size), **settings, visualizer=False)
     engine = make_engine(folder, max_steps=options.steps, max_epochs=-1)
     engine.fit(model, datamodule=data)
     engine.trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
@@ -135,7 +128,7 @@ def train(options: argparse.Namespace, folder: Path) -> Training:
 def make_engine(folder: Path, **settings: Any) -> Engine:  # noqa: ANN401
     """Make an engine that computes in float32 and prints nothing."""
     quiet = {name: value for name, value in QUIET.items() if name != "enable_checkpointing"}
-    return Engine(accelerator="cpu", devices=1, logger=False, default_root_dir=folder, **quiet, **settings)
+    return Engine(devices=1, default_root_dir=folder, **quiet, **settings)
 
 
 def judge(model: SGSF, data: Any, folder: Path) -> tuple[dict[str, float], Tensor]:  # noqa: ANN401
@@ -181,9 +174,9 @@ def table(figures: dict[str, Figures], options: argparse.Namespace) -> str:
     """Format means over trainings, and of accuracies the difference to what is shipped with its 95 % interval."""
     first = next(iter(figures.values()))
     titles = list(first[str(SHIPPED)])
-    lines = [["references", *titles], *([["---", *["---:"] * len(titles)]] if options.markdown else [])]
+    lines = [["references", *titles]]
     lines += [[name, *cells(figures, name, titles)] for name in first]
-    return "\n".join(f"| {' | '.join(line)} |" if options.markdown else "\t".join(line) for line in lines)
+    return format_table(lines, markdown=options.markdown)
 
 
 def cells(figures: dict[str, Figures], name: str, titles: list[str]) -> Iterator[str]:
@@ -205,29 +198,25 @@ def cells(figures: dict[str, Figures], name: str, titles: list[str]) -> Iterator
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Measure what SGSF's references are worth and cost at inference.")
+    parser = make_parser(__doc__, "markdown")
     parser.add_argument("jobs", type=Path, nargs="*", help="folders of a board's jobs; trains a model if none")
     parser.add_argument("--rounds", type=int, default=10, help="in which all forms take turns (default: 10)")
     parser.add_argument("--size", type=int, default=128, help="side of the images, without jobs (default: 128)")
     parser.add_argument("--width", type=float, default=0.25, help="of the networks, without jobs (default: 0.25)")
     parser.add_argument("--steps", type=int, default=100, help="of the training, without jobs (default: 100)")
     parser.add_argument("--quick", action="store_true", help="a trial: the first forms alone")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures")
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     return parser.parse_args()
 
 
 def main() -> None:
     """Measure all forms of the bank in all trained models."""
     options = parse_options()
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
+    begin(options)
     figures: dict[str, Figures] = {}
     with TemporaryDirectory() as name:
         for number, training in enumerate(find_trainings(options, Path(name))):
             figures[training.name] = measure(training, options, Path(name) / f"training {number}")
-    if options.json:
-        options.json.write_text(json.dumps(describe(options) | {"figures": figures}, indent=1) + "\n", "utf-8")
+    write_json(options, figures=figures)
     print(table(figures, options))
 
 

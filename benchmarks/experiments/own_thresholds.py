@@ -9,26 +9,24 @@ nothing may be chosen by it.
 Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
 any, a network that saw a few pictures of the demonstration data shows that the script works.
 
-    python benchmarks/own_thresholds.py runs/as_shipped{,_tile}/jobs/AnoSeg-* --json own_thresholds.json --markdown
+    python -m benchmarks.experiments.own_thresholds runs/as_shipped{,_tile}/jobs/AnoSeg-* \
+        --json own_thresholds.json --markdown
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
-from calibration import Row, demonstration, trainings, with_sets
 from lightning.pytorch import Trainer
-from pixel_loss import QUIET, scores
-from study import BARE, VERSIONS
 from torch import Tensor
 from torchmetrics.functional.classification import binary_jaccard_index
 
 from anomalib_anoseg import AnoSeg
+from benchmarks.common import BARE, QUIET, Row, begin, make_parser, preset, write_json
+from benchmarks.experiments.judging import scores
+from benchmarks.experiments.trainings import demonstration, trainings, with_sets
 
-CONFIG = Path(__file__).parents[1] / "configs" / "laptop_pretrained.yaml"
 GOOD = "good"
 POOR_IOU = 0.1
 PREDICTED = ("anomaly_map", "gt_mask", "pred_mask", "pred_label")  # fields of anomalib's batches
@@ -47,28 +45,24 @@ class Predicted(NamedTuple):
 def main() -> None:
     """Count for every training, then report."""
     options = parse_options()
-    torch.set_num_threads(1)
+    begin(options)
     found = trainings(options.jobs) if options.jobs else demonstration()
     rows = [names | row for names, model, data in found for row in count(predict(as_shipped(model), data))]
-    if options.json:
-        options.json.write_text(json.dumps({**VERSIONS, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    write_json(options, rows=rows)
     if options.markdown:
         print(report(rows))
 
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else None)
+    parser = make_parser(__doc__, "markdown")
     parser.add_argument("jobs", type=Path, nargs="*", help="job folders of a board with AnoSeg")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", action="store_true", help="print tables")
     return parser.parse_args()
 
 
 def as_shipped(trained: AnoSeg) -> AnoSeg:
     """Give a training's weights to a model that calibrates itself as the shipped configuration does."""
-    settings: dict[str, Any] = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model"]["init_args"]
-    calibration = {name: value for name, value in settings.items() if name.startswith("calibration_")}
+    calibration = {"calibration": preset("laptop_pretrained")["calibration"]}
     model = AnoSeg(**(dict(trained.hparams) | calibration | BARE | {"post_processor": True}))
     model.model.load_state_dict(trained.model.state_dict())
     return model

@@ -19,28 +19,18 @@ their features stored.
   level when all libraries are loaded and the network is made; weights are thus left out. Linux only: the kernel's peak
   VmHWM can be reset, while getrusage's would start from the parent's.
 
-    python benchmarks/cost.py [--quick] [--markdown] [--json cost.json] [--check]
+    python -m benchmarks.performance.cost [--quick] [--markdown] [--json cost.json] [--check]
 """
 
 import argparse
 import copy
 import ctypes
 import gc
-import json
 import logging
-import os
-import platform
-import re
 import statistics
-import subprocess
 import sys
-import time
-import timeit
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from importlib.metadata import version
-from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,9 +47,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.transforms import HardCutPaste, SaliencyPerlin
-
-Samples = dict[str, list[float]]  # by subject
-Figures = dict[str, Samples]  # by quantity
+from benchmarks.common import (
+    BARE,
+    CPUINFO,
+    QUIET,
+    Figures,
+    begin,
+    clock,
+    exit_status,
+    format_table,
+    in_turns,
+    judge_speed,
+    make_parser,
+    mean_time,
+    refuse_noisy_check,
+    speed_up,
+    write_json,
+)
 
 REFERENCE, SIZE, WIDTHS = "DRAEM", 256, (1.0, 0.25)
 SHARE, WAITS = "share of forging in a training step, %", "host synchronisations of forging"
@@ -73,15 +77,6 @@ REQUIRED = {
 }
 ALLOWED = {SHARE: 5.0, WAITS: 0.0}
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique"}
-PACKAGES = ("anomalib-anoseg", "anomalib", "torch", "torchvision", "lightning", "kornia", "timm")
-CPUINFO = Path("/proc/cpuinfo").read_text("utf-8") if sys.platform == "linux" else ""
-PROCESSOR = r"model name\s*:.*|\b(?:amx|avx|bf16)\w*"
-QUIET: dict[str, Any] = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-
-
-def clock() -> float:
-    """Read the processor's time, which neighbours do not stretch, or with several threads the wall's."""
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 class Kind(NamedTuple):
@@ -119,7 +114,7 @@ class Subject(Callback):
     def train(self) -> float:
         """Train for two steps; return the milliseconds of the second."""
         self.ends, self.forging = list[float](), list[float]()
-        trainer = Trainer(accelerator="cpu", max_epochs=1, callbacks=[self], logger=False, **QUIET)
+        trainer = Trainer(max_epochs=1, callbacks=[self], **QUIET)
         loader: Any = DataLoader(self.items, self.batch_size, collate_fn=ImageBatch.collate)
         trainer.fit(self.module, loader)
         elapsed = self.ends[1] - self.ends[0]
@@ -139,11 +134,12 @@ class Subject(Callback):
 
 def build(kind: Kind, size: int) -> tuple[Any, Callable[..., Any]]:
     """Make a model, and what plants an anomaly in every image."""
-    bare: dict[str, Any] = dict.fromkeys(("pre_processor", "post_processor", "evaluator", "visualizer"), False)
+    bare: dict[str, Any] = {"pre_processor": False, **BARE}
+    network: dict[str, Any] = {"network": {"width": kind.width}}
     if kind.model == "AnoSeg":
-        return AnoSeg((size, size), network={"width": kind.width}, **bare), HardCutPaste().forge
+        return AnoSeg((size, size), **network, **bare), HardCutPaste().forge
     if kind.model == "SGSF":
-        return SGSF((size, size), network={"width": kind.width}, **bare), SaliencyPerlin(p=1.0).forge
+        return SGSF((size, size), **network, **bare), SaliencyPerlin(p=1.0).forge
     with TemporaryDirectory() as no_textures:
         return Draem(no_textures, **bare), PerlinAnomalyGenerator(probability=1.0).forward
 
@@ -203,22 +199,6 @@ def measure_time(subjects: dict[str, Subject], rounds: int) -> Figures:
     return figures | {SHARE: {name: subject.shares for name, subject in subjects.items()}}
 
 
-def mean_time(call: Callable[[], object]) -> float:
-    """Call once to warm up, then for 0.2 seconds or more; return the mean milliseconds of a call."""
-    call()
-    calls, seconds = timeit.Timer(call, timer=clock).autorange()
-    return 1e3 * seconds / calls
-
-
-def in_turns(title: str, turns: Mapping[str, Callable[[], float]], rounds: int) -> Samples:
-    """Let all subjects take their turns, round after round."""
-    samples: Samples = {name: [] for name in turns}
-    for number, (name, turn) in product(range(rounds), turns.items()):
-        samples[name].append(turn())
-        print(f"{title}, round {number + 1}/{rounds}, {name}: {samples[name][-1]:,.1f}", file=sys.stderr, flush=True)
-    return samples
-
-
 def measure_memory(kinds: list[Kind], size: int, images: int) -> Figures:
     """Measure memory, each figure in a process of its own, forked before this one computes anything."""
     figures: Figures = {}
@@ -244,12 +224,6 @@ def peak_growth(job: str, kind: Kind, size: int, images: int) -> float:
     return (int(after.split()[0]) - int(before.split()[0])) / 1e3
 
 
-def speed_up(samples: Samples, name: str, reference: str = REFERENCE) -> tuple[float, float, float]:
-    """Return how many times as fast as the reference a subject is: by the medians, least and most of the rounds."""
-    rounds = [a / b for a, b in zip(samples[reference], samples[name], strict=True)]
-    return statistics.median(samples[reference]) / statistics.median(samples[name]), min(rounds), max(rounds)
-
-
 def judge(figures: Figures) -> Iterator[tuple[str, str]]:
     """Compare figures with requirements; what varies by more than a quarter between rounds is too noisy to judge."""
     for title, samples in figures.items():
@@ -259,67 +233,43 @@ def judge(figures: Figures) -> Iterator[tuple[str, str]]:
                 outcome = "passed" if max(samples[name]) <= ALLOWED[title] else "FAILED"
                 yield outcome, f"{name}, {title}: {max(samples[name]):.2g}, allowed {ALLOWED[title]:g}"
             elif required:
-                ratio, least, most = speed_up(samples, name)
-                outcome = "noisy" if most - least > ratio / 4 else "passed" if ratio >= required else "FAILED"
-                yield outcome, f"{name}, {title}: {ratio:.1f} times as fast, required {required:g}"
-
-
-def exit_status(outcomes: set[str]) -> int:
-    """Return 1 if a requirement fails, else 2 if one cannot be judged, else 0."""
-    return 1 if "FAILED" in outcomes else 2 if "noisy" in outcomes else 0
+                speed = speed_up(samples, name, REFERENCE)
+                outcome = judge_speed(speed, required)
+                yield outcome, f"{name}, {title}: {speed[0]:.1f} times as fast, required {required:g}"
 
 
 def table(figures: Figures, options: argparse.Namespace) -> str:
     """Format all figures, separated by tabs or in Markdown."""
     names = list(figures[WAITS])
     head = f"{options.size}x{options.size}, {options.images} images a training step, {options.threads} thread(s)"
-    lines = [[head, *names], *([["---", *["---:"] * len(names)]] if options.markdown else [])]
+    lines = [[head, *names]]
     for title, samples in figures.items():
         medians = {name: statistics.median(values) for name, values in samples.items()}
         cells = {name: f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for name, value in medians.items()}
         for name in names[1:] if title.endswith(" ms") else ():
-            cells[name] += " ({:.1f}x, {:.1f} to {:.1f})".format(*speed_up(samples, name))
+            cells[name] += " ({:.1f}x, {:.1f} to {:.1f})".format(*speed_up(samples, name, REFERENCE))
         lines.append([title, *cells.values()])
-    return "\n".join(f"| {' | '.join(line)} |" if options.markdown else "\t".join(line) for line in lines)
-
-
-def describe(options: argparse.Namespace) -> dict[str, Any]:
-    """Describe what was asked for, of which software, on which machine."""
-    failed, commit = subprocess.getstatusoutput(f"git -C '{Path(__file__).parent}' describe --always --dirty")
-    return {
-        "options": {name: str(value) for name, value in vars(options).items()},
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
-        "machine": [platform.platform(), os.cpu_count(), *sorted(set(re.findall(PROCESSOR, CPUINFO)))],
-        "commit": None if failed else commit,
-    }
+    return format_table(lines, markdown=options.markdown)
 
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Measure what our models cost beside anomalib's DRAEM.")
+    parser = make_parser(__doc__, "seed", "threads", "markdown", "check")
     parser.add_argument("--size", type=int, default=SIZE, help="side of the images (default: 256)")
     parser.add_argument("--rounds", type=int, default=4, help="of training; twice as many else (default: 4)")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a trial: 64 pixels, 1 round, a narrow network")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write raw samples and a description of the machine")
-    parser.add_argument("--markdown", action="store_true", help="print the table for the model card")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a requirement fails, 2 if too noisy")
     options = parser.parse_args()
-    options.widths, options.images, options.seed = WIDTHS, 4, 0
+    options.widths, options.images = WIDTHS, 4
     if options.quick:
         options.size, options.rounds, options.widths, options.images = 64, 1, (0.125,), 2
-    if options.rounds < 1 or (options.check and (options.size != SIZE or options.rounds < 4)):
-        parser.error(f"--rounds must be 1 or more; --check needs 4 or more and --size {SIZE}")
+    refuse_noisy_check(parser, options, SIZE)
     return options
 
 
 def main() -> int:
     """Measure, report, and return the exit status."""
-    load: Callable[[], tuple[float, ...]] = getattr(os, "getloadavg", tuple)  # Windows has none
-    options, load_before = parse_options(), load()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    warnings.filterwarnings("ignore")
+    options = parse_options()
+    begin(options)
     logging.disable(logging.WARNING)
     kinds = [Kind(REFERENCE), *(Kind(model, width) for model in ("AnoSeg", "SGSF") for width in options.widths)]
     memory = measure_memory(kinds, options.size, options.images)
@@ -328,9 +278,7 @@ def main() -> int:
     figures = {title: {name: counts[name][title] for name in counts} for title in counts[REFERENCE]}
     figures |= measure_time(subjects, 2 * options.rounds) | memory
     verdicts = list(judge(figures)) if options.size == SIZE else []
-    if options.json:
-        content = {"load": [load_before, load()], "figures": figures, "verdicts": verdicts}
-        options.json.write_text(json.dumps(describe(options) | content, indent=1) + "\n", encoding="utf-8")
+    write_json(options, figures=figures, verdicts=verdicts)
     print(table(figures, options), *(f"{outcome}: {text}" for outcome, text in verdicts), sep="\n")
     return exit_status({outcome for outcome, _ in verdicts}) if options.check else 0
 

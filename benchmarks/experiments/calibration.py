@@ -17,8 +17,8 @@ With `--test` it is also told what is left on the test images. That is for the r
 Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
 any, a network that saw a few pictures of the demonstration data shows that the script works.
 
-    python benchmarks/calibration.py runs/as_shipped{,_tile}/jobs/AnoSeg-* --test --json calibration.json
-    python benchmarks/calibration.py --others calibration.json --markdown
+    python -m benchmarks.experiments.calibration runs/as_shipped{,_tile}/jobs/AnoSeg-* --test --json calibration.json
+    python -m benchmarks.experiments.calibration --others calibration.json --markdown --summary summary.json
 """
 
 import argparse
@@ -31,22 +31,19 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
-from lightning.pytorch import Trainer
-from pixel_loss import QUIET, scores
-from study import BARE, JUDGING_SEED, VERSIONS, draw, find_object
 from torch import Tensor
 from torchmetrics.functional.classification import binary_recall, binary_specificity
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.board.report.statistics import half_width
-from anomalib_anoseg.board.run.rebuild import load_job
-from anomalib_anoseg.board.run.run_folder import RunFolder
-from anomalib_anoseg.data import DemoTextures
 from anomalib_anoseg.deploy.pictures import Pictures, resize_of
 from anomalib_anoseg.metrics.functional import binary_iou_curve, iou_curve_compute, score_histogram
 from anomalib_anoseg.training.post_processor import MAX_NORMAL_IMAGES, SelfCalibratingPostProcessor
 from anomalib_anoseg.transforms import OneOf
 from anomalib_anoseg.transforms.saliency import NoSaliency
+from benchmarks.common import Row, begin, make_parser, write_json
+from benchmarks.experiments.judging import JUDGING_SEED, draw, find_object, scores
+from benchmarks.experiments.trainings import demonstration, trainings, with_sets
 
 SMALL, HALF_FAINT = {"area": (0.001, 0.02)}, {"opacity": (0.15, 0.5)}
 FAINT, FAINTER = {"opacity": (0.15, 0.3)}, {"opacity": (0.1, 0.2)}
@@ -76,8 +73,6 @@ BINS = 4096  # of thresholds
 DRAWN, TEST = "drawn", "test"  # what a calibration is chosen by, and what it may not be chosen by
 DRAWN_ON = 24  # images, at least: each takes a defect of each kind
 
-Row = dict[str, Any]
-
 
 class Predicted(NamedTuple):
     """What a network says of images, and what is true."""
@@ -96,48 +91,29 @@ class Predicted(NamedTuple):
 def main() -> None:
     """Judge every calibration of every training, then report."""
     options = parse_options()
-    torch.set_num_threads(1)
+    begin(options)
     found = demonstration() if not options.jobs and not options.others else trainings(options.jobs)
     chosen = [TRAINING, *(name for name in options.only or CALIBRATIONS if name != TRAINING)]
     rows = [row for names, model, data in found for row in judge(names, model, data, chosen, options.test)]
-    if options.json:
-        options.json.write_text(json.dumps({**VERSIONS, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    if options.markdown:
+    write_json(options, rows=rows)
+    if options.markdown or options.summary:
         others = [json.loads(file.read_text(encoding="utf-8"))["rows"] for file in options.others]
-        print(report(sum(others, rows)))
+        tables = summarise(sum(others, rows))
+        if options.markdown:
+            print("\n\n".join(table.round(3).to_markdown() for table in tables.values()))
+        if options.summary:
+            options.summary.write_text(as_json(tables), encoding="utf-8")
 
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0] if __doc__ else None)
+    parser = make_parser(__doc__, "markdown")
     parser.add_argument("jobs", type=Path, nargs="*", help="job folders of a board with AnoSeg")
     parser.add_argument("--only", nargs="*", choices=CALIBRATIONS, help="these and that of training; all if omitted")
     parser.add_argument("--test", action="store_true", help="also tell what is left on test images")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", action="store_true", help="print a table")
-    parser.add_argument("--others", type=Path, nargs="*", default=[], help="JSON of other trainings for that table")
+    parser.add_argument("--summary", type=Path, metavar="PATH", help="write the tables as JSON")
+    parser.add_argument("--others", type=Path, nargs="*", default=[], help="JSON of other trainings for the tables")
     return parser.parse_args()
-
-
-def trainings(folders: list[Path]) -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
-    """Load the trained models, with their configuration's name and their own, and their data."""
-    for folder in folders:
-        row = RunFolder(folder.parent.parent).row(folder.name)
-        if row is None:
-            raise SystemExit(f"{folder} is no folder of a finished job")
-        names = {"configuration": row.label, "training": f"{row.data_name}, seed {row.seed}"}
-        yield names, *load_job(folder, row)
-
-
-def demonstration() -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
-    """Train a tiny network for an epoch."""
-    sizes: dict[str, Any] = {"image_size": 64, "num_train": 40, "train_batch_size": 8}
-    model, data = (
-        AnoSeg((64, 64), network={"width": 0.125}, patches={"count": 3}, optimizer={"lr": 1e-3}, **BARE),
-        DemoTextures("brick", **sizes),
-    )
-    Trainer(max_epochs=1, limit_val_batches=0, **QUIET).fit(model, datamodule=data)
-    yield {"configuration": "AnoSeg", "training": "demonstration"}, model.eval(), data
 
 
 def judge(
@@ -254,7 +230,7 @@ def predict(model: AnoSeg, image: Tensor, mask: Tensor) -> Predicted:
     return Predicted(maps, masks, image_scores, masks.flatten(1).any(1))
 
 
-def report(rows: list[Row]) -> str:
+def summarise(rows: list[Row]) -> dict[str, pd.DataFrame]:
     """Tabulate what was judged on drawn defects, and on the test images of each set: pixels, images, numbers."""
     table = with_sets(rows)
     of = dict(iter(table.groupby("of")))
@@ -264,7 +240,23 @@ def report(rows: list[Row]) -> str:
     shipped = of["numbers"][of["numbers"]["calibration"].isin((SHIPPED, TRAINING))]
     names = shipped["calibration"] + ", " + shipped["forged images"].astype(int).astype(str) + " forged images"
     numbers = summary(shipped.assign(calibration=names), ["share", "least of lots"])
-    return "\n\n".join(part.round(3).to_markdown() for part in (pixels, images, numbers))
+    by_training = of["pixels"][of["pixels"]["calibration"] == TRAINING]
+    best = by_training.pivot_table(index="training", columns="judged on", values="best IoU", sort=False)
+    calls = of["images"][of["images"]["judged on"] == TEST]
+    calls = calls.pivot_table(index="calibration", columns="set", values=["found", "false alarms"], sort=False)
+    calls.columns = [", ".join(column) for column in calls.columns]
+    tables = {"pixels": pixels, "images": images, "numbers": numbers, "best IoU": best, "calls on test images": calls}
+    return {name: table for name, table in tables.items() if len(table)}
+
+
+def as_json(tables: dict[str, pd.DataFrame]) -> str:
+    """Format tables as JSON with a line a row."""
+    parts = []
+    for name, table in tables.items():
+        content = table.round(4).reset_index()
+        rows = ",\n  ".join(content.apply(lambda row: row.to_json(orient="values"), axis=1))
+        parts.append(f'"{name}": {{"columns": {json.dumps([*content.columns])}, "data": [\n  {rows}]}}')
+    return "{" + ",\n ".join(parts) + "}\n"
 
 
 def with_distances(means: pd.DataFrame, table: pd.DataFrame, figure: str) -> pd.DataFrame:
@@ -275,13 +267,6 @@ def with_distances(means: pd.DataFrame, table: pd.DataFrame, figure: str) -> pd.
     means.insert(1, "behind", behind.mean(axis=1))
     means.insert(2, "95 %", half_width(behind.sem(axis=1), behind.count(axis=1)))
     return means
-
-
-def with_sets(rows: list[Row]) -> pd.DataFrame:
-    """Tabulate rows, with the set that each training is of."""
-    table = pd.DataFrame(rows)
-    table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
-    return table
 
 
 def summary(table: pd.DataFrame, figures: list[str]) -> pd.DataFrame:

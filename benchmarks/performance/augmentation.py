@@ -1,7 +1,7 @@
 """What forging costs beside anomalib's generator of the same kind of anomaly, DRAEM's.
 
 Three things are timed in one run on one thread, in turns (A B C A B C ...), each warmed up first, at batches of 8 and
-32 images of 256 x 256 pixels with an anomaly in every one; times and statistics are those of `benchmarks/cost.py`:
+32 images of 256 x 256 pixels with an anomaly in every one; times and statistics are those of `cost.py`:
 
 - noise: `generate_perlin_noise` of anomalib in a loop, as its generator calls it, and `perlin_noise`; ours is given its
   random numbers and frequencies within the time measured, too;
@@ -16,31 +16,40 @@ Three things are timed in one run on one thread, in turns (A B C A B C ...), eac
 Operations dispatched and those that hand a value to the host are counted, not timed; the latter are what makes a GPU
 wait, and what grows with the batch.
 
-    python benchmarks/augmentation.py [--quick] [--markdown] [--json augmentation.json] [--check]
+    python -m benchmarks.performance.augmentation [--quick] [--markdown] [--json augmentation.json] [--check]
 """
 
 import argparse
-import json
 import math
-import os
 import statistics
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from anomalib.data.utils.generators.perlin import PerlinAnomalyGenerator, generate_perlin_noise
-from cost import Figures, OperationCounter, describe, exit_status, in_turns, mean_time, speed_up
 from PIL import Image
 from skimage import data
 from torch import Tensor
 
 from anomalib_anoseg.transforms import DraemPerlin, SaliencyPerlin
 from anomalib_anoseg.transforms.perlin import FREQUENCIES, LATTICE_LINES, perlin_noise, rotate_noise
+from benchmarks.common import (
+    Figures,
+    begin,
+    exit_status,
+    format_table,
+    in_turns,
+    judge_speed,
+    make_parser,
+    mean_time,
+    refuse_noisy_check,
+    speed_up,
+    write_json,
+)
+from benchmarks.performance.cost import OperationCounter
 
 REFERENCE, SIZE, BATCHES = "anomalib", 256, (8, 32)
 PLAIN = "SaliencyPerlin, no saliency, no turn"
@@ -104,11 +113,10 @@ def judge(figures: Figures, counts: dict[str, dict[str, list[int]]]) -> Iterator
             waits = counts[title][name][1]
             yield "FAILED" if waits else "passed", f"{name}, {title}: the host waits {waits} times, allowed 0"
             if required and name in LIKE_ANOMALIBS:
-                ratio, least, most = speed_up(samples, name, REFERENCE)
-                outcome = "noisy" if most - least > ratio / 4 else "passed" if ratio >= required else "FAILED"
+                speed = speed_up(samples, name, REFERENCE)
                 # What is faster than required in its slowest round needs no quiet machine.
-                outcome = "passed" if least >= required else outcome
-                yield outcome, f"{name}, {title}: {ratio:.1f} times as fast, required {required:g}"
+                outcome = "passed" if speed[1] >= required else judge_speed(speed, required)
+                yield outcome, f"{name}, {title}: {speed[0]:.1f} times as fast, required {required:g}"
 
 
 def table(figures: Figures, counts: dict[str, dict[str, list[int]]], options: argparse.Namespace) -> str:
@@ -121,13 +129,13 @@ def table(figures: Figures, counts: dict[str, dict[str, list[int]]], options: ar
         "operations",
         "waits",
     ]
-    lines = [head, *([["---", "---", *["---:"] * 4]] if options.markdown else [])]
+    lines = [head]
     for title, samples in figures.items():
         for name, values in samples.items():
             ratio = "{:.1f} ({:.1f} to {:.1f})".format(*speed_up(samples, name, REFERENCE))
             shown = "" if name == REFERENCE else ratio
             lines.append([title, name, f"{statistics.median(values):.3g}", shown, *map(str, counts[title][name])])
-    return "\n".join(f"| {' | '.join(line)} |" if options.markdown else "\t".join(line) for line in lines)
+    return format_table(lines, markdown=options.markdown, text_columns=2)
 
 
 def save_pictures(folder: Path) -> None:
@@ -138,31 +146,23 @@ def save_pictures(folder: Path) -> None:
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Measure what forging costs beside anomalib's generator.")
+    parser = make_parser(__doc__, "seed", "threads", "markdown", "check")
     parser.add_argument("--size", type=int, default=SIZE, help="side of the images (default: 256)")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--textures", type=Path, help="folder of pictures in place of scikit-image's")
     parser.add_argument("--quick", action="store_true", help="a trial: 64 pixels, 1 round, batches of 2")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write raw samples and a description of the machine")
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a requirement fails, 2 if too noisy")
     options = parser.parse_args()
-    options.batches, options.seed = BATCHES, 0
+    options.batches = BATCHES
     if options.quick:
         options.size, options.rounds, options.batches = 64, 1, (2,)
-    if options.rounds < 1 or (options.check and (options.size != SIZE or options.rounds < 4)):
-        parser.error(f"--rounds must be 1 or more; --check needs 4 or more and --size {SIZE}")
+    refuse_noisy_check(parser, options, SIZE)
     return options
 
 
 def main() -> int:
     """Measure, report, and return the exit status."""
-    load: Callable[[], tuple[float, ...]] = getattr(os, "getloadavg", tuple)  # Windows has none
-    options, load_before = parse_options(), load()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    warnings.filterwarnings("ignore")
+    options = parse_options()
+    begin(options)
     figures: Figures = {}
     counts: dict[str, dict[str, list[int]]] = {}
     with TemporaryDirectory() as folder:
@@ -173,10 +173,8 @@ def main() -> int:
                 turns = {name: partial(mean_time, call) for name, call in calls.items()}
                 figures[title] = in_turns(f"{title}, ms", turns, options.rounds)
     verdicts = list(judge(figures, counts)) if options.size == SIZE else []
-    if options.json:
-        content: dict[str, Any] = {"load": [load_before, load()], "milliseconds": figures, "verdicts": verdicts}
-        content["operations and host synchronisations"] = counts
-        options.json.write_text(json.dumps(describe(options) | content, indent=1) + "\n", encoding="utf-8")
+    content = {"milliseconds": figures, "verdicts": verdicts, "operations and host synchronisations": counts}
+    write_json(options, **content)
     print(table(figures, counts, options), *(f"{outcome}: {text}" for outcome, text in verdicts), sep="\n")
     return exit_status({outcome for outcome, _ in verdicts}) if options.check else 0
 

@@ -14,18 +14,17 @@ textures: judge by `empty` there.
 
 Without folders it takes what scikit-image ships: three textures, and pictures with something in them.
 
-    python benchmarks/saliency.py [FOLDER ...] [--images 64] [--sheet sheet.jpg] [--json saliency.json] [--markdown]
+    python -m benchmarks.experiments.saliency [FOLDER ...] [--images 64] [--sheet sheet.jpg] \
+        [--json saliency.json] [--markdown]
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from cost import describe
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 from skimage import data
@@ -35,6 +34,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from anomalib_anoseg.transforms import SaliencyPerlin
 from anomalib_anoseg.transforms.saliency import ESTIMATORS
+from benchmarks.common import begin, format_table, make_parser, write_json
 
 SHIPPED = ("brick", "grass", "gravel", "horse", "cell", "astronaut", "coffee", "rocket", "cat", "camera")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -106,34 +106,30 @@ def draw_sheet(rows: list[dict[str, Tensor]], path: Path) -> None:
 def table(figures: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
     """Format all figures in per cent, separated by tabs or in Markdown."""
     kinds = ("empty", "IoU", "on object", "forged")
-    lines = [["images", "object", "saliency", *kinds], *([["---", *["---:"] * 6]] if options.markdown else [])]
+    lines = [["images", "object", "saliency", *kinds]]
     for title, content in figures.items():
         for name, values in content["saliency"].items():
             cells = [f"{100 * value:.1f} %" for value in (content["object"], *(values[kind] for kind in kinds))]
             lines.append([f"{title} ({content['images']})", cells[0], name, *cells[1:]])
-    return "\n".join(f"| {' | '.join(line)} |" if options.markdown else "\t".join(line) for line in lines)
+    return format_table(lines, markdown=options.markdown)
 
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Show and judge where estimators of saliency find the object.")
+    parser = make_parser(__doc__, "seed", "threads", "markdown")
     parser.add_argument("folders", type=Path, nargs="*", help="of normal images; scikit-image's if none")
     parser.add_argument("--images", type=int, default=64, help="at most, of each folder (default: 64)")
     parser.add_argument("--draws", type=int, default=4, help="of anomalies an image (default: 4)")
     parser.add_argument("--shown", type=int, default=4, help="images of each folder on the sheet (default: 4)")
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sheet", type=Path, metavar="PATH", help="draw a contact sheet")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures")
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     return parser.parse_args()
 
 
 def main() -> None:
     """Judge all estimators on all folders."""
     options = parse_options()
-    torch.set_num_threads(options.threads)
+    begin(options)
     figures: dict[str, dict[str, Any]] = {}
     rows = []
     for folder in options.folders or [None]:
@@ -153,8 +149,7 @@ def main() -> None:
         rows += cells[: options.shown] if folder else cells
     if options.sheet:
         draw_sheet(rows, options.sheet)
-    if options.json:
-        options.json.write_text(json.dumps(describe(options) | {"figures": figures}, indent=1) + "\n", "utf-8")
+    write_json(options, figures=figures)
     print(table(figures, options))
 
 

@@ -4,22 +4,19 @@ Registration by name works through a ``.pth`` file that Python reads at each sta
 never use anomalib. Two things are measured, each as pairs of fresh processes in alternating order, so that a machine
 that slows down slows both:
 
-- interpreter: ``python -c pass`` in two empty virtual environments, of which one holds the hook's three files;
+- interpreter: ``python -c pass`` in two empty virtual environments, of which one holds the hook's files;
 - command: ``anomalib --help`` in this environment, with the hook and with ``ANOMALIB_ANOSEG_AUTOLOAD=0``; the hook's
   time includes the import of every registered model.
 
 The hook passes (``--check``) if the median of the differences between paired interpreter starts is below 1 ms, and if
 this environment's interpreter has the hook loaded, but neither torch nor anomalib.
 
-    python benchmarks/startup.py [--rounds 300] [--quick] [--json startup.json] [--check]
+    python -m benchmarks.performance.startup [--rounds 300] [--quick] [--json startup.json] [--check]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -29,8 +26,13 @@ import time
 import venv
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anomalib_anoseg
+from benchmarks.common import begin, make_parser, quartiles, write_json
+
+if TYPE_CHECKING:
+    import argparse
 
 LIMIT_MS = 1.0
 PACKAGE = Path(anomalib_anoseg.__file__).parent
@@ -82,14 +84,14 @@ def compare(name: str, without: Start, with_hook: Start, rounds: int) -> Compari
         times = first.milliseconds(), second.milliseconds()
         pairs.append(times if number % 2 else times[::-1])
     differences = [b - a for a, b in pairs]
-    low, _, high = statistics.quantiles(differences, n=4)
+    low, median, high = quartiles(differences)
     medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
     return Comparison(
         name=name,
         rounds=rounds,
         without_ms=medians[0],
         with_ms=medians[1],
-        difference_ms=statistics.median(differences),
+        difference_ms=median,
         difference_quartiles_ms=(low, high),
         ratio=medians[1] / medians[0],
     )
@@ -102,8 +104,8 @@ def interpreter_start(folder: Path, *, hook: bool) -> Start:
     if hook:
         site_packages = next(folder.rglob("site-packages"))
         (site_packages / PACKAGE.name).mkdir()
-        for name in ("__init__.py", "_autoload.py"):
-            shutil.copy(PACKAGE / name, site_packages / PACKAGE.name)
+        shutil.copy(PACKAGE / "__init__.py", site_packages / PACKAGE.name)
+        shutil.copytree(PACKAGE / "_autoload", site_packages / PACKAGE.name / "_autoload")
         (site_packages / "anomalib_anoseg.pth").write_text(installed_pth(), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ANOMALIB"))}
     return Start([str(python), "-c", "pass"], environment)
@@ -135,12 +137,10 @@ def roots_loaded_at_start() -> list[str]:
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(description="Measure what the registration hook costs at start-up.")
+    parser = make_parser(__doc__, "check")
     parser.add_argument("--rounds", type=int, default=300, help="pairs of interpreter starts (default: 300)")
     parser.add_argument("--command-rounds", type=int, default=5, help="pairs of `anomalib --help` (default: 5)")
     parser.add_argument("--quick", action="store_true", help="100 pairs of interpreter starts, no `anomalib --help`")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures to this file")
-    parser.add_argument("--check", action="store_true", help=f"exit with 1 if a start costs {LIMIT_MS} ms or more")
     parsed = parser.parse_args()
     if parsed.quick:
         parsed.rounds, parsed.command_rounds = 100, 0
@@ -152,6 +152,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure, print, and return the exit status."""
     options = arguments()
+    begin(options)
     with tempfile.TemporaryDirectory() as folder:
         bare = interpreter_start(Path(folder, "without"), hook=False)
         hooked = interpreter_start(Path(folder, "with"), hook=True)
@@ -166,17 +167,13 @@ def main() -> int:
         print(comparison)
     print(f"loaded at start of {sys.executable}: {', '.join(loaded) or 'none'} (expected: anomalib_anoseg only)")
     print(f"{'passed' if passed else 'FAILED'}: limit {LIMIT_MS} ms per interpreter start")
-    if options.json:
-        report = {
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "processors": os.cpu_count(),
-            "limit_ms": LIMIT_MS,
-            "passed": passed,
-            "loaded_at_start": loaded,
-            "comparisons": [asdict(comparison) for comparison in comparisons],
-        }
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(
+        options,
+        limit_ms=LIMIT_MS,
+        passed=passed,
+        loaded_at_start=loaded,
+        comparisons=[asdict(comparison) for comparison in comparisons],
+    )
     return int(options.check and not passed)
 
 

@@ -1,0 +1,1 @@
+"""What decides how well the models learn: studies, each with a page beside its script."""

@@ -1,0 +1,46 @@
+"""Trained models for studies: finished jobs of boards, or a tiny network that shows that a script works."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lightning.pytorch import Trainer
+
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.board.run.rebuild import load_job
+from anomalib_anoseg.board.run.run_folder import RunFolder
+from anomalib_anoseg.data import DemoTextures
+from benchmarks.common import BARE, QUIET, Row
+
+
+def finished(folder: Path) -> Any:  # noqa: ANN401
+    """Read the row of a finished job from its board's folder."""
+    row = RunFolder(folder.parent.parent).row(folder.name)
+    if row is None:
+        raise SystemExit(f"{folder} is no folder of a finished job")
+    return row
+
+
+def trainings(folders: list[Path]) -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
+    """Load the trained models, with their configuration's name and their own, and their data."""
+    for folder in folders:
+        row = finished(folder)
+        names = {"configuration": row.label, "training": f"{row.data_name}, seed {row.seed}"}
+        yield names, *load_job(folder, row)
+
+
+def demonstration() -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
+    """Train a tiny network for an epoch."""
+    sizes: dict[str, Any] = {"image_size": 64, "num_train": 40, "train_batch_size": 8}
+    settings: dict[str, Any] = {"network": {"width": 0.125}, "patches": {"count": 3}, "optimizer": {"lr": 1e-3}}
+    model, data = AnoSeg((64, 64), **settings, **BARE), DemoTextures("brick", **sizes)
+    Trainer(max_epochs=1, limit_val_batches=0, **QUIET).fit(model, datamodule=data)
+    yield {"configuration": "AnoSeg", "training": "demonstration"}, model.eval(), data
+
+
+def with_sets(rows: list[Row]) -> pd.DataFrame:
+    """Tabulate rows, with the set that each training is of."""
+    table = pd.DataFrame(rows)
+    table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
+    return table
