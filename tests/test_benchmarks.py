@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,19 +15,22 @@ from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.transforms import SaliencyPerlin
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = [path for path in (ROOT / "benchmarks").rglob("*.md") if RESULTS not in path.parents]
+PICTURES = {".jpg", ".png"}
 PERFORMANCE = {"augmentation", "cost", "startup"}
 SHARED = {"__init__", "common", "judging", "trainings"}
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
 TINY = {
     "augmentation": ["--quick", "--markdown"],
-    "calibration": ["--test", "--markdown"],
+    "calibration": ["--test", "--markdown", "--summary", "summary.json"],
     "cost": ["--quick", "--markdown"],
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
     "own_thresholds": ["--markdown"],
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
     "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
     "startup": ["--quick"],
-    "study": ["--only", *TRIALS, "--seconds", "1", "--batch", "2", "--markdown"],
+    "study": ["--only", *TRIALS, "--seconds", "1", "--batch", "2", "--markdown", "--csv", "study.csv"],
 }
 
 
@@ -53,6 +57,12 @@ def run(tmp_path_factory):
         process.wait()
 
 
+def linked(page):
+    """Return the files that a page links to."""
+    targets = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    return {(page.parent / target).resolve() for target in targets if "://" not in target}
+
+
 def module_of(name):
     return f"benchmarks.{'performance' if name in PERFORMANCE else 'experiments'}.{name}"
 
@@ -75,6 +85,20 @@ def calibration():
 
 def test_no_script_is_left_out():
     assert {path.stem for path in (ROOT / "benchmarks").rglob("*.py")} - SHARED == set(TINY)
+
+
+def test_pages_are_listed_and_link_to_what_exists():
+    listed = linked(ROOT / "benchmarks" / "README.md")
+    for page in PAGES:
+        assert page in listed | {ROOT / "benchmarks" / "README.md"}
+        assert not [path for path in linked(page) if not path.exists()], page
+
+
+def test_results_are_small_and_no_picture_is_left_over():
+    shown = set().union(*map(linked, [*PAGES, ROOT / "README.md"]))
+    for path in (path for path in RESULTS.rglob("*") if path.is_file()):
+        assert path.stat().st_size < (150_000 if path.suffix in PICTURES else 100_000), path
+        assert path.suffix in {".md", ".csv", ".json"} or path in shown, path
 
 
 @pytest.mark.parametrize("name", ["startup", "pixel_loss"])
@@ -120,6 +144,17 @@ def test_study_judges_every_trial_by_all_that_it_predicts(run):
     assert all(0 < row[figure] <= 1 for row in rows for figure in kinds)
     scores = [{name.split()[-1] for name in row if "image AUROC by" in name} for row in rows]
     assert scores == [{"map"}, {"map"}, {"map", "detector"}]
+
+
+def test_study_reports_again_what_is_kept_of_it():
+    study = load("study")
+    for name, trial, figures in (
+        ("study", "ImageNet encoder, frozen", ("0.957", "0.651", "0.464", "0.809")),
+        ("study_pretrained", "no skip connections", ("0.867", "0.203", "0.157", "0.2", "0.373")),
+    ):
+        lines = study.report(study.pd.read_csv(RESULTS / f"{name}.csv")).splitlines()
+        line = [line for line in lines if line.startswith(f"| {trial} ")][-1]
+        assert set(figures) <= {cell.strip() for cell in line.split("|")}
 
 
 def test_all_kinds_of_defects_are_drawn_as_faint_as_they_should():

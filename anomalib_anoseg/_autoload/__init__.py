@@ -6,7 +6,7 @@ All that happens then is that a finder takes the first place of :data:`sys.meta_
 which a process that does not use anomalib never imports. Set ``ANOMALIB_ANOSEG_AUTOLOAD=0`` to start without it.
 
 Only ``os`` and ``sys``, which the interpreter has loaded anyway, are imported here, and annotations are strings: even
-``typing`` would cost more than everything in this file (``benchmarks/startup.py`` measures it).
+``typing`` would cost more than everything in this file (``benchmarks/performance/startup.py`` measures it).
 """
 
 import os
