@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 
+from anomalib_anoseg.common.machine import instruction_sets, processor
 from anomalib_anoseg.common.presets import merge, read_preset
 
 Samples = dict[str, list[float]]  # by subject
@@ -31,8 +31,7 @@ Figures = dict[str, Samples]  # by quantity
 Row = dict[str, Any]
 
 PACKAGES = ("anomalib-anoseg", "anomalib", "torch", "torchvision", "lightning", "kornia", "timm")
-CPUINFO = Path("/proc/cpuinfo").read_text("utf-8") if sys.platform == "linux" else ""
-PROCESSOR = r"model name\s*:.*|\b(?:amx|avx|bf16)\w*"
+INSTRUCTIONS = ("amx", "avx", "bf16")  # names begin so
 # Settings of Lightning's trainer for measurements.
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -88,6 +87,17 @@ def by_group(changes: Mapping[str, Any]) -> dict[str, Any]:
     return grouped
 
 
+def machine() -> dict[str, Any]:
+    """Name the processor, what it can do, and how much of it is used."""
+    return {
+        "platform": platform.platform(),
+        "processor": processor(),
+        "instructions": sorted(name for name in instruction_sets() if name.startswith(INSTRUCTIONS)),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
 def describe(options: argparse.Namespace) -> dict[str, Any]:
     """Describe what was asked for, of which software, on which machine."""
     failed, commit = subprocess.getstatusoutput(f"git -C '{Path(__file__).parent}' describe --always --dirty")
@@ -95,7 +105,7 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "options": asked,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
-        "machine": [platform.platform(), os.cpu_count(), *sorted(set(re.findall(PROCESSOR, CPUINFO)))],
+        "machine": machine(),
         "commit": None if failed else commit,
         "load": [getattr(options, "load", None), load()],
     }

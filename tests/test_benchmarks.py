@@ -14,7 +14,7 @@ import torch
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.transforms import SaliencyPerlin
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [path for path in (ROOT / "benchmarks").rglob("*.md") if RESULTS not in path.parents]
 PICTURES = {".jpg", ".png"}
@@ -70,7 +70,7 @@ def module_of(name):
 def load(name):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT)
-        return importlib.import_module(module_of(name))
+        return importlib.import_module("benchmarks.common" if name == "common" else module_of(name))
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,14 @@ def cost():
 @pytest.fixture(scope="module")
 def calibration():
     return load("calibration")
+
+
+def test_settings_are_changed_within_their_groups():
+    common = load("common")
+    settings = {"seed": 0, "patches": {"count": 3, "area": [0.1, 0.2]}}
+    found = common.merged(settings, {"patches": {"count": 6}, "noise": {"share": 0.5}})
+    assert found == {"seed": 0, "patches": {"count": 6, "area": [0.1, 0.2]}, "noise": {"share": 0.5}}
+    assert settings["patches"]["count"] == 3
 
 
 def test_no_script_is_left_out():

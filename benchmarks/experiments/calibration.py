@@ -1,20 +1,15 @@
-"""On which forged anomalies AnoSeg's thresholds are best found.
+"""Compare anomalies on which AnoSeg's thresholds are found.
 
-A threshold that is best for bold anomalies, from which a network learned, lies too high for real defects, which it
-marks with less confidence. So the best thresholds are found on anomalies of several kinds, forged by AnoSeg's own
-augmentation on the normal images that a training held out, as many as AnoSeg itself forges at the end of a training,
-and judged by others on the same images: some of each kind that the demonstration data's code draws, on the object if
-there is one, at the full opacity, a half, a quarter and an eighth: all together, as a test set has bold defects and
-faint ones, and each alone.
-What counts for the pixel threshold is the share of the best IoU that is left at it; for the image threshold the
-balanced accuracy, the mean of the share of anomalies that are found and of the share of normal images that pass. How
-much hangs on which anomalies happen to be forged is told by thresholds that are found on some of them, drawn by lot.
-How far a calibration is behind the best one is told with half of Student's 95 % interval over the trainings. Those
-whose interval reaches the best one cannot be told from it; of them the one that changes the fewest settings is chosen.
+For every kind of anomaly the best threshold is found on anomalies that AnoSeg's own augmentation forges on held-out
+normal images, as many as at the end of a training. It is judged by other anomalies on the same images: defects that the
+demonstration data's code draws, on the object if there is one, at the full opacity, a half, a quarter and an eighth,
+all together and each alone. The pixel threshold is judged by the share of the best IoU that is left at it, the image
+threshold by the balanced accuracy. Thresholds of random subsets show how much depends on which anomalies are forged.
 
-With `--test` it is also told what is left on the test images. That is for the record: nothing may be chosen by it.
+With `--test` test images are judged, too. That is for the record: nothing may be chosen by it. Pages:
+pixel_threshold.md, image_threshold.md, number_of_forged_images.md, laptop_thresholds.md, noise.md.
 
-Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
+Trainings are job folders of a board. Run this where the board ran, because their data may have relative paths. Without
 any, a network that saw a few pictures of the demonstration data shows that the script works.
 
     python -m benchmarks.experiments.calibration runs/as_shipped{,_tile}/jobs/AnoSeg-* --test --json calibration.json
@@ -66,7 +61,7 @@ CALIBRATIONS: dict[str, dict[str, Any]] = {
     "fainter, with noise": FAINTER | WITH_NOISE,
     "small and faint or fainter, with noise": SMALL | BOTH_FAINT | WITH_NOISE,
 }
-NUMBERS, LOTS = (20, 64, 200), 50  # of forged images; of times that so many are drawn by lot
+NUMBERS, LOTS = (20, 64, 200), 50  # of forged images; random subsets of each number
 FORGED_IMAGES = SelfCalibratingPostProcessor().forged_images
 STRENGTHS = (1.0, 0.5, 0.25, 0.125)  # the last is barely visible
 BINS = 4096  # of thresholds
@@ -83,7 +78,7 @@ class Predicted(NamedTuple):
     labels: Tensor  # (N,), bool
 
     def several_times_before(self, others: "Predicted", times: int | None = None) -> "Predicted":
-        """Put these before others, so often that there are as many of both, or some times."""
+        """Repeat these to the number of others, or some times, and put them before the others."""
         times = len(others.maps) // len(self.maps) if times is None else times
         return Predicted(*(torch.cat((*[own] * times, other)) for own, other in zip(self, others, strict=True)))
 
@@ -184,7 +179,7 @@ def of_images(found_on: dict[str, Predicted], prediction: Predicted) -> Iterator
 
 
 def of_numbers(found_on: dict[str, Predicted], prediction: Predicted) -> Iterator[Row]:
-    """Judge pixel thresholds that are found on so many forged images, drawn by lot, and as many normal ones."""
+    """Judge pixel thresholds found on random subsets of the forged images, and as many normal ones."""
     iou, _ = binary_iou_curve(prediction.maps, prediction.masks, BINS)
     generator = torch.Generator().manual_seed(JUDGING_SEED)
     for calibration, found in found_on.items():
@@ -199,24 +194,24 @@ def of_numbers(found_on: dict[str, Predicted], prediction: Predicted) -> Iterato
 
 
 def several_times(image: Tensor, number: int) -> Tensor:
-    """Repeat images until there are so many, or more."""
+    """Repeat images until there are at least that many."""
     return image.repeat(math.ceil(number / len(image)), 1, 1, 1)
 
 
 def forge(model: AnoSeg, image: Tensor, changes: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Forge anomalies as the model's training did, or patches alone that differ from those, or its noise, too.
+    """Forge anomalies as the model's training did, or changed patches alone, or changed patches and noise.
 
-    As many, and so as often on each image, as AnoSeg's own calibration does: images, and masks.
+    There are as many on each image as in AnoSeg's own calibration. Return images and masks.
     """
-    forger: Any = copy.deepcopy(model.augmenter)
-    if changes and isinstance(forger, OneOf) and not changes.get("with_noise"):
-        forger = forger.kinds[0]
-    kinds: Any = forger.kinds if isinstance(forger, OneOf) else [forger]
+    augmenter: Any = copy.deepcopy(model.augmenter)
+    if changes and isinstance(augmenter, OneOf) and not changes.get("with_noise"):
+        augmenter = augmenter.kinds[0]
+    kinds: Any = augmenter.kinds if isinstance(augmenter, OneOf) else [augmenter]
     for kind in kinds:
         kind.saliency = changes.get("saliency", kind.saliency)
         kind.flags = {name: changes.get(name, value) for name, value in kind.flags.items()}
     generator = torch.Generator().manual_seed(JUDGING_SEED)
-    forged, mask = forger.forge(several_times(image, FORGED_IMAGES), generator=generator)
+    forged, mask = augmenter.forge(several_times(image, FORGED_IMAGES), generator=generator)
     return forged, mask
 
 
@@ -260,7 +255,7 @@ def as_json(tables: dict[str, pd.DataFrame]) -> str:
 
 
 def with_distances(means: pd.DataFrame, table: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """Insert how far each calibration is behind the best, training by training: the mean, and half of its interval."""
+    """Insert by how much each calibration is behind the best: the mean over trainings and half of its interval."""
     drawn = table[table["judged on"] == DRAWN]
     by_training = drawn.pivot_table(index="calibration", columns=["configuration", "training"], values=figure)
     behind = by_training.loc[means[figure].idxmax()] - by_training
@@ -270,9 +265,9 @@ def with_distances(means: pd.DataFrame, table: pd.DataFrame, figure: str) -> pd.
 
 
 def summary(table: pd.DataFrame, figures: list[str]) -> pd.DataFrame:
-    """Take means over drawn defects, and of the first figure the least, and the mean by set, strength and test images.
+    """Average figures over drawn defects, and the first figure by set, by strength and on test images.
 
-    The least is that of the means over the seeds of a configuration and a set.
+    *least*: each set of a configuration averaged over its seeds, then the minimum.
     """
     first, judged_on = figures[0], table["judged on"]
     drawn = table[judged_on == DRAWN]

@@ -1,16 +1,16 @@
-"""What SGSF's references are worth and cost at inference: how many, how they are chosen, and how they are stored.
+"""Measure what SGSF's references are worth and cost at inference: how many, how chosen, and how stored.
 
-All of that can be changed after a training. So each form of the bank is put into the same trained networks, and
+All of that can be changed after a training, so each form of the bank is put into the same trained networks:
 
-- accuracy is what anomalib's own test says; figures that need a threshold are left out;
+- accuracy is that of anomalib's own test, without figures that need a threshold;
 - difference is the largest one, over all test images and pixels, between the anomaly map, in `[0, 1]`, and that of the
-  same 16 references with their features computed in float32, which is what storing them rounds;
-- file is the size of the ONNX export, and time is that of ONNX Runtime for an image that needs no resizing: one
-  thread, processor time, medians of rounds in which all forms take turns. `single` has neither extractor nor look-up:
-  what `nearest` takes beyond it is the look-up's.
+  same 16 references with their features computed in float32: what storing them rounds;
+- file is the size of the ONNX export, and time is ONNX Runtime's for an image that needs no resizing: one thread,
+  processor time, medians of rounds in which all forms take turns. `single` has neither extractor nor look-up, so what
+  `nearest` takes beyond it is the look-up's.
 
-Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
-one, a model is trained on the demonstration data for as many steps as asked for: sizes and times of any width.
+Trainings are job folders of a board. Run this where the board ran, because their data may have relative paths. Without
+any, a model is trained on the demonstration data for `--steps`, for sizes and times of any width. Page: guidance.md.
 
     python -m benchmarks.experiments.guidance [JOB ...] [--rounds 10] [--json guidance.json] [--markdown]
     python -m benchmarks.experiments.guidance --size 256 --width 1 --steps 1

@@ -1,12 +1,11 @@
-"""What trained AnoSegs find and miss on test images at their own thresholds, which no test image has a say in.
+"""Count what trained AnoSegs find and miss on test images at their own thresholds.
 
-Each training is calibrated as `configs/laptop_pretrained.yaml` says, on its held-out normal images and on anomalies
-forged on them. Then it is told what share of the best IoU its pixel threshold leaves, and, for good images and for each
-kind of defect: of how many the image score says that they are anomalous, on how many of the defects no pixel is marked,
-on how many the map overlaps the truth by little, and on how many of the good ones anything is marked. For the record:
-nothing may be chosen by it.
+Each training is calibrated as `configs/laptop_pretrained.yaml` says, without test images. Reported are the share of the
+best IoU that its pixel threshold leaves and, for good images and each kind of defect, how many are called anomalous, on
+how many defects no pixel is marked or the map overlaps the truth by little, and on how many good images any pixel is
+marked. For the record: nothing may be chosen by it. Page: own_thresholds.md.
 
-Trainings are job folders of a board; run it where the board ran, because their data may have relative paths. Without
+Trainings are job folders of a board. Run this where the board ran, because their data may have relative paths. Without
 any, a network that saw a few pictures of the demonstration data shows that the script works.
 
     python -m benchmarks.experiments.own_thresholds runs/as_shipped{,_tile}/jobs/AnoSeg-* \

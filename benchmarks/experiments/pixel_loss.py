@@ -1,11 +1,11 @@
-"""How the form of AnoSeg's pixel-wise loss decides what it learns.
+"""Compare forms of AnoSeg's pixel-wise loss, or any other settings, by what a map learns.
 
-Trains AnoSeg with each form of the loss, and as `configs/laptop.yaml` does, on the same images in the same order, and
-judges it while it trains on held-out *normal* images with synthetic anomalies of two kinds: `forged`, by the training's
-own augmentation from another seed, and `drawn`, by the demonstration data's code, which shares nothing with it. No test
-image is touched. Each time three networks are judged: with the `latest` weights, with the latest weights but the
-normalisation statistics of the validation `batch`, and with the `averaged` weights; the second tells whether running
-statistics lag behind.
+AnoSeg is trained with each form of the loss, and as `configs/laptop.yaml` says, on the same images in the same order.
+While it trains, anomalies on held-out *normal* images judge it: `forged` by the training's own augmentation with
+another seed, and `drawn` by the demonstration data's code, which shares nothing with it. No test image is touched.
+Three networks are judged each time: with the `latest` weights, with these and the normalisation statistics of the validation
+`batch`, and with the `averaged` weights. The second tells whether running statistics lag behind. Pages: pixel_loss.md,
+coordinates.md.
 
     python -m benchmarks.experiments.pixel_loss --json curves.json --plot curves.png
     python -m benchmarks.experiments.pixel_loss --root DATA --category CATEGORY --json curves.json

@@ -1,21 +1,21 @@
-"""Where estimators of saliency find the object, and how many forged pixels they bring onto it.
+"""Judge where estimators of saliency find the object, and how many forged pixels they bring onto it.
 
-For each folder of *normal* images, every estimator is judged by
+For each folder of *normal* images and each estimator:
 
 - empty: the share of images in which it finds nothing, as it should in pictures of textures;
 - IoU: how well its map above 0.5 fits the object, over all pixels of the folder;
-- on object: the share of forged pixels that lie on the object, with `SaliencyPerlin` and this saliency, at its other
-  defaults, but an anomaly in every image and images not turned. `none` is plain Perlin noise, whose share is about
-  the object's area.
+- on object: the share of forged pixels on the object, by `SaliencyPerlin` with this saliency and its other defaults,
+  but with an anomaly in every image and no rotation. `none` is plain Perlin noise, whose share is about the object's
+  area.
 
-What the object is, is told independently of all estimators: Otsu's threshold on grey values, its side that most of the
-border does not lie on, holes filled. That is right for one object before an even background, and means nothing for
-textures: judge by `empty` there.
-
-Without folders it takes what scikit-image ships: three textures, and pictures with something in them.
+Otsu's threshold on grey values tells the object, independently of all estimators: the side that most of the border does
+not lie on, with holes filled. That is right for one object before an even background and means nothing for textures,
+where `empty` counts. Page: saliency.md.
 
     python -m benchmarks.experiments.saliency [FOLDER ...] [--images 64] [--sheet sheet.jpg] \
         [--json saliency.json] [--markdown]
+
+Without folders it takes what scikit-image ships: three textures, and pictures with something in them.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def read(folder: Path | None, options: argparse.Namespace) -> tuple[Tensor, list
 
 
 def find_object(image: Tensor) -> Tensor:
-    """Tell the object of a ``(3, H, W)`` image by Otsu's threshold: ``(1, H, W)`` bool."""
+    """Find the object of a ``(3, H, W)`` image by Otsu's threshold: ``(1, H, W)`` bool."""
     gray = image.mean(0).numpy()
     bright = gray > threshold_otsu(gray)
     border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
@@ -68,12 +68,12 @@ def judge(
     name: str, images: Tensor, paths: list[str], objects: Tensor, options: argparse.Namespace
 ) -> tuple[dict[str, float], Tensor, Tensor, Tensor]:
     """Judge one estimator; return its figures, the maps, and the last draw of forged images and masks."""
-    forger = SaliencyPerlin(saliency=name, p=1.0, rotation_p=0.0).manual_seed(options.seed)
-    maps = torch.cat([forger.saliency(chunk) for chunk in images.split(CHUNK)])
+    augmenter = SaliencyPerlin(saliency=name, p=1.0, rotation_p=0.0).manual_seed(options.seed)
+    maps = torch.cat([augmenter.saliency(chunk) for chunk in images.split(CHUNK)])
     salient, on_object, forged_pixels = maps > 0.5, 0.0, 0.0
     for _ in range(options.draws):
         pairs = [
-            forger.forge(chunk, paths=paths[CHUNK * index : CHUNK * (index + 1)])
+            augmenter.forge(chunk, paths=paths[CHUNK * index : CHUNK * (index + 1)])
             for index, chunk in enumerate(images.split(CHUNK))
         ]
         forged, mask = torch.cat([pair.image for pair in pairs]), torch.cat([pair.mask for pair in pairs])

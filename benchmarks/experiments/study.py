@@ -1,23 +1,23 @@
-"""What AnoSeg learns best from: few changes at a time, judged on synthetic anomalies alone.
+"""Compare changes of AnoSeg's short training, judged on synthetic anomalies alone.
 
-Trains AnoSeg as `configs/laptop.yaml` says and with each of the changes in a file of trials, on the normal training
-images of one or several sets, a fifth of which is held out. Every trial gets the same processor time, unless it names
-its own. It is judged by anomalies on the held-out images, the same for all trials; no test image is touched:
+AnoSeg is trained as `configs/laptop.yaml` says and with each of the changes in a file of trials, on the normal training
+images of one or several sets. Every trial gets the same processor time, unless it names its own. Anomalies on held-out
+images, the same for all trials, judge it; no test image is touched:
 
 - `drawn`: by the demonstration data's code, one of each kind on each image, from which no trial learns;
-- `on object`: likewise, but drawn again until half of each lies on what stands out from the image's border, if anything
-  does;
-- `forged`: by the shipped augmentation, whose best threshold is the one of the others' `IoU at the forged threshold`.
+- `on object`: likewise, but at least half of each lies on what stands out from the image's border, if anything does;
+- `forged`: by the shipped augmentation. Its best threshold is that of the others' `IoU at the forged threshold`.
 
 A trial may also replace what is no argument of AnoSeg: the `batch`, the `seconds` of training, and the `normalisation`
-layers of all networks, by `group` normalisation. One with a detector is judged by both image scores.
+layers of all networks, by `group`. One with a detector is judged by both image scores. Pages: short_training.md,
+short_training_changes.md, frozen_encoder.md, image_score.md.
 
     python -m benchmarks.experiments.study --set datasets/mvtec/screw datasets/mvtec/toothbrush \
         --seconds 120 --json study.json
     python -m benchmarks.experiments.study --only --json study.json --markdown --csv study.csv
     python -m benchmarks.experiments.study --report benchmarks/results/study.csv
 
-The file is written after each training; those that are in it already are not repeated.
+The JSON file is written after each training; trainings that it holds are not repeated.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def settings_of(changes: dict[str, Any], options: argparse.Namespace) -> Row:
-    """Tell all settings of a trial: trainings of another configuration or length must not be taken for its own."""
+    """Return all settings of a trial, by which trainings of another configuration or length are told apart."""
     lengths = {name: changes.get(name, vars(options)[name]) for name in LENGTHS}
     return {"settings": merge(preset("laptop"), by_group(changes))} | lengths
 

@@ -1,20 +1,17 @@
-"""What forging costs beside anomalib's generator of the same kind of anomaly, DRAEM's.
+"""Measure what forging costs beside anomalib's generator of the same kind of anomaly, DRAEM's.
 
-Three things are timed in one run on one thread, in turns (A B C A B C ...), each warmed up first, at batches of 8 and
-32 images of 256 x 256 pixels with an anomaly in every one; times and statistics are those of `cost.py`:
+At batches of 8 and 32 images of 256 x 256 pixels, with an anomaly in every image, these take turns on one thread:
 
-- noise: `generate_perlin_noise` of anomalib in a loop, as its generator calls it, and `perlin_noise`; ours is given its
-  random numbers and frequencies within the time measured, too;
+- noise: `generate_perlin_noise` of anomalib in a loop, as its generator calls it, and `perlin_noise`, whose random
+  numbers and frequencies are drawn within the time measured;
 - turned noise: the same and DRAEM's rotation by up to 90 degrees;
-- image and mask: `PerlinAnomalyGenerator`, and the transforms `DraemPerlin`, which draws from the same distribution,
-  and `SaliencyPerlin`, which estimates saliency and turns three of ten images on top, and without both. All without a
-  folder of textures, where `SaliencyPerlin` shows other images and the rest the noise itself, and with one: pictures
-  that scikit-image ships, or `--textures`. Anomalib's reads a picture an anomaly, ours keeps them in memory.
+- image and mask: `PerlinAnomalyGenerator`; `DraemPerlin`, which draws from the same distribution; `SaliencyPerlin`,
+  which also estimates saliency and rotates three of ten images; and `SaliencyPerlin` without both. Once without a
+  folder of textures, where `SaliencyPerlin` shows other images and the rest the noise itself, and once with one:
+  pictures that scikit-image ships, or `--textures`. Anomalib's reads a picture for each anomaly, ours keep them.
 
-`--check` wants a speed-up of what does the same as anomalib's; `SaliencyPerlin`, which does more, is for information.
-
-Operations dispatched and those that hand a value to the host are counted, not timed; the latter are what makes a GPU
-wait, and what grows with the batch.
+`--check` requires a speed-up of what does the same as anomalib's. Operations, and those among them that hand a value to
+the host, are counted. The latter make a GPU wait and grow with the batch.
 
     python -m benchmarks.performance.augmentation [--quick] [--markdown] [--json augmentation.json] [--check]
 """

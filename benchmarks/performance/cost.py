@@ -1,23 +1,22 @@
-"""What AnoSeg and SGSF cost beside anomalib's DRAEM: parameters, arithmetic, latency, training, forging, memory.
+"""Measure what AnoSeg and SGSF cost beside anomalib's DRAEM: parameters, arithmetic, latency, training, memory.
 
-All networks are measured in one run on one thread, in turns (A B C A B C ...), so that a machine that slows down slows
-all of them; each turn warms up first. Times are processor time, which on an idle machine is what the wall shows (with
-several threads: the wall's). Speed-ups are ratios of medians, with the extremes of the rounds' ratios. The layout is
-channels-last throughout, no slower for DRAEM either; weights and images are random. SGSF carries 16 references, with
-their features stored.
+All networks run in one process on one thread and take turns (A B C A B C ...), so that a machine that slows down slows
+all of them. Each turn warms up first. Times are processor time, with several threads the wall's. Speed-ups are ratios
+of medians, with the extremes of the rounds' ratios. Weights and images are random, the layout is channels-last, which
+is no slower for DRAEM either. SGSF carries 16 references with stored features.
 
-- Counted: parameters that are trained (AnoSeg's averaged weights are not; they add as many as it has at inference),
-  multiply-adds of convolutions and matrix products, operations dispatched, and those among them that hand a value to
-  the host: on a CPU also values that were drawn on the host and for which a GPU would not have to wait.
-- Inference: batch 1, float32, and bfloat16 by autocast where the processor has it; means of 0.2 s of calls or of one.
-- Training: real steps of Lightning's trainer in float32. As many images go through each network: DRAEM's batch is 4,
-  about half with an anomaly, SGSF's is 4, three quarters with one, each beside a reference, AnoSeg's is 2, each with
-  and without. The share of forging is of these very steps.
-- Forging: an anomaly in half as many images, for DRAEM and SGSF with probability 1. Textures are a download; DRAEM gets
-  an empty folder instead, so that it falls back to noise and is spared reading a picture an anomaly.
-- Memory: how far one inference or two training steps raise the resident memory of a process at their peak, over its
-  level when all libraries are loaded and the network is made; weights are thus left out. Linux only: the kernel's peak
-  VmHWM can be reset, while getrusage's would start from the parent's.
+- Counted: parameters that are trained, without AnoSeg's averaged copy; multiply-adds of convolutions and matrix
+  products; operations dispatched, and those of them that hand a value to the host. On a CPU the latter include values
+  that were drawn on the host, for which a GPU would not have to wait.
+- Inference: batch 1, float32, and bfloat16 by autocast where the processor has it.
+- Training: steps of Lightning's trainer in float32. Equally many images go through each network: DRAEM's batch is 4,
+  about half with an anomaly; SGSF's is 4, three quarters with one, each beside a reference; AnoSeg's is 2, each with
+  and without. The share of forging is of these steps.
+- Forging: an anomaly in half as many images, for DRAEM and SGSF with probability 1. DRAEM gets an empty folder of
+  textures, so that it shows noise and reads no picture for each anomaly.
+- Memory: how far one inference or two training steps raise the resident memory at their peak, above its level with all
+  libraries loaded and the network made. Weights are thus left out. Linux only: its peak (VmHWM) can be reset, while
+  that of getrusage starts from the parent's.
 
     python -m benchmarks.performance.cost [--quick] [--markdown] [--json cost.json] [--check]
 """
@@ -86,7 +85,7 @@ class Kind(NamedTuple):
     width: float = 1.0
 
     def __str__(self) -> str:
-        """Name it as figures do."""
+        """Return the name that figures use."""
         return self.model if self.model == REFERENCE else f"{self.model}, width {self.width:g}"
 
 
@@ -94,14 +93,14 @@ class Subject(Callback):
     """A model that infers, forges, and trains for two steps at a time."""
 
     def __init__(self, kind: Kind, size: int, images: int) -> None:
-        self.module, self.forger = build(kind, size)
+        self.module, self.augmenter = build(kind, size)
         self.module.model.to(memory_format=torch.channels_last)
         self.network = for_inference(self.module, size)
         self.image = torch.rand(1, 3, size, size).to(memory_format=torch.channels_last)
         self.batch_size = images // 2 if kind.model == "AnoSeg" else images
         pictures = torch.rand(2 * self.batch_size, 3, size, size)
         self.items: Any = [ImageItem(image=picture, image_path=str(index)) for index, picture in enumerate(pictures)]
-        self.forge = partial(self.forger, torch.rand(images // 2, 3, size, size))
+        self.forge = partial(self.augmenter, torch.rand(images // 2, 3, size, size))
         name = "forward" if kind.model == REFERENCE else "forge"
         setattr(self.module.augmenter, name, partial(self._time_forging, getattr(self.module.augmenter, name)))
         self.shares: list[float] = []
@@ -133,7 +132,7 @@ class Subject(Callback):
 
 
 def build(kind: Kind, size: int) -> tuple[Any, Callable[..., Any]]:
-    """Make a model, and what plants an anomaly in every image."""
+    """Make a model, and a call that forges an anomaly in every image."""
     bare: dict[str, Any] = {"pre_processor": False, **BARE}
     network: dict[str, Any] = {"network": {"width": kind.width}}
     if kind.model == "AnoSeg":
@@ -169,7 +168,7 @@ class OperationCounter(TorchDispatchMode):
 
 
 def count(subject: Subject, samples: int) -> dict[str, list[float]]:
-    """Count what needs no clock, by quantity; forging draws anew for every sample."""
+    """Count parameters, arithmetic and operations by quantity; each sample forges with new random numbers."""
     trained = [weight for weight in subject.module.model.parameters() if weight.requires_grad]
     with FlopCounterMode(display=False) as flops, torch.no_grad():
         subject.network(subject.image)

@@ -1,15 +1,15 @@
-"""What the registration hook costs every start of the Python interpreter, and every start of ``anomalib``.
+"""Measure what the registration hook costs every start of Python and every start of ``anomalib``.
 
-Registration by name works through a ``.pth`` file that Python reads at each start, so its cost falls on programs that
-never use anomalib. Two things are measured, each as pairs of fresh processes in alternating order, so that a machine
-that slows down slows both:
+Registration by name works through a ``.pth`` file that Python reads at each start, so programs that never use anomalib
+pay for it, too. Two commands are measured as pairs of fresh processes in alternating order, so that a machine that
+slows down slows both:
 
-- interpreter: ``python -c pass`` in two empty virtual environments, of which one holds the hook's files;
-- command: ``anomalib --help`` in this environment, with the hook and with ``ANOMALIB_ANOSEG_AUTOLOAD=0``; the hook's
+- interpreter: ``python -c pass`` in two empty virtual environments, one of which holds the hook's files;
+- command: ``anomalib --help`` in this environment, with the hook and with ``ANOMALIB_ANOSEG_AUTOLOAD=0``. The hook's
   time includes the import of every registered model.
 
-The hook passes (``--check``) if the median of the differences between paired interpreter starts is below 1 ms, and if
-this environment's interpreter has the hook loaded, but neither torch nor anomalib.
+``--check`` requires that the median difference between paired interpreter starts is below 1 ms, and that this
+environment's interpreter has loaded the hook, but neither torch nor anomalib.
 
     python -m benchmarks.performance.startup [--rounds 300] [--quick] [--json startup.json] [--check]
 """
