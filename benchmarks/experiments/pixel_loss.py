@@ -3,9 +3,9 @@
 AnoSeg is trained with each form of the loss, and as `configs/laptop.yaml` says, on the same images in the same order.
 While it trains, anomalies on held-out *normal* images judge it: `forged` by the training's own augmentation with
 another seed, and `drawn` by the demonstration data's code, which shares nothing with it. No test image is touched.
-Three networks are judged each time: with the `latest` weights, with these and the normalisation statistics of the validation
-`batch`, and with the `averaged` weights. The second tells whether running statistics lag behind. Pages: pixel_loss.md,
-coordinates.md.
+Three networks are judged each time: with the `latest` weights, with these and the normalisation statistics of the
+validation `batch`, and with the `averaged` weights. The second tells whether running statistics lag behind. Pages:
+pixel_loss.md, coordinates.md.
 
     python -m benchmarks.experiments.pixel_loss --json curves.json --plot curves.png
     python -m benchmarks.experiments.pixel_loss --root DATA --category CATEGORY --json curves.json
