@@ -83,12 +83,9 @@ def calibration():
     return load("calibration")
 
 
-def test_settings_are_changed_within_their_groups():
-    common = load("common")
-    settings = {"seed": 0, "patches": {"count": 3, "area": [0.1, 0.2]}}
-    found = common.merged(settings, {"patches": {"count": 6}, "noise": {"share": 0.5}})
-    assert found == {"seed": 0, "patches": {"count": 6, "area": [0.1, 0.2]}, "noise": {"share": 0.5}}
-    assert settings["patches"]["count"] == 3
+def test_trials_name_settings_with_their_groups():
+    found = load("common").by_group({"seed": 1, "patches.count": 6, "noise.share": 0.5, "patches.mark": "patch"})
+    assert found == {"seed": 1, "patches": {"count": 6, "mark": "patch"}, "noise": {"share": 0.5}}
 
 
 def test_no_script_is_left_out():

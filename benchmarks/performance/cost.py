@@ -45,10 +45,10 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomalib_anoseg import SGSF, AnoSeg
+from anomalib_anoseg.common.machine import instruction_sets
 from anomalib_anoseg.transforms import HardCutPaste, SaliencyPerlin
 from benchmarks.common import (
     BARE,
-    CPUINFO,
     QUIET,
     Figures,
     begin,
@@ -188,7 +188,9 @@ def count(subject: Subject, samples: int) -> dict[str, list[float]]:
 def measure_time(subjects: dict[str, Subject], rounds: int) -> Figures:
     """Time inference, forging and training, the latter in half as many rounds."""
     turns: dict[str, Mapping[str, Callable[[], float]]] = {}
-    for dtype in (torch.float32, torch.bfloat16) if "bf16" in CPUINFO else (torch.float32,):
+    for dtype in (
+        (torch.float32, torch.bfloat16) if any("bf16" in name for name in instruction_sets()) else (torch.float32,)
+    ):
         infer = {name: partial(mean_time, partial(subject.infer, dtype)) for name, subject in subjects.items()}
         turns[f"inference in {str(dtype).removeprefix('torch.')}, ms"] = infer
     turns["forging, ms"] = {name: partial(mean_time, subject.forge) for name, subject in subjects.items()}
