@@ -34,6 +34,35 @@ class OperationCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+# Tests that take a set of images train on it, or export what was trained.
+SLOW_FIXTURES = {"tiny_root", "demo_settings", "training_seed"}
+# Files and tests that start processes, export or compile.
+SLOW = {
+    "test_anomalibs_own_benchmark_runs_the_same_file",
+    "test_benchmarks",
+    "test_browser",
+    "test_compiles_into_one_graph",
+    "test_detector_export",
+    "test_distributed",
+    "test_graph",
+    "test_normalisation_of_pretrained_encoders_is_exported",
+    "test_packaging",
+    "test_quantization",
+    "test_registration",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark tests by what they take: `learns` if a training's seed decides, `slow` if they last."""
+    for item in items:
+        fixtures, names = set(getattr(item, "fixturenames", ())), {item.path.stem, item.name.split("[")[0]}
+        if "training_seed" in fixtures:
+            item.add_marker("learns")
+        if fixtures & SLOW_FIXTURES or names & SLOW:
+            item.add_marker("slow")
+
+
 @pytest.fixture
 def count_operations():
     return OperationCounter
@@ -92,7 +121,7 @@ def demo_settings(tmp_path_factory) -> dict:
 
 
 @pytest.fixture(scope="session")
-def demo_checkpoint(demo_settings, tmp_path_factory) -> Path:
+def demo_checkpoint(demo_settings, tmp_path_factory, training_seed) -> Path:
     """A checkpoint of an AnoSeg that was trained on them for a few steps."""
     from anomalib.engine import Engine
 
@@ -106,6 +135,7 @@ def demo_checkpoint(demo_settings, tmp_path_factory) -> Path:
         (64, 64),
         network={"width": 0.125, "score_window": 11},
         optimizer={"averaging": 0.5, "lr": 1e-3},
+        seed=training_seed,
         visualizer=False,
     )
     engine.fit(model, datamodule=DemoTextures(**demo_settings))

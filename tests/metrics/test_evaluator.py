@@ -42,9 +42,9 @@ def labelled_data(tiny_root):
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_root, tmp_path_factory):
+def trained(tiny_root, tmp_path_factory, training_seed):
     data = MVTecAD(tiny_root, "stripes", train_batch_size=3, eval_batch_size=3, num_workers=0)
-    model = tiny()
+    model = tiny(seed=training_seed)
     engine = make_engine(tmp_path_factory.mktemp("trained"), num_sanity_val_steps=2)
     engine.fit(model, datamodule=data)
     return model, dict(engine.trainer.callback_metrics), engine.trainer.checkpoint_callback.best_model_path

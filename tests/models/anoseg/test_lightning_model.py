@@ -325,8 +325,9 @@ def test_schedule_knows_the_length(arguments, trainer, steps, tiny_data, tmp_pat
     assert set(stop.totals) == {steps}
 
 
-def test_overfits_four_images(train_on_four):
-    model = tiny(optimizer={"lr": 2e-3, "averaging": 0.9}, network={"skip_connections": True}, post_processor=False)
+def test_overfits_four_images(train_on_four, training_seed):
+    learning = {"lr": 2e-3, "averaging": 0.9}
+    model = tiny(seed=training_seed, optimizer=learning, network={"skip_connections": True}, post_processor=False)
     _, forged, mask = train_on_four(model, max_steps=150)
     with torch.no_grad():
         anomaly_map = model.eval().model(forged).anomaly_map

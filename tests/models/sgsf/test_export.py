@@ -42,7 +42,7 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(root, tiny_root):
+def checkpoint(root, tiny_root, training_seed):
     """A checkpoint of the command line, and no training images left."""
     shutil.copytree(tiny_root, root / "data")
     run(
@@ -57,6 +57,7 @@ def checkpoint(root, tiny_root):
         "--data.val_split_ratio=0.25",
         "--data.seed=0",
         "--model.optimizer.lr=3e-3",
+        f"--model.seed={training_seed}",
         "--trainer.max_epochs=8",
         "--trainer.check_val_every_n_epoch=8",
         "--trainer.enable_progress_bar=false",
