@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
+ROOT = Path(__file__).parents[1]
 PASSED, FAILED, MISSING = ".F-"
 
 
@@ -46,9 +47,8 @@ def run(seed: int, rounding: Rounding, options: list[str]) -> dict[str, str]:
     }
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        # The doctests have nothing to learn.
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "learns", Path(__file__).parent, f"--junitxml={report}"]
-        made = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "pytest", "-q", "-m", "learns", f"--junitxml={report}", *options]
+        made = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
         if not report.exists():
             raise SystemExit(made.stdout + made.stderr)
         cases = ET.parse(report).getroot().iter("testcase")
