@@ -31,7 +31,7 @@ LAYERS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupCo
 RECOMMENDED_IMAGES = 300
 
 
-def quantize(model: Model, datamodule: AnomalibDataModule) -> Model:
+def quantize(model: Model, datamodule: AnomalibDataModule | None) -> Model:
     """Quantize an OpenVINO model, calibrated on the validation images of a data module and on anomalies forged on them.
 
     NNCF takes the ranges of values from what it sees. Normal images have scores near 0, and the scores of defects would
@@ -44,7 +44,12 @@ def quantize(model: Model, datamodule: AnomalibDataModule) -> Model:
 
     Returns:
         The quantized model.
+
+    Raises:
+        ValueError: If there is no data module.
     """
+    if datamodule is None:
+        raise ValueError("INT8_PTQ is calibrated on validation images: give datamodule (--data).")
     batch, _, *sides = model.input(0).partial_shape
     size = tuple(side.get_length() for side in sides) if all(side.is_static for side in sides) else None
     batch_size = batch.get_length() if batch.is_static else None
@@ -89,7 +94,7 @@ class CalibrationImages:
         Yields:
             ``(B, 3, H, W)`` in ``[0, 1]``, normal and forged in turns.
         """
-        forger = HardCutPaste(hard_p=1.0, jitter=(1.0, 1.0, 1.0, 0.5))  # of colours that normal images do not have
+        augmenter = HardCutPaste(hard_p=1.0, jitter=(1.0, 1.0, 1.0, 0.5))  # of colours that normal images do not have
         generator = torch.Generator().manual_seed(0)
         for batch in islice(self.loader, self.batches):
             image = batch["image"]
@@ -98,7 +103,7 @@ class CalibrationImages:
             if self.size is not None:
                 image = F.interpolate(image, self.size, mode="bilinear", antialias=True)
             yield image
-            yield forger.forge(image, generator=generator).image
+            yield augmenter.forge(image, generator=generator).image
 
 
 def validation_loader(datamodule: AnomalibDataModule, batch_size: int | None) -> DataLoader[Any]:

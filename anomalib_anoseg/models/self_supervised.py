@@ -1,6 +1,7 @@
 """How Lightning and anomalib meet a model that learns from anomalies which it forges on normal images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,13 +10,14 @@ from anomalib.data import ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Resize
 
-from anomalib_anoseg.deploy.light_export import LightExport
+from anomalib_anoseg.deploy.export import export_onnx, export_torch
 from anomalib_anoseg.metrics import segmentation_evaluator
-from anomalib_anoseg.training.checkpoints import ExplainedMisfit
+from anomalib_anoseg.training.calibration import CalibrationAnomalies
+from anomalib_anoseg.training.checkpoints import explain_misfit, fits
 from anomalib_anoseg.training.final_validation import FinalValidation
 from anomalib_anoseg.training.input_checks import InputCheck
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
@@ -23,7 +25,7 @@ from anomalib_anoseg.training.seeding import SeededFit, step_seed
 from anomalib_anoseg.transforms import SyntheticAnomaly
 
 
-class SelfSupervisedModel(LightExport, ExplainedMisfit):
+class SelfSupervisedModel(LightningModule):
     """The conventions of this package's models.
 
     A mixin, to stand before :class:`anomalib.models.components.AnomalibModule`, which anomalib wants to find among the
@@ -33,11 +35,19 @@ class SelfSupervisedModel(LightExport, ExplainedMisfit):
         augmenter: Forges the anomalies.
         seed: Fixes initial weights, anomalies and the order of images; ``None`` for the global random stream.
         max_epochs: Length of the training, if it shall override the trainer's.
+        min_side: Shortest side of an image in pixels that the networks can take.
+        unexported: Names of attributes beside ``model`` that only training needs.
+        shaping_arguments: See :func:`~anomalib_anoseg.training.checkpoints.explain_misfit`.
+        saved_arguments: Those of the last checkpoint that was loaded, ``None`` if there was none.
     """
 
     augmenter: SyntheticAnomaly
     seed: int | None
     max_epochs: int | None
+    min_side: int
+    unexported: tuple[str, ...] = ("augmenter",)
+    shaping_arguments: Mapping[str, Callable[[Any], object]]
+    saved_arguments: Mapping[str, Any] | None = None
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add checks of the images, repeatable random streams and a last validation to anomalib's components."""
@@ -67,6 +77,59 @@ class SelfSupervisedModel(LightExport, ExplainedMisfit):
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # noqa: ANN401
         """Predict as in validation."""
         return self.validation_step(batch, batch_idx, dataloader_idx)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the arguments with which the weights were trained, where these do not fit, before torch lists how.
+
+        An argument that ``load_from_checkpoint`` overrides in Python cannot be told from a saved one; torch's own error
+        remains there.
+
+        Raises:
+            ValueError: If the weights are of networks of another shape.
+        """
+        super().on_load_checkpoint(checkpoint)
+        self.saved_arguments = dict(checkpoint.get("hyper_parameters", {}))
+        network: Any = self.model
+        of_model = {
+            name: value for name, value in checkpoint.get("state_dict", {}).items() if name.startswith("model.")
+        }
+        weights = {name.removeprefix("model."): value for name, value in of_model.items()}
+        misfit = explain_misfit(self.saved_arguments, self.hparams, self.shaping_arguments)
+        if misfit and not fits(network, weights):
+            raise ValueError(misfit)
+
+    @property
+    def only_size(self) -> tuple[int, int] | None:
+        """Height and width of the only images that the networks can take; ``None`` if they take any."""
+        return None
+
+    def before_export(self) -> None:
+        """Warn of what the user should know of the files; nothing here."""
+
+    def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
+        """Export as anomalib does, see :func:`~anomalib_anoseg.deploy.export.export_torch`."""
+        return export_torch(self, export_root, model_file_name)
+
+    def to_onnx(
+        self,
+        export_root: Path | str,
+        model_file_name: str = "model",
+        input_size: tuple[int, int] | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Path:
+        """Export as anomalib does, see :func:`~anomalib_anoseg.deploy.export.export_onnx`."""
+        return export_onnx(self, export_root, model_file_name, input_size, **kwargs)
+
+    def _post_training_quantization_ov(self, model: Any, datamodule: Any = None) -> Any:  # noqa: ANN401
+        """Quantize the networks alone; anomalib's hook for ``INT8_PTQ``, where it quantizes scores and maps, too."""
+        from anomalib_anoseg.deploy.quantization import quantize  # noqa: PLC0415 - nncf is installed with an extra
+
+        return quantize(model, datamodule)
+
+    @property
+    def calibration_anomalies(self) -> CalibrationAnomalies:
+        """What thresholds are found on where there are no real anomalies: those of training."""
+        return CalibrationAnomalies(self.augmenter)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:

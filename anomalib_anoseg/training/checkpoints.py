@@ -3,41 +3,23 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+MISSING = object()
 
 
-class ExplainedMisfit(LightningModule):
-    """Explains what torch lists weight by weight when a checkpoint was trained with other arguments.
+def fits(network: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Tell whether weights have the names that a network expects, and its parameters their shapes.
 
-    A mixin, to stand before :class:`anomalib.models.components.AnomalibModule`. An argument that
-    ``load_from_checkpoint`` overrides in Python cannot be told from a saved one; torch's own error remains there.
+    Shapes of buffers may differ: some belong to what was learned, as the number of references does.
 
-    Attributes:
-        shaping_arguments: See :func:`explain_misfit`.
-        saved_arguments: Those of the last checkpoint that was loaded, ``None`` if there was none.
+    Example:
+        >>> fits(nn.Linear(2, 1), nn.Linear(2, 1).state_dict()), fits(nn.Linear(2, 1), nn.Linear(3, 1).state_dict())
+        (True, False)
     """
-
-    shaping_arguments: Mapping[str, Callable[[Any], object]]
-    saved_arguments: Mapping[str, Any] | None = None
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note with which arguments the weights were trained."""
-        super().on_load_checkpoint(checkpoint)
-        self.saved_arguments = dict(checkpoint.get("hyper_parameters", {}))
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ANN401
-        """Load weights.
-
-        Raises:
-            ValueError: If they are of networks of another shape, and the arguments tell why.
-            RuntimeError: torch's own, if they do not.
-        """
-        try:
-            return super().load_state_dict(state_dict, strict, assign)
-        except RuntimeError:
-            if misfit := explain_misfit(self.saved_arguments or {}, self.hparams, self.shaping_arguments):
-                raise ValueError(misfit) from None
-            raise
+    if network.state_dict().keys() != weights.keys():
+        return False
+    return all(weights[name].shape == parameter.shape for name, parameter in network.named_parameters())
 
 
 def explain_misfit(
@@ -48,9 +30,9 @@ def explain_misfit(
     Args:
         saved: Arguments with which the model of the checkpoint was built.
         own: Those of the model that shall load it.
-        shaping: Names of the arguments that shape the networks, ``group.setting`` or plain, each with
-            what makes two values alike: ``float`` for
-            a factor, ``bool`` where only on or off matters.
+        shaping: Names of the arguments that shape the networks, each with what makes two values alike: ``float`` for
+            a factor, ``bool`` where only on or off matters. ``"network.width"`` is the width in a group ``network``, a
+            mapping or an object with attributes.
 
     Returns:
         The explanation, or ``None`` if the arguments do not tell.
@@ -61,22 +43,27 @@ def explain_misfit(
         The checkpoint was trained with network.width=0.25, but this model has network.width=1.0. Add
         --model.network.width 0.25 to the command.
     """
-    absent = object()
-    values = {name: (_look_up(saved, name, absent), _look_up(own, name, absent)) for name in shaping}
-    known = {name: pair for name, pair in values.items() if absent not in pair}
-    names = [name for name, (first, second) in known.items() if shaping[name](first) != shaping[name](second)]
-    if not names:
+    pairs = {name: (look_up(saved, name), look_up(own, name)) for name in shaping}
+    known = {name: pair for name, pair in pairs.items() if MISSING not in pair}
+    misfits = {name: pair for name, pair in known.items() if shaping[name](pair[0]) != shaping[name](pair[1])}
+    if not misfits:
         return None
-    trained, here = (", ".join(f"{name}={known[name][place]}" for name in names) for place in (0, 1))
-    options = " ".join(f"--model.{name} {_as_yaml(known[name][0])}" for name in names)
+    trained, here = (", ".join(f"{name}={pair[side]}" for name, pair in misfits.items()) for side in (0, 1))
+    options = " ".join(f"--model.{name} {_as_yaml(theirs)}" for name, (theirs, _) in misfits.items())
     return f"The checkpoint was trained with {trained}, but this model has {here}. Add {options} to the command."
 
 
-def _look_up(arguments: Mapping[str, Any], name: str, default: object) -> Any:  # noqa: ANN401
-    """Read an argument, or ``group.setting``; ``default`` where there is none."""
-    group, _, setting = name.rpartition(".")
-    found = arguments.get(group, {}) if group else arguments
-    return found.get(setting, default) if isinstance(found, Mapping) else default
+def look_up(arguments: object, name: str) -> Any:  # noqa: ANN401
+    """Find an argument by its name, with dots where it is in a group; :data:`MISSING` if there is none.
+
+    Example:
+        >>> look_up({"network": {"width": 0.25}}, "network.width")
+        0.25
+    """
+    found = arguments
+    for part in name.split("."):
+        found = found.get(part, MISSING) if isinstance(found, Mapping) else getattr(found, part, MISSING)
+    return found
 
 
 def _as_yaml(value: object) -> str:

@@ -96,7 +96,6 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
     loss: AnoSegLoss
     augmenter: Augmenter
     min_side = MIN_TRAINING_SIDE
-    unexported = ("augmenter",)
     shaping_arguments: Mapping[str, Callable[[Any], object]] = {
         "encoder.backbone": str,
         "encoder.pre_trained": bool,

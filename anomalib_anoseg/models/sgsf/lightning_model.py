@@ -201,16 +201,13 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         # A single one is the medoid of all.
         count = 1 if self.model.guidance == "single" else self.bank_settings.size
         self.model.fill_bank(*self.references.choose_bank(count, self.bank_settings.method, self.seed or 0))
-        self._warn_of_size()
+        self.before_export()
 
-    def _warn_of_size(self) -> None:
+    def before_export(self) -> None:
+        """Warn if the references are larger in files than ``bank.limit``."""
         size = self.model.bank_size
         if size is not None and (excess := size.explain(self.bank_settings.limit)):
             rank_zero_warn(excess)
-
-    def _for_inference(self) -> Any:  # noqa: ANN401
-        self._warn_of_size()
-        return super()._for_inference()
 
     def _collect_references(self) -> ReferenceSet:
         """Read all training images as those that will be judged: through the augmentations of test images."""

@@ -19,7 +19,7 @@ from anomalib.models import AnomalibModule
 from torch.nn import functional as F
 
 from anomalib_anoseg import SGSF
-from anomalib_anoseg.deploy import light_export
+from anomalib_anoseg.deploy import export
 from anomalib_anoseg.deploy.metadata import own_entries
 
 FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
@@ -135,7 +135,7 @@ def test_other_banks_can_be_chosen_after_training(load, images):
 def test_file_for_pictures_as_they_are_takes_those_of_the_references(load, tmp_path, monkeypatch):
     sizes = []
     monkeypatch.setattr(AnomalibModule, "to_onnx", lambda *arguments, **_: sizes.append(arguments[3]))
-    monkeypatch.setattr(light_export, "write_onnx_metadata", lambda *_: None)
+    monkeypatch.setattr(export, "write_onnx_metadata", lambda *_: None)
     model = load()
     model.to_onnx(tmp_path)
     model.pre_processor = None

@@ -1,0 +1,85 @@
+"""Export of what predicts, without what only training needs."""
+
+import copy
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.models.components import AnomalibModule
+from torch.export import Dim
+from torchvision.transforms.v2 import Resize
+
+from anomalib_anoseg.deploy.metadata import describe_thresholds, write_onnx_metadata
+
+# The oldest opset that torch's exporter writes natively; anomalib's default of 14 makes it try a down-conversion.
+OPSET_VERSION = 18
+
+
+def inference_copy(model: Any) -> Any:  # noqa: ANN401 - a SelfSupervisedModel, of which this room knows nothing
+    """Copy a model of this package without what only training needs, ready to predict.
+
+    Args:
+        model (SelfSupervisedModel): Stays as it is. Its ``unexported`` names the attributes that the copy lacks, its
+            networks drop their own parts.
+    """
+    model.before_export()
+    with _without(model, model.unexported):
+        light = copy.deepcopy(model).eval()
+    light.model.drop_training_parts()
+    return light
+
+
+def export_torch(model: Any, export_root: Path | str, model_file_name: str = "model") -> Path:  # noqa: ANN401
+    """Export as anomalib does, without what only training needs."""
+    return AnomalibModule.to_torch(inference_copy(model), export_root, model_file_name)
+
+
+def export_onnx(
+    model: Any,  # noqa: ANN401
+    export_root: Path | str,
+    model_file_name: str = "model",
+    input_size: tuple[int, int] | None = None,
+    **kwargs: Any,  # noqa: ANN401
+) -> Path:
+    """Export as anomalib does, in an opset that needs no conversion, with the thresholds in the file's metadata.
+
+    Args:
+        model (SelfSupervisedModel): A trained one.
+        export_root: Folder for ``weights/onnx``.
+        model_file_name: Name of the file, without ``.onnx``.
+        input_size: Height and width in pixels. ``None`` for images of any size, if the networks take those.
+        **kwargs: Options of ``torch.onnx.export``.
+
+    Raises:
+        ValueError: If pictures of any size shall be resized by their shorter edge alone, which cannot be exported.
+    """
+    kwargs.setdefault("opset_version", OPSET_VERSION)
+    resizes = extract_transforms_by_type(getattr(model.pre_processor, "transform", None), Resize)
+    if input_size is None and any(len(resize.size) == 1 for resize in resizes):
+        raise ValueError("The pre_processor resizes to a shorter edge. Give Resize (height, width), or input_size.")
+    if input_size is None and not resizes:
+        input_size = model.only_size
+    if input_size is None and not resizes:
+        # anomalib traces with 2x2 pixels, where the exporter takes the sizes of feature maps for constants.
+        sides = {axis: Dim(name, min=model.min_side) for axis, name in ((2, "height"), (3, "width"))}
+        kwargs.setdefault("dynamic_shapes", ({0: Dim("batch_size"), **sides},))
+        # Of the one forward pass that finds the names of the outputs; the shapes above decide what is exported.
+        input_size = (model.min_side, model.min_side)
+    path = AnomalibModule.to_onnx(inference_copy(model), export_root, model_file_name, input_size, **kwargs)
+    write_onnx_metadata(path, describe_thresholds(model.post_processor))
+    return path
+
+
+@contextmanager
+def _without(model: Any, names: tuple[str, ...]) -> Generator[None, None, None]:  # noqa: ANN401
+    """Take attributes from a model for a while: they may be large, and some cannot be copied."""
+    parts = {name: getattr(model, name) for name in names}
+    try:
+        for name in parts:
+            setattr(model, name, None)
+        yield
+    finally:
+        for name, part in parts.items():
+            setattr(model, name, part)

@@ -1,0 +1,51 @@
+"""What is said of a checkpoint that does not fit."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.training.checkpoints import explain_misfit
+
+SHAPING = {"backbone": str, "network.width": float, "detector.enabled": bool}
+
+
+@dataclass(frozen=True)
+class Network:
+    width: float = 1.0
+
+
+@pytest.mark.parametrize("group", [{"width": 0.25}, Network(0.25)], ids=str)
+def test_arguments_in_groups_are_named_as_the_command_names_them(group):
+    misfit = explain_misfit({"network": group}, {"network": Network()}, SHAPING)
+    assert misfit == (
+        "The checkpoint was trained with network.width=0.25, but this model has network.width=1.0. "
+        "Add --model.network.width 0.25 to the command."
+    )
+
+
+def test_all_that_differ_are_told():
+    saved = {"backbone": "resnet18", "network": {"width": 1}, "detector": {"enabled": True}}
+    own = {"backbone": "resnet34", "network": Network(), "detector": {"enabled": False}}
+    assert explain_misfit(saved, own, SHAPING) == (
+        "The checkpoint was trained with backbone=resnet18, detector.enabled=True, but this model has "
+        "backbone=resnet34, detector.enabled=False. Add --model.backbone resnet18 --model.detector.enabled true to the "
+        "command."
+    )
+
+
+@pytest.mark.parametrize(
+    "saved", [{}, {"network": None}, {"network": {}}, {"network": {"width": 1}}, {"width": 2}], ids=str
+)
+def test_what_is_alike_or_unknown_is_no_misfit(saved):
+    assert explain_misfit(saved, {"backbone": "resnet18", "network": Network()}, SHAPING) is None
+
+
+def test_weights_that_fit_load_whatever_the_arguments_say():
+    # The discriminator needs a reconstruction anyway, so that the networks are the same.
+    trained, other = (AnoSeg((64, 64), width=0.125, masked_reconstruction=value) for value in (True, False))
+    checkpoint = {"hyper_parameters": dict(trained.hparams), "state_dict": trained.state_dict()}
+    other.on_load_checkpoint(checkpoint)
+    other.load_state_dict(checkpoint["state_dict"])
+    with pytest.raises(ValueError, match=r"Add --model\.width 0\.125 to the command"):
+        AnoSeg((64, 64), width=0.25).on_load_checkpoint(checkpoint)
