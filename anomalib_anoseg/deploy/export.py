@@ -27,6 +27,7 @@ def inference_copy(model: Any) -> Any:  # noqa: ANN401 - a SelfSupervisedModel, 
     model.before_export()
     with _without(model, model.unexported):
         light = copy.deepcopy(model).eval()
+    light.model.prepare_for_evaluation()
     light.model.drop_training_parts()
     return light
 

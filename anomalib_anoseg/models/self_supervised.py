@@ -32,6 +32,7 @@ class SelfSupervisedModel(LightningModule):
     bases of every model.
 
     Attributes:
+        model: The networks, which can ``prepare_for_evaluation`` and ``drop_training_parts``.
         augmenter: Forges the anomalies.
         seed: Fixes initial weights, anomalies and the order of images; ``None`` for the global random stream.
         max_epochs: Length of the training, if it shall override the trainer's.
@@ -41,6 +42,7 @@ class SelfSupervisedModel(LightningModule):
         saved_arguments: Those of the last checkpoint that was loaded, ``None`` if there was none.
     """
 
+    model: Any
     augmenter: SyntheticAnomaly
     seed: int | None
     max_epochs: int | None
@@ -62,13 +64,32 @@ class SelfSupervisedModel(LightningModule):
         generator = torch.Generator(self.augmenter.device)
         return generator.manual_seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
 
+    def on_validation_model_eval(self) -> None:
+        """Prepare the networks for a validation."""
+        super().on_validation_model_eval()
+        self.model.prepare_for_evaluation()
+
+    def on_test_model_eval(self) -> None:
+        """Prepare the networks for a test."""
+        super().on_test_model_eval()
+        self.model.prepare_for_evaluation()
+
+    def on_predict_model_eval(self) -> None:
+        """Prepare the networks for predictions."""
+        super().on_predict_model_eval()
+        self.model.prepare_for_evaluation()
+
+    def on_fit_end(self) -> None:
+        """Prepare the networks for who predicts without a trainer after a training that was not validated."""
+        self.model.prepare_for_evaluation()
+        self.model.train()
+
     def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:  # noqa: ANN401
         """Predict anomaly maps and image scores."""
         del args, kwargs
         image: Any = batch.image
-        network: Any = self.model
         # As a plain tensor: on older versions torch.compile never comes to an end of torchvision's subclass.
-        return batch.update(**network(image.as_subclass(Tensor))._asdict())
+        return batch.update(**self.model(image.as_subclass(Tensor))._asdict())
 
     def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Predict as in validation."""
@@ -79,7 +100,7 @@ class SelfSupervisedModel(LightningModule):
         return self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare the arguments with which the weights were trained, where these do not fit, before torch lists how.
+        """Compare the arguments of the training with this model's where its weights do not fit, before torch lists how.
 
         An argument that ``load_from_checkpoint`` overrides in Python cannot be told from a saved one; torch's own error
         remains there.
@@ -89,13 +110,10 @@ class SelfSupervisedModel(LightningModule):
         """
         super().on_load_checkpoint(checkpoint)
         self.saved_arguments = dict(checkpoint.get("hyper_parameters", {}))
-        network: Any = self.model
-        of_model = {
-            name: value for name, value in checkpoint.get("state_dict", {}).items() if name.startswith("model.")
-        }
-        weights = {name.removeprefix("model."): value for name, value in of_model.items()}
+        saved = checkpoint.get("state_dict", {}).items()
+        weights = {name.removeprefix("model."): weight for name, weight in saved if name.startswith("model.")}
         misfit = explain_misfit(self.saved_arguments, self.hparams, self.shaping_arguments)
-        if misfit and not fits(network, weights):
+        if misfit and not fits(self.model, weights):
             raise ValueError(misfit)
 
     @property

@@ -1,7 +1,7 @@
 """Weights averaged over a training, and normalisation statistics that belong to them.
 
 The averaged weights are not the ones whose normalisation statistics training tracks, and in a short training both
-change fast; so evaluation starts with statistics computed anew from the last batches.
+change fast; so evaluation needs statistics computed anew from the last batches.
 """
 
 from collections import deque

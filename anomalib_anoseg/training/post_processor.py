@@ -183,15 +183,14 @@ class SelfCalibratingPostProcessor(PostProcessor):
         if not self.use_training_images or any(trainer.num_val_batches) or self._find_anomalies(pl_module) is None:
             return
         self.calibrated_on = "forged on training images"
-        network: Any = pl_module.model
-        network.eval()
+        pl_module.on_validation_model_eval()
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
             images, paths = _some_images(_as_list(trainer.train_dataloader)[0], pl_module)
             self._start(trainer, len(images))
             for start in range(0, len(images), CHUNK):
                 image = images[start : start + CHUNK]
-                self._forge(pl_module, image, predict(network, image), paths[start : start + CHUNK])
-        network.train()
+                self._forge(pl_module, image, predict(pl_module.model, image), paths[start : start + CHUNK])
+        pl_module.train()
         self.on_validation_epoch_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

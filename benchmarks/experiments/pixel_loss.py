@@ -156,7 +156,7 @@ class Judge(Callback):
 def predict(model: Any, images: Tensor, network: str) -> Tensor:  # noqa: ANN401
     """Predict maps with one of the three networks."""
     averaged, model.averaged = model.averaged, model.averaged if network == "averaged" else None
-    model.eval()
+    model.prepare_for_evaluation()
     saved = {key: value.clone() for key, value in model.segmenter.named_buffers()}
     if network == "batch":
         for module in model.segmenter.modules():

@@ -151,6 +151,7 @@ def for_inference(module: Any, size: int) -> Any:  # noqa: ANN401
         network.fill_bank(references, network.embed(references / 255))
     network.eval()
     if not isinstance(module, Draem):
+        network.prepare_for_evaluation()
         network.drop_training_parts()
     return network
 

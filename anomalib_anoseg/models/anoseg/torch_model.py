@@ -59,8 +59,8 @@ class AnoSegModel(nn.Module):
         coordinates: Whether the encoder sees coordinate channels.
         reconstruction: Whether a second decoder reconstructs the image in training.
         adversarial: Whether a discriminator judges the outputs in training; needs ``reconstruction``.
-        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. Evaluation
-            starts with statistics of their own, see :mod:`anomalib_anoseg.training.averaging`.
+        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. They have
+            statistics of their own, see :meth:`prepare_for_evaluation`.
         score_window: Side of the square over which the map is averaged before its maximum becomes the image score,
             an odd number of pixels, so that no single hot pixel decides; 1 takes the plain maximum.
         skip_connections: Whether the map decoder sees the encoder's finer features; not the paper's.
@@ -211,10 +211,14 @@ class AnoSegModel(nn.Module):
                 self.averaged.refresh_statistics(self._planes)
             self.train(self.training)
 
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation, which starts with fresh statistics of the averaged weights."""
-        if not mode and self.averaged is not None:
+    def prepare_for_evaluation(self) -> None:
+        """Switch to evaluation mode, which needs statistics of the averaged weights: of the last images."""
+        if self.averaged is not None:
             self.averaged.refresh_statistics(self._planes)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation mode, see :attr:`is_frozen`."""
         super().train(mode)
         if self.is_frozen:
             for part in self.children():

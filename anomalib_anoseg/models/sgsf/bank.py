@@ -20,6 +20,7 @@ class ReferenceBank(nn.Module):
 
     Args:
         precision: Of what is stored; ``"float16"`` halves it.
+        single: Whether, of the references that it takes or loads, it keeps the one that resembles the others most.
 
     Attributes:
         images: ``(K, 3, H, W)`` uint8, normal images.
@@ -39,11 +40,11 @@ class ReferenceBank(nn.Module):
     images: Tensor
     embeddings: Tensor
 
-    def __init__(self, precision: Precision = "float16") -> None:
+    def __init__(self, precision: Precision = "float16", single: bool = False) -> None:
         super().__init__()
         if precision not in DTYPES:
             raise ValueError(f"bank.precision must be one of {tuple(DTYPES)}, got {precision!r}.")
-        self.dtype = DTYPES[precision]
+        self.dtype, self.single = DTYPES[precision], single
         self.register_buffer("images", torch.zeros(0, 3, 0, 0, dtype=torch.uint8))
         self.register_buffer("embeddings", torch.zeros(0, 0))
         self._stored = 0
@@ -72,9 +73,11 @@ class ReferenceBank(nn.Module):
         device = self.embeddings.device
         self.images, self.embeddings = images.to(device).clone(), embeddings.to(device, torch.float32).clone()
         self.forget()
+        self._keep_medoid()
 
-    def keep_medoid(self) -> None:
-        """Keep the one reference that resembles all the others most."""
+    def _keep_medoid(self) -> None:
+        if not self.single or len(self) < 2:  # noqa: PLR2004
+            return
         middle = medoid(self.embeddings)[None]
         self.fill(self.images[middle], self.embeddings[middle])
 
@@ -150,3 +153,4 @@ class ReferenceBank(nn.Module):
                 setattr(self, name, own.new_zeros(loaded.shape))
         self.forget()
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._keep_medoid()

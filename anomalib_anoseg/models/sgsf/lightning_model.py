@@ -272,6 +272,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
 
     def on_fit_end(self) -> None:
         """Let go of the references; the bank holds what inference needs."""
+        super().on_fit_end()
         self.references = None
 
     def _log_losses(self, terms: SGSFLosses, batch_size: int) -> None:

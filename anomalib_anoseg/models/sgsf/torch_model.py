@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from anomalib_anoseg.models.network_parts import smoothed_maximum
 from anomalib_anoseg.models.sgsf.bank import Precision, ReferenceBank
@@ -90,8 +89,8 @@ class SGSFModel(nn.Module):
             stores that for all references before, which is faster and larger: see
             :class:`~anomalib_anoseg.models.sgsf.bank_size.BankSize`.
         bank_precision: Of what is stored.
-        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. Evaluation
-            starts with statistics of their own, see :mod:`anomalib_anoseg.training.averaging`.
+        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. They have
+            statistics of their own, see :meth:`prepare_for_evaluation`.
         score_window: Odd side in pixels of the square over which the map is averaged before its maximum becomes the
             image score.
 
@@ -138,7 +137,7 @@ class SGSFModel(nn.Module):
         self.network = GuidanceNetwork(width, guidance != "none", passes, detach_guidance)
         self.averaged = AveragedModule(self.network, averaging) if averaging else None
         self.needs_bank = guidance != "none" and not denoise
-        self.bank = ReferenceBank(bank_precision) if self.needs_bank else None
+        self.bank = ReferenceBank(bank_precision, guidance == "single") if self.needs_bank else None
         self.extractor = FeatureExtractor(extractor, extractor_weights, extractor_size) if self.needs_bank else None
         # Whether the networks have changed since the references were prepared.
         self._is_outdated = True
@@ -228,8 +227,6 @@ class SGSFModel(nn.Module):
         if self.bank is None:
             raise RuntimeError("This model needs no references; see needs_bank.")
         self.bank.fill(images, embeddings)
-        if self.guidance == "single":
-            self.bank.keep_medoid()
 
     def store_features(self) -> None:
         """Prepare what the segmentation module needs of each reference, in float32 before it is rounded."""
@@ -286,15 +283,13 @@ class SGSFModel(nn.Module):
         if self.averaged is not None:
             self.averaged.follow(self.network, self._planes(image, reference), step)
 
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation, which starts with fresh statistics and features of the references."""
-        if not mode and self.averaged is not None:
+    def prepare_for_evaluation(self) -> None:
+        """Switch to evaluation mode, which needs two things of the networks as they are now.
+
+        These are statistics of the averaged weights, of the last images, and features of the references.
+        """
+        if self.averaged is not None:
             self.averaged.refresh_statistics()
-        super().train(mode)
-        if not mode and self.bank is not None:
-            if self.guidance == "single" and len(self.bank) > 1:
-                # From the checkpoint of a model that was trained to choose.
-                self.bank.keep_medoid()
-            if self._is_outdated or not self.bank.has_stored:
-                self.store_features()
-        return self
+        self.eval()
+        if self.bank is not None and (self._is_outdated or not self.bank.has_stored):
+            self.store_features()

@@ -115,10 +115,13 @@ def test_evaluation_starts_with_statistics_of_the_last_images():
         model.update_average(torch.rand(4, 3, 64, 64) if step < 6 else image, step)
     norm = model.averaged.module.encoder.network.bn1
     seen = model.averaged.module.encoder.network.conv1(model.segmenter.encoder.with_coordinates(image))
+    fresh = norm.running_mean.clone()
     model.eval()
+    assert torch.equal(norm.running_mean, fresh), "a switch computes nothing"
+    model.prepare_for_evaluation()
     torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
     statistics = norm.running_mean.clone()
-    model.train().eval()
+    model.train().prepare_for_evaluation()
     assert torch.equal(norm.running_mean, statistics), "without new steps there is nothing to compute"
     assert not model.averaged.module.training
 
@@ -202,7 +205,8 @@ def test_a_frozen_encoder_stays_as_it_is():
         (output.logits.mean() + output.reconstruction.mean()).backward()
         optimizer.step()
         model.update_average(image, step)
-        model.eval()(image)
+        model.prepare_for_evaluation()
+        model(image)
     for encoder in encoders:
         assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     model.requires_grad_(True)  # as Lightning's unfreeze does

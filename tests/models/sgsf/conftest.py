@@ -51,6 +51,7 @@ def make_model():
             norm.momentum = 0.1
         if model.needs_bank:
             model.fill_bank(images, model.embed(images / 255))
-        return model.eval()
+        model.prepare_for_evaluation()
+        return model
 
     return make

@@ -80,10 +80,13 @@ def test_loads_into_a_bank_of_any_size(fill, count):
 
 def test_medoid_is_kept(pictures):
     angles = torch.tensor([0.0, 0.1, 0.3])
-    bank = ReferenceBank()
-    bank.fill(pictures(3), torch.stack((angles.cos(), angles.sin()), 1))
-    bank.keep_medoid()
-    assert torch.equal(bank.images, pictures(3)[1:2])
+    bank, chooses, loaded = ReferenceBank(single=True), ReferenceBank(), ReferenceBank(single=True)
+    for one in (bank, chooses):
+        one.fill(pictures(3), torch.stack((angles.cos(), angles.sin()), 1))
+    loaded.load_state_dict(chooses.state_dict())
+    for one in (bank, loaded):
+        assert torch.equal(one.images, pictures(3)[1:2])
+    assert len(chooses) == 3
 
 
 def test_refuses_other_sizes_and_an_empty_bank(fill):

@@ -147,6 +147,9 @@ def test_features_are_computed_once_for_many_evaluations(make_model, batch):
     assert not calls
     model.train()(batch(), batch())
     model.eval()
+    assert len(calls) == 1, "a switch computes nothing"
+    for _ in range(2):
+        model.prepare_for_evaluation()
     assert len(calls) == 3, "one step, and five references in two parts"
 
 
@@ -201,7 +204,8 @@ def test_evaluation_uses_the_averaged_weights(make_model, batch):
     assert torch.equal(model(image).anomaly_map, before)
     for step in range(1, 100):
         model.update_average(image, batch(seed=8), step)
-    assert not torch.allclose(model.eval()(image).anomaly_map, before)
+    model.prepare_for_evaluation()
+    assert not torch.allclose(model(image).anomaly_map, before)
 
 
 def test_evaluation_starts_with_statistics_of_the_last_pairs(make_model, batch):
@@ -213,7 +217,7 @@ def test_evaluation_starts_with_statistics_of_the_last_pairs(make_model, batch):
     averaged = model.averaged.module
     for part, seen in ((averaged.autoencoder, reference), (averaged.segmenter, image)):
         first = part.encoder[0].first
-        model.eval()
+        model.prepare_for_evaluation()
         torch.testing.assert_close(
             first.norm.running_mean, first.from_image(seen).mean((0, 2, 3)), atol=1e-5, rtol=1e-4
         )
@@ -268,7 +272,7 @@ def test_low_precision_leaves_maps_scores_losses_and_the_choice_in_float32(make_
     assert all(parameter.grad.isfinite().all() for parameter in model.trained_parameters())
     # Features are prepared in float32, also where evaluation starts under autocast.
     with torch.autocast("cpu", torch.bfloat16):
-        model.eval()
+        model.prepare_for_evaluation()
     before = [tensor.clone() for tensor in model.bank.stored(None)]
     model.store_features()
     assert all(starmap(torch.equal, zip(before, model.bank.stored(None), strict=True)))
