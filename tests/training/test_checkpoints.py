@@ -43,9 +43,10 @@ def test_what_is_alike_or_unknown_is_no_misfit(saved):
 
 def test_weights_that_fit_load_whatever_the_arguments_say():
     # The discriminator needs a reconstruction anyway, so that the networks are the same.
-    trained, other = (AnoSeg((64, 64), width=0.125, masked_reconstruction=value) for value in (True, False))
+    small = {"image_size": (64, 64), "network": {"width": 0.125}}
+    trained, other = (AnoSeg(**small, losses={"masked_reconstruction": value}) for value in (True, False))
     checkpoint = {"hyper_parameters": dict(trained.hparams), "state_dict": trained.state_dict()}
     other.on_load_checkpoint(checkpoint)
     other.load_state_dict(checkpoint["state_dict"])
-    with pytest.raises(ValueError, match=r"Add --model\.width 0\.125 to the command"):
-        AnoSeg((64, 64), width=0.25).on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=r"Add --model\.network\.width 0\.125 to the"):
+        AnoSeg((64, 64), network={"width": 0.25}).on_load_checkpoint(checkpoint)
