@@ -22,6 +22,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).parents[1]
+SHORT = ["-q", "--tb=short", "--show-capture=no", "--disable-warnings"]
 PASSED, FAILED, MISSING = ".F-"
 
 
@@ -47,7 +48,7 @@ def run(seed: int, rounding: Rounding, options: list[str]) -> dict[str, str]:
     }
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "learns", f"--junitxml={report}", *options]
+        command = [sys.executable, "-m", "pytest", "-m", "learns", f"--junitxml={report}", *SHORT, *options]
         made = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
         if not report.exists():
             raise SystemExit(made.stdout + made.stderr)

@@ -20,7 +20,7 @@ from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
-from torchmetrics.functional import spearman_corrcoef
+from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from torchvision.transforms.v2 import Resize
 
 from anomalib_anoseg import AnoSeg
@@ -210,9 +210,10 @@ def test_quantization_spares_scores_and_maps(trained, module_data, images, tmp_p
     assert {"Sigmoid", "ReduceMax"} <= {node.get_type_name() for node in behind}
     assert not any(node.get_type_name() == "FakeQuantize" for node in behind)
     predicted, expected = load(path)(images), eager(trained, images)
-    # Hardly trained, it tells much by small differences; in what order does not depend on the range of the calibration.
-    for name, least in {"anomaly_map": 0.7, "pred_score": 0.8}.items():
-        assert spearman_corrcoef(torch.as_tensor(predicted[name]).flatten(), getattr(expected, name).flatten()) > least
+    # Hardly trained, it tells much by small differences, and these do not depend on the range of the calibration.
+    # Normal images' scores are so close to each other that their order is chance: pairs count by how far they differ.
+    for name, agreement, least in (("anomaly_map", spearman_corrcoef, 0.7), ("pred_score", pearson_corrcoef, 0.8)):
+        assert agreement(torch.as_tensor(predicted[name]).flatten(), getattr(expected, name).flatten()) > least, name
 
 
 def test_quantization_needs_images(trained, tmp_path):
