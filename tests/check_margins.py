@@ -51,7 +51,7 @@ def run(seed: int, rounding: Rounding, options: list[str]) -> dict[str, str]:
         command = [sys.executable, "-m", "pytest", "-m", "learns", f"--junitxml={report}", *SHORT, *options]
         made = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
         if not report.exists():
-            raise SystemExit(made.stdout + made.stderr)
+            raise SystemExit(f"{made.stdout}{made.stderr}pytest ended with {made.returncode}: no report")
         cases = ET.parse(report).getroot().iter("testcase")
         letters = {
             f"{case.get('classname', '').removeprefix('tests.')}::{case.get('name')}": letter_of(case) for case in cases
