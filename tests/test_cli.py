@@ -98,7 +98,7 @@ def benchmark(tiny_root):
             "seed": 1,
             "model": {
                 "class_path": {"grid": NAMES},
-                "init_args": {"image_size": [64, 64], "width": 0.125, "max_epochs": 1},
+                "init_args": {"image_size": [64, 64], "network": {"width": 0.125}, "max_epochs": 1},
             },
             "data": {
                 "class_path": "MVTecAD",

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anomalib.models  # noqa: F401 - first: runs the registration hook while nothing of this package is half imported
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from anomalib.models.components import AnomalibModule
 from torch.export import Dim

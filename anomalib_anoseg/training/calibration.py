@@ -201,8 +201,8 @@ def count_draws(wanted: int, images: int, size: Sequence[int]) -> int:
         At least 1.
 
     Example:
-        >>> count_draws(200, 64, (256, 256)), count_draws(200, 64, (1024, 1024))
-        (2, 1)
+        >>> count_draws(200, 64, (8, 8)), count_draws(200, 64, (1024, 1024))
+        (4, 1)
     """
     pixels = 2 * images * math.prod(size)
     return max(1, min(math.ceil(wanted / images), MAX_CALIBRATION_PIXELS // pixels))

@@ -39,7 +39,7 @@ def explain_misfit(
 
     Example:
         >>> trained, own = {"network": {"width": 0.25}}, {"network": {"width": 1.0}}
-        >>> print(explain_misfit(trained, own, {"network.width": float}))
+        >>> print(explain_misfit(trained, own, {"network.width": float}))  # doctest: +NORMALIZE_WHITESPACE
         The checkpoint was trained with network.width=0.25, but this model has network.width=1.0. Add
         --model.network.width 0.25 to the command.
     """

@@ -37,7 +37,7 @@ from anomalib_anoseg.data import DemoTextures
 from anomalib_anoseg.deploy.forms import size_of_file_mb
 from anomalib_anoseg.deploy.runtimes import Form, load_runtime
 from anomalib_anoseg.models.sgsf.references import ReferenceSet, collect_references
-from benchmarks.common import QUIET, begin, format_table, make_parser, mean_time, write_json
+from benchmarks.common import QUIET, begin, by_group, format_table, make_parser, mean_time, write_json
 from benchmarks.experiments.trainings import finished
 
 METRICS = {
@@ -67,16 +67,16 @@ class Bank(NamedTuple):
 
 
 EXACT, SHIPPED, SINGLE = (
-    Bank(settings=(("bank_features", "computed"),)),
+    Bank(settings=(("bank.features", "computed"),)),
     Bank(),
-    Bank(settings=(("guidance", "single"),)),
+    Bank(settings=(("guidance.kind", "single"),)),
 )
 BANKS = [
     EXACT,
     SHIPPED,
     SINGLE,
-    Bank(settings=(("guidance", "single"), ("bank_features", "computed"))),
-    Bank(settings=(("bank_precision", "float32"),)),
+    Bank(settings=(("guidance.kind", "single"), ("bank.features", "computed"))),
+    Bank(settings=(("bank.precision", "float32"),)),
     *(Bank(size) for size in (2, 4, 8, ALL)),
     Bank(4, "k_means"),
 ]
@@ -91,7 +91,7 @@ class Training(NamedTuple):
 
     def load(self, bank: Bank, references: ReferenceSet | None = None) -> SGSF:
         """Load the model, with another choice of references if they are given."""
-        settings: dict[str, Any] = {"bank_limit": 1e6, "visualizer": False, **dict(bank.settings)}
+        settings = by_group({"bank.limit": 1e6, "visualizer": False, **dict(bank.settings)})
         model: Any = SGSF.load_from_checkpoint(self.checkpoint, map_location="cpu", **settings)
         if references is not None:
             model.model.fill_bank(*references.choose_bank(bank.size, bank.method, seed=0))
