@@ -6,9 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import anomalib.models  # noqa: F401 - first: runs the registration hook while nothing of this package is half imported
 from anomalib.data.transforms.utils import extract_transforms_by_type
-from anomalib.models.components import AnomalibModule
 from torch.export import Dim
 from torchvision.transforms.v2 import Resize
 
@@ -35,7 +33,7 @@ def inference_copy(model: Any) -> Any:  # noqa: ANN401 - a SelfSupervisedModel, 
 
 def export_torch(model: Any, export_root: Path | str, model_file_name: str = "model") -> Path:  # noqa: ANN401
     """Export as anomalib does, without what only training needs."""
-    return AnomalibModule.to_torch(inference_copy(model), export_root, model_file_name)
+    return _host().to_torch(inference_copy(model), export_root, model_file_name)
 
 
 def export_onnx(
@@ -69,7 +67,7 @@ def export_onnx(
         kwargs.setdefault("dynamic_shapes", ({0: Dim("batch_size"), **sides},))
         # Of the one forward pass that finds the names of the outputs; the shapes above decide what is exported.
         input_size = (model.min_side, model.min_side)
-    path = AnomalibModule.to_onnx(inference_copy(model), export_root, model_file_name, input_size, **kwargs)
+    path = _host().to_onnx(inference_copy(model), export_root, model_file_name, input_size, **kwargs)
     write_onnx_metadata(path, describe_thresholds(model.post_processor))
     return path
 
@@ -85,3 +83,10 @@ def _without(model: Any, names: tuple[str, ...]) -> Generator[None, None, None]:
     finally:
         for name, part in parts.items():
             setattr(model, name, part)
+
+
+def _host() -> Any:  # noqa: ANN401
+    """Import anomalib's base of models; at the top, registration would meet this module while it is half imported."""
+    from anomalib.models.components import AnomalibModule  # noqa: PLC0415
+
+    return AnomalibModule
