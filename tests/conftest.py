@@ -43,7 +43,7 @@ class OperationCounter(TorchDispatchMode):
 SLOW_FIXTURES = {"tiny_root", "demo_settings", "training_seed"}
 # Files and tests that start processes, export or compile.
 SLOW = {
-    "test_anomalibs_own_benchmark_runs_the_same_file",
+    "test_anomalibs_own_benchmark_runs_plain_rows",
     "test_benchmarks",
     "test_browser",
     "test_compiles_into_one_graph",
