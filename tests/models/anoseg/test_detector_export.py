@@ -12,17 +12,15 @@ from anomalib_anoseg import AnoSeg
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
+def tiny():
+    settings = {"network": {"width": 0.125}, "optimizer": {"averaging": 0.0}, "detector": {"enabled": True}}
+    return AnoSeg((64, 64), **settings, image_score="detector", post_processor=False)
+
+
 @pytest.fixture(scope="module")
 def model():
     """A detector with normalisation statistics of its own, so that its scores are not all alike."""
-    model = AnoSeg(
-        (64, 64),
-        network={"width": 0.125},
-        optimizer={"averaging": 0.0},
-        detector={"enabled": True},
-        image_score="detector",
-        post_processor=False,
-    )
+    model = tiny()
     network, image = model.model, images(64, 64)
     with torch.no_grad():
         for _ in range(30):
@@ -83,14 +81,7 @@ def test_onnx_and_openvino_files(files, model):
 
 
 def test_files_that_take_images_as_they_are(model, tmp_path):
-    native = AnoSeg(
-        (64, 64),
-        network={"width": 0.125},
-        optimizer={"averaging": 0.0},
-        detector={"enabled": True},
-        image_score="detector",
-        post_processor=False,
-    )
+    native = tiny()
     native.load_state_dict(model.state_dict())
     native.eval().pre_processor = None
     batches = [images(64, 64), images(65, 130)[:1], images(192, 97)[2:4]]
