@@ -60,8 +60,8 @@ class DetectorModel(nn.Module):
 
     def forward(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
         """Reconstruct ``(B, 3, H, W)`` images with the help of their maps ``(B, 1, H, W)``, in ``[0, 1]``, float32."""
-        planes = torch.cat((image, anomaly_map), 1)
-        return crop(self.decoder(self.encoder(planes)), planes).float().sigmoid()
+        inputs = torch.cat((image, anomaly_map), 1)
+        return crop(self.decoder(self.encoder(inputs)), inputs).float().sigmoid()
 
     def features(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
         """Compute the discriminator's penultimate features ``(B, C, 2, 2)`` of pairs.

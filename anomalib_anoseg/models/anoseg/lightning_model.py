@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from anomalib_anoseg.models.anoseg.augmenter import Augmenter, change_ranges, create_augmenter
 from anomalib_anoseg.models.anoseg.detector import DetectorModel
 from anomalib_anoseg.models.anoseg.detector_loss import DetectorDiscriminatorLoss, DetectorGeneratorLoss, DetectorLoss
 from anomalib_anoseg.models.anoseg.first_stage import load_segmentation
-from anomalib_anoseg.models.anoseg.forging import Augmenter, change_ranges, create_augmenter
 from anomalib_anoseg.models.anoseg.loss import AnoSegLoss, GeneratorLoss, discriminator_loss
 from anomalib_anoseg.models.anoseg.networks import DISCRIMINATOR_CHANNELS, MIN_TRAINING_SIDE, count_spare_layers
 from anomalib_anoseg.models.anoseg.settings import (

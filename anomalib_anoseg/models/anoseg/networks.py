@@ -33,7 +33,7 @@ class CoordinateEncoder(nn.Module):
         coordinates: Whether row and column, linear in ``[-1, 1]``, are two more input channels.
         normalize: Whether colours are shifted and scaled as timm's weights of this backbone expect; images stay in
             ``[0, 1]`` everywhere else.
-        extra_channels: Further channels of the planes to encode, which the caller appends.
+        extra_channels: Further channels of the inputs to encode, which the caller appends.
         frozen: Whether weights and normalisation statistics stay as they are loaded; not the paper's.
 
     Attributes:
@@ -113,13 +113,13 @@ class CoordinateEncoder(nn.Module):
         height, width = image.shape[-2:]
         rows = torch.arange(height, device=image.device, dtype=image.dtype) * (2 / (height - 1)) - 1
         columns = torch.arange(width, device=image.device, dtype=image.dtype) * (2 / (width - 1)) - 1
-        planes = torch.stack((rows[:, None].expand(height, width), columns[None].expand(height, width)))
-        return torch.cat((image, planes.expand(image.shape[0], -1, -1, -1)), 1)
+        coordinates = torch.stack((rows[:, None].expand(height, width), columns[None].expand(height, width)))
+        return torch.cat((image, coordinates.expand(image.shape[0], -1, -1, -1)), 1)
 
-    def forward(self, planes: Tensor) -> list[Tensor]:
+    def forward(self, inputs: Tensor) -> list[Tensor]:
         """Encode :meth:`with_coordinates`, sides padded to multiples of 32: features, from 1/2 down to 1/32."""
-        height, width = planes.shape[-2:]
-        padded = F.pad(planes, (0, -width % REDUCTION, 0, -height % REDUCTION), mode="replicate")
+        height, width = inputs.shape[-2:]
+        padded = F.pad(inputs, (0, -width % REDUCTION, 0, -height % REDUCTION), mode="replicate")
         if self.frozen and self.network.training:
             # Only here, whoever changed the mode: Lightning warns of modules in evaluation mode when training starts.
             self.network.eval()
@@ -191,13 +191,13 @@ class Segmenter(nn.Module):
         self.encoder = CoordinateEncoder(backbone, width, coordinates, normalize, frozen=frozen)
         self.decoder = Decoder(self.encoder.channels, 1, width, skip_connections)
 
-    def forward(self, planes: Tensor) -> Tensor:
-        """Map ``(B, 3 or 5, H, W)`` planes to logits ``(B, 1, H, W)``."""
-        return self.decode(self.encoder(planes), planes)
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``(B, 3 or 5, H, W)`` inputs to logits ``(B, 1, H, W)``."""
+        return self.decode(self.encoder(inputs), inputs)
 
-    def decode(self, features: list[Tensor], planes: Tensor) -> Tensor:
-        """Decode the encoder's features of ``planes`` to logits ``(B, 1, H, W)``."""
-        return crop(self.decoder(features), planes)
+    def decode(self, features: list[Tensor], inputs: Tensor) -> Tensor:
+        """Decode the encoder's features of ``inputs`` to logits ``(B, 1, H, W)``."""
+        return crop(self.decoder(features), inputs)
 
 
 class Discriminator(nn.Module):

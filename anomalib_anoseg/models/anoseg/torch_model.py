@@ -68,10 +68,10 @@ class AnoSegModel(nn.Module):
         frozen: Whether the encoder stays as its pre-trained weights are; not the paper's.
 
     Attributes:
-        detector: Set by who wants one; it always sees whole images.
+        detector: ``None`` unless one is set; it always sees whole images.
         image_score: What becomes the image score in evaluation mode: the smoothed maximum of the ``"map"``, or the
             score of the ``"detector"``.
-        is_frozen: Whether all but the detector is in evaluation mode, whatever mode the model is in.
+        segmentation_frozen: Whether all but the detector is in evaluation mode, whatever mode the model is in.
         tiler: Set by anomalib's ``TilerConfigurationCallback``: the networks then see tiles of large images.
 
     Example:
@@ -104,7 +104,7 @@ class AnoSegModel(nn.Module):
         self.detector: DetectorModel | None = None
         self.image_score: ImageScore = "map"
         self.score_window = score_window
-        self.is_frozen = False
+        self.segmentation_frozen = False
         self.tiler: Tiler | None = None
 
     def forward(self, image: Tensor) -> AnoSegOutput | InferenceBatch:
@@ -116,7 +116,7 @@ class AnoSegModel(nn.Module):
             ``>= 0`` if it is the detector's.
         """
         if self.training:
-            return self._predict_for_loss(self._planes(image))
+            return self._predict_for_loss(self._inputs(image))
         anomaly_map = self.predict_map(image)
         return InferenceBatch(pred_score=self._score(self.image_score, image, anomaly_map), anomaly_map=anomaly_map)
 
@@ -140,22 +140,22 @@ class AnoSegModel(nn.Module):
     def predict_map(self, image: Tensor) -> Tensor:
         """Predict anomaly maps ``(B, 1, H, W)`` as evaluation does, in ``[0, 1]``, from ``(B, 3, H, W)`` images.
 
-        Normalisation follows the mode in which the networks are, see :attr:`is_frozen`.
+        Normalisation follows the mode in which the networks are, see :attr:`segmentation_frozen`.
         """
         segmenter = self.averaged.module if self.averaged is not None else self.segmenter
         # In float32 even under autocast: bfloat16 has few values near 1, and the best of all pixels would tie.
-        return self._untile(segmenter(self._planes(image))).float().sigmoid()
+        return self._untile(segmenter(self._inputs(image))).float().sigmoid()
 
-    def _planes(self, image: Tensor) -> Tensor:
-        planes = self.segmenter.encoder.with_coordinates(image)
-        return self.tiler.tile(planes) if self.tiler else planes
+    def _inputs(self, image: Tensor) -> Tensor:
+        inputs = self.segmenter.encoder.with_coordinates(image)
+        return self.tiler.tile(inputs) if self.tiler else inputs
 
-    def _predict_for_loss(self, planes: Tensor) -> AnoSegOutput:
-        features = self.segmenter.encoder(planes)
-        logits = self._untile(self.segmenter.decode(features, planes))
+    def _predict_for_loss(self, inputs: Tensor) -> AnoSegOutput:
+        features = self.segmenter.encoder(inputs)
+        logits = self._untile(self.segmenter.decode(features, inputs))
         if self.reconstruction_decoder is None:
             return AnoSegOutput(logits, None)
-        reconstruction = crop(self.reconstruction_decoder(features), planes).sigmoid()
+        reconstruction = crop(self.reconstruction_decoder(features), inputs).sigmoid()
         return AnoSegOutput(logits, self._untile(reconstruction))
 
     def discriminate(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
@@ -203,24 +203,24 @@ class AnoSegModel(nn.Module):
         if self.averaged is not None:
             self.averaged.follow(self.segmenter, image, step)
 
-    def freeze(self, is_frozen: bool) -> None:
+    def freeze(self, frozen: bool) -> None:
         """Keep all but the detector in evaluation mode from now on, with the weights that it predicts with, or not."""
-        if is_frozen != self.is_frozen:
-            self.is_frozen = is_frozen
-            if is_frozen and self.averaged is not None:
-                self.averaged.refresh_statistics(self._planes)
+        if frozen != self.segmentation_frozen:
+            self.segmentation_frozen = frozen
+            if frozen and self.averaged is not None:
+                self.averaged.refresh_statistics(self._inputs)
             self.train(self.training)
 
     def prepare_for_evaluation(self) -> None:
         """Switch to evaluation mode, which needs statistics of the averaged weights: of the last images."""
         if self.averaged is not None:
-            self.averaged.refresh_statistics(self._planes)
+            self.averaged.refresh_statistics(self._inputs)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation mode, see :attr:`is_frozen`."""
+        """Switch between training and evaluation mode, see :attr:`segmentation_frozen`."""
         super().train(mode)
-        if self.is_frozen:
+        if self.segmentation_frozen:
             for part in self.children():
                 part.train(mode and part is self.detector)
         return self

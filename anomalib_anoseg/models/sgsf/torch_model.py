@@ -52,12 +52,12 @@ class GuidanceNetwork(nn.Module):
         self.autoencoder = AutoEncoder(width) if guidance else None
         self.segmenter = GuidedUNet(width, guidance, passes)
 
-    def forward(self, planes: Tensor) -> SGSFOutput:
-        """Predict from ``(B, 6, H, W)`` planes, images beside what guides them, or images alone without guidance."""
-        image = planes[:, :3]
+    def forward(self, inputs: Tensor) -> SGSFOutput:
+        """Predict from ``(B, 6, H, W)`` inputs, images beside what guides them, or images alone without guidance."""
+        image = inputs[:, :3]
         if self.autoencoder is None:
             return SGSFOutput(self.segmenter(image), None)
-        reconstruction, features = self.autoencoder(planes[:, 3:])
+        reconstruction, features = self.autoencoder(inputs[:, 3:])
         if self.detach_guidance:
             features = [feature.detach() for feature in features]
         return SGSFOutput(self.segmenter(image, features), reconstruction)
@@ -159,7 +159,7 @@ class SGSFModel(nn.Module):
         """
         if self.training:
             self._is_outdated = True
-            return self.network(self._planes(image, reference))
+            return self.network(self._inputs(image, reference))
         logits = self.inference_network.segmenter.segment(image, self._guide(image))
         # In float32 even under autocast: bfloat16 has few values near 1, and the best of all pixels would tie.
         anomaly_map = logits.float().softmax(1)[:, 1:]
@@ -182,7 +182,7 @@ class SGSFModel(nn.Module):
         """The networks with which evaluation predicts: the averaged ones if there are any."""
         return self.network if self.averaged is None else self.averaged.module
 
-    def _planes(self, image: Tensor, reference: Tensor | None) -> Tensor:
+    def _inputs(self, image: Tensor, reference: Tensor | None) -> Tensor:
         if self.guidance == "none":
             return image
         guide = image if self.denoise else reference
@@ -281,7 +281,7 @@ class SGSFModel(nn.Module):
             step: Number of the optimiser step, from 1.
         """
         if self.averaged is not None:
-            self.averaged.follow(self.network, self._planes(image, reference), step)
+            self.averaged.follow(self.network, self._inputs(image, reference), step)
 
     def prepare_for_evaluation(self) -> None:
         """Switch to evaluation mode, which needs two things of the networks as they are now.

@@ -54,9 +54,9 @@ def test_discriminator_adapts(size):
 
 
 def test_coordinates_run_from_minus_one_to_one():
-    planes = CoordinateEncoder(width=0.125).with_coordinates(torch.rand(2, 3, 5, 9))
-    assert torch.allclose(planes[0, 3, :, 4], torch.linspace(-1, 1, 5))
-    assert torch.allclose(planes[1, 4, 2], torch.linspace(-1, 1, 9))
+    inputs = CoordinateEncoder(width=0.125).with_coordinates(torch.rand(2, 3, 5, 9))
+    assert torch.allclose(inputs[0, 3, :, 4], torch.linspace(-1, 1, 5))
+    assert torch.allclose(inputs[1, 4, 2], torch.linspace(-1, 1, 9))
 
 
 def test_every_parameter_gets_a_finite_gradient():
@@ -140,8 +140,8 @@ def test_tiles_see_what_whole_images_see():
     model.tiler = Tiler(tile_size=64, stride=64)
     tiled = model(image)
     assert tiled.anomaly_map.shape == whole.anomaly_map.shape
-    planes = model.segmenter.encoder.with_coordinates(image)
-    corner = model.segmenter(planes[..., :64, 64:128]).sigmoid()
+    inputs = model.segmenter.encoder.with_coordinates(image)
+    corner = model.segmenter(inputs[..., :64, 64:128]).sigmoid()
     torch.testing.assert_close(tiled.anomaly_map[..., :64, 64:128], corner)
 
 
@@ -156,8 +156,8 @@ def test_tiles_train():
 
 def test_skip_connections_carry_detail_to_the_map_alone():
     model = AnoSegModel(width=0.125, skip_connections=True)
-    planes = torch.rand(2, 5, 64, 64)
-    features = model.segmenter.encoder(planes)
+    inputs = torch.rand(2, 5, 64, 64)
+    features = model.segmenter.encoder(inputs)
     blurred = [torch.zeros_like(feature) for feature in features[:-1]] + features[-1:]
     assert not torch.equal(model.segmenter.decoder(features), model.segmenter.decoder(blurred))
     assert torch.equal(model.reconstruction_decoder(features), model.reconstruction_decoder(blurred))
@@ -262,10 +262,10 @@ def test_tells_what_to_do_without_a_network(monkeypatch):
 def test_pretrained_weights_see_what_they_were_trained_on(backbone, mean, std, coordinates):
     encoder = CoordinateEncoder(backbone, coordinates=coordinates, normalize=True)
     image = torch.rand(2, 3, 64, 96)
-    planes = encoder.with_coordinates(image)
-    torch.testing.assert_close(planes[:, 0], (image[:, 0] - mean) / std)
+    inputs = encoder.with_coordinates(image)
+    torch.testing.assert_close(inputs[:, 0], (image[:, 0] - mean) / std)
     assert torch.equal(
-        planes[:, 3:], CoordinateEncoder(backbone, coordinates=coordinates).with_coordinates(image)[:, 3:]
+        inputs[:, 3:], CoordinateEncoder(backbone, coordinates=coordinates).with_coordinates(image)[:, 3:]
     )
     assert {"mean", "std"} < set(encoder.state_dict())
 
