@@ -60,11 +60,16 @@ class _Loader:
 
 
 def _register() -> None:
-    """Register the models; a failure is told, never raised, because the user asked for ``anomalib.models`` only."""
+    """Register the models and warn of moved settings; a failure is told, never raised.
+
+    Never raised because the user asked for ``anomalib.models`` only.
+    """
     try:
+        from anomalib_anoseg._autoload.moved_settings import warn_of_moved_settings  # noqa: PLC0415
         from anomalib_anoseg._autoload.registration import register  # noqa: PLC0415
 
         register()
+        warn_of_moved_settings(sys.argv[1:])
     except Exception as error:  # noqa: BLE001
         import logging  # noqa: PLC0415
 

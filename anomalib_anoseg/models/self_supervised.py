@@ -38,6 +38,7 @@ class SelfSupervisedModel(LightningModule):
         max_epochs: Length of the training, if it shall override the trainer's.
         min_side: Shortest side of an image in pixels that the networks can take.
         unexported: Names of attributes beside ``model`` that only training needs.
+        find_place: Tells where a former argument stands now, see :func:`~anomalib_anoseg.models.settings.find_place`.
         shaping_arguments: See :func:`~anomalib_anoseg.training.checkpoints.explain_misfit`.
         saved_arguments: Those of the last checkpoint that was loaded, ``None`` if there was none.
     """
@@ -48,6 +49,7 @@ class SelfSupervisedModel(LightningModule):
     max_epochs: int | None
     min_side: int
     unexported: tuple[str, ...] = ("augmenter",)
+    find_place: Callable[[str], str | None]
     shaping_arguments: Mapping[str, Callable[[Any], object]]
     saved_arguments: Mapping[str, Any] | None = None
 

@@ -4,7 +4,7 @@ A model takes a handful of groups in place of fifty arguments. The command line,
 alike: ``--model.patches.area``, ``patches: {area: ...}``, ``patches={"area": ...}``.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from inspect import signature
@@ -123,8 +123,7 @@ def check_model(
     min_side: int,
     seed: int | None,
     unknown: Mapping[str, Any],
-    groups: Sequence[type[Settings]],
-    renamed: Mapping[str, str],
+    find_place: Callable[[str], str | None],
 ) -> None:
     """Check the arguments that stand in no group, and refuse those that a model does not have.
 
@@ -133,15 +132,14 @@ def check_model(
         min_side: Shortest side that the networks can take.
         seed: Of the model.
         unknown: Further arguments, by name.
-        groups: Of the model.
-        renamed: Settings that have another name than the arguments that they were, as ``group.setting``.
+        find_place: Tells where a former argument stands now, see :func:`find_place`.
 
     Raises:
         ValueError: If size or seed is out of range.
         TypeError: If there are further arguments; the message says where the first of them stands now.
     """
     for name in unknown:
-        if place := renamed.get(name) or _find_place(name, groups):
+        if place := find_place(name):
             group, _, setting = place.partition(".")
             raise TypeError(
                 f"{name} is now {place}: give {group}={{{setting!r}: ...}}, or --model.{place} on the command line."
@@ -155,8 +153,20 @@ def check_model(
         raise ValueError(f"seed must be a whole number >= 0, or null for none, got {seed}.")
 
 
-def _find_place(name: str, groups: Sequence[type[Settings]]) -> str | None:
-    """Find the setting that an argument became: of the same name, or of the same without the prefix."""
+def find_place(name: str, groups: Sequence[type[Settings]], renamed: Mapping[str, str]) -> str | None:
+    """Find the setting that an argument of before 0.1.0 became.
+
+    Args:
+        name: Of the argument.
+        groups: Of the model.
+        renamed: Settings with another name than their argument's, as ``group.setting`` by argument.
+
+    Returns:
+        ``group.setting``: the renamed one, or the one of the same name, with or without its group's former prefix.
+        ``None`` if there is none.
+    """
+    if name in renamed:
+        return renamed[name]
     for prefixes in ([""] * len(groups), [group.former_prefix for group in groups]):
         for group, prefix in zip(groups, prefixes, strict=True):
             for field in fields(group):

@@ -7,9 +7,12 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+from anomalib import models
 from anomalib.models import get_model
 
 from anomalib_anoseg import SGSF, AnoSeg
+from anomalib_anoseg._autoload.moved_settings import moved_settings
+from anomalib_anoseg.common.presets import find_preset
 from anomalib_anoseg.models.anoseg.settings import GROUPS, DetectorSettings, PatchSettings
 from anomalib_anoseg.models.settings import NetworkSettings, changed_settings
 from anomalib_anoseg.models.sgsf.settings import GROUPS as SGSF_GROUPS
@@ -79,6 +82,44 @@ def test_an_old_name_is_refused_with_its_new_place(model, name, place):
     with pytest.raises(TypeError, match=rf"^{name} is now {place}: give .* or --model\.{place} on the") as raised:
         model(**{name: 1})
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("model", [AnoSeg, SGSF])
+def test_no_argument_of_today_is_taken_for_an_old_one(model):
+    assert [name for name in inspect.signature(model).parameters if model.find_place(name)] == []
+
+
+@pytest.mark.parametrize("form", ["option", "init_args", "file"])
+def test_the_stock_command_says_the_new_place(form, tmp_path):
+    options = {
+        "option": ["--model", "SGSF", "--model.bank_size", "8"],
+        "init_args": ["--model.class_path=anomalib_anoseg.SGSF", "--model.init_args.bank_size=8"],
+        "file": ["--config", tmp_path / "old.yaml"],
+    }[form]
+    (tmp_path / "old.yaml").write_text("model: {class_path: SGSF, init_args: {bank_size: 8}}\n")
+    command = [COMMAND, "train", *options, "--data", "DemoTextures"]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode != 0
+    line = "anomalib-anoseg: bank_size is now bank.size: write --model.bank.size, or bank: {size: ...} in a file"
+    assert process.stderr.splitlines().count(line) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model", "AnoSeg", "--model.bank_size", "8"],  # another model's
+        ["--model", "Padim", "--model.lr", "1"],
+        ["--model", "AnoSeg", "--model.optimizer.lr", "1"],
+        ["--config", "missing.yaml", "--model.lr", "1"],
+        ["--config", __file__, "--model.lr", "1"],
+        ["--config", str(find_preset("folder_normal_only")), "--model.lr", "1"],
+        ["--config", str(find_preset("laptop"))],
+        ["--model"],
+        [],
+    ],
+)
+def test_other_arguments_are_left_to_the_host(arguments):
+    assert moved_settings(models, arguments) == []
 
 
 def test_unknown_names_are_refused_with_what_there_is():

@@ -21,8 +21,6 @@ from anomalib_anoseg.models.anoseg.first_stage import load_segmentation
 from anomalib_anoseg.models.anoseg.loss import AnoSegLoss, GeneratorLoss, discriminator_loss
 from anomalib_anoseg.models.anoseg.networks import DISCRIMINATOR_CHANNELS, MIN_TRAINING_SIDE, count_spare_layers
 from anomalib_anoseg.models.anoseg.settings import (
-    GROUPS,
-    RENAMED,
     AnoSegNetworkSettings,
     CalibrationSettings,
     DetectorSettings,
@@ -31,6 +29,7 @@ from anomalib_anoseg.models.anoseg.settings import (
     NoiseSettings,
     OptimizerSettings,
     PatchSettings,
+    find_place,
 )
 from anomalib_anoseg.models.anoseg.stages import Stage, Stages
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel, AnoSegOutput, ImageScore
@@ -96,6 +95,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
     loss: AnoSegLoss
     augmenter: Augmenter
     min_side = MIN_TRAINING_SIDE
+    find_place = staticmethod(find_place)
     shaping_arguments: Mapping[str, Callable[[Any], object]] = {
         "encoder.backbone": str,
         "encoder.pre_trained": bool,
@@ -128,7 +128,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         visualizer: Visualizer | bool = True,
         **unknown: object,
     ) -> None:
-        check_model(image_size, MIN_TRAINING_SIDE, seed, unknown, GROUPS, RENAMED)
+        check_model(image_size, MIN_TRAINING_SIDE, seed, unknown, find_place)
         encoder, network = EncoderSettings.read(encoder), AnoSegNetworkSettings.read(network)
         patches, noise = PatchSettings.read(patches), NoiseSettings.read(noise)
         losses, detector = LossSettings.read(losses), DetectorSettings.read(detector)

@@ -1,8 +1,10 @@
 """AnoSeg's settings, in groups. What the paper leaves open is marked [choice] and explained in the model card."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
+from anomalib_anoseg.models import settings
 from anomalib_anoseg.models.anoseg.loss import SegmentationLoss
 from anomalib_anoseg.models.settings import NetworkSettings, Settings, named_in
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
@@ -302,3 +304,4 @@ GROUPS = (
     CalibrationSettings,
     OptimizerSettings,
 )
+find_place = partial(settings.find_place, groups=GROUPS, renamed=RENAMED)

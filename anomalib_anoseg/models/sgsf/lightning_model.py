@@ -22,8 +22,6 @@ from anomalib_anoseg.models.sgsf.loss import SGSFLoss, SGSFLosses
 from anomalib_anoseg.models.sgsf.networks import MIN_SIDE
 from anomalib_anoseg.models.sgsf.references import ReferenceSet, collect_references
 from anomalib_anoseg.models.sgsf.settings import (
-    GROUPS,
-    RENAMED,
     AnomalySettings,
     BankSettings,
     ExtractorSettings,
@@ -31,6 +29,7 @@ from anomalib_anoseg.models.sgsf.settings import (
     LossSettings,
     OptimizerSettings,
     SGSFNetworkSettings,
+    find_place,
 )
 from anomalib_anoseg.models.sgsf.torch_model import SGSFModel, SGSFOutput
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
@@ -106,6 +105,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
     min_side = MIN_SIDE
     unexported = ("augmenter", "references")
     shaping_arguments = SHAPING
+    find_place = staticmethod(find_place)
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         visualizer: Visualizer | bool = True,
         **unknown: object,
     ) -> None:
-        check_model(image_size, MIN_SIDE, seed, unknown, GROUPS, RENAMED)
+        check_model(image_size, MIN_SIDE, seed, unknown, find_place)
         network, guidance = SGSFNetworkSettings.read(network), GuidanceSettings.read(guidance)
         extractor, bank = ExtractorSettings.read(extractor), BankSettings.read(bank)
         anomalies, losses = AnomalySettings.read(anomalies), LossSettings.read(losses)

@@ -1,9 +1,11 @@
 """SGSF's settings, in groups. What is our choice and not a paper's is marked [choice], see the model card."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from anomalib_anoseg.common.checks import check_value
+from anomalib_anoseg.models import settings
 from anomalib_anoseg.models.settings import NetworkSettings, Settings, named_in
 from anomalib_anoseg.models.sgsf.bank import Precision
 from anomalib_anoseg.models.sgsf.bank_size import BankFeatures
@@ -242,3 +244,4 @@ GROUPS = (
     LossSettings,
     OptimizerSettings,
 )
+find_place = partial(settings.find_place, groups=GROUPS, renamed=RENAMED)
