@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-# See `in_parts`: the number of parts, and the pixels of an image from which on they pay.
+# See `in_parts`: the number of parts, and the smallest number of pixels of an image for which they are faster.
 PARTS, WORTH_PARTS = 8, 128 * 128
-# A person can just about see that a pixel differs by more than this.
+# A larger difference of a pixel is just visible.
 VISIBLE = 3 / 255
 
 
@@ -23,7 +23,7 @@ def constant(values: Sequence[float] | Sequence[Sequence[float]], device: torch.
 
 
 def on_device(params: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Copy parameters to a device, but for kornia's shape of the input, which stays on the host."""
+    """Copy parameters to a device, except kornia's shape of the input, which stays on the host."""
     return {
         name: value if name.endswith("forward_input_shape") else value.to(device, non_blocking=True)
         for name, value in params.items()
@@ -31,7 +31,7 @@ def on_device(params: dict[str, Tensor], device: torch.device) -> dict[str, Tens
 
 
 def under_prefix(prefix: str, params: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Select the parameters whose names start with ``prefix``, and remove it: those of a transform within another."""
+    """Select the parameters of a nested transform, whose names start with ``prefix``, and remove the prefix."""
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
 
 
@@ -43,15 +43,15 @@ def add_prefix(prefix: str, params: dict[str, Tensor]) -> dict[str, Tensor]:
 def in_parts(image_size: tuple[int, int], *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Split values along their first dimension, each into the same number of parts, whatever the batch size.
 
-    On a CPU, parts are faster for large images: intermediate results reuse the memory of the part before, and the
-    system need not provide new pages. Elsewhere, and for small images, there is one part.
+    On a CPU, parts are faster for large images: intermediate results reuse the memory of the previous part, so
+    the system need not provide new pages. Otherwise there is one part.
     """
     is_worth_it = values[0].device.type == "cpu" and math.prod(image_size) >= WORTH_PARTS
     return zip(*(value.tensor_split(PARTS if is_worth_it else 1) for value in values), strict=True)
 
 
 def per_image(values: Tensor, image: Tensor) -> Tensor:
-    """Shape one value an image, ``(B,)``, to ``(B, 1, 1, 1)`` on the image's device, so that it broadcasts."""
+    """Reshape one value per image, ``(B,)``, to ``(B, 1, 1, 1)`` on the image's device, so that it broadcasts."""
     return values.to(image.device, non_blocking=True).view(-1, 1, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""What all transforms share: pure functions to implement, and the adapter that makes kornia augmentations of them."""
+"""Base of all transforms: pure functions to implement, and the adapter that makes them kornia augmentations."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class ForgedBatch(NamedTuple):
     """Images with synthetic anomalies and the masks that mark them.
 
     Attributes:
-        image: ``(B, C, H, W)``, in ``[0, 1]``, dtype and device of the images that went in.
+        image: ``(B, C, H, W)``, in ``[0, 1]``, with the dtype and device of the input.
         mask: ``(B, 1, H, W)``, same dtype and device, 1 = anomalous and 0 = normal.
     """
 
@@ -28,14 +28,14 @@ class ForgedBatch(NamedTuple):
 class SeededAugmentation(IntensityAugmentationBase2D):
     """A kornia augmentation that can draw from its own random stream.
 
-    Subclasses implement :meth:`draw_parameters`, which draws everything random, and :meth:`change`, which depends on
-    nothing but an image and these parameters. That gives replay, masks that follow their images, and no loop over the
-    batch. kornia draws from the global stream alone; :meth:`manual_seed` gives a transform a generator of its own, so
-    that two runs see the same anomalies whatever else draws random numbers.
+    Subclasses implement :meth:`draw_parameters`, which draws everything random, and :meth:`change`, which depends only
+    on an image and these parameters. So calls can be replayed, masks follow their images, and no loop over the batch is
+    needed. kornia draws only from the global stream; :meth:`manual_seed` gives a transform its own generator, so that
+    two runs see the same anomalies whatever else draws random numbers.
 
     Args:
-        p: Probability with which an image is transformed, in ``[0, 1]``; every image of a batch has its own draw.
-        keepdim: Whether a ``(C, H, W)`` image comes back as such instead of as ``(1, C, H, W)``.
+        p: Probability of transforming an image, in ``[0, 1]``, drawn separately for each image of a batch.
+        keepdim: Whether a ``(C, H, W)`` image keeps its shape instead of becoming ``(1, C, H, W)``.
 
     Raises:
         ValueError: If ``p`` is outside ``[0, 1]``.
@@ -53,31 +53,31 @@ class SeededAugmentation(IntensityAugmentationBase2D):
         raise NotImplementedError
 
     def change(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
-        """Change all of ``(B, C, H, W)`` images, whatever the gate ``p`` says."""
+        """Change all ``(B, C, H, W)`` images, regardless of the gate ``p``."""
         raise NotImplementedError
 
     def change_mask(self, mask: Tensor, params: dict[str, Tensor], /) -> Tensor:
-        """Move ``(B, 1, H, W)`` masks as :meth:`change` moves pixels; not at all by default."""
+        """Move the pixels of ``(B, 1, H, W)`` masks as :meth:`change` does in images; by default, not at all."""
         del params
         return mask
 
     @staticmethod
     def is_chosen(params: dict[str, Tensor], image: Tensor) -> Tensor:
-        """Tell which images the gate ``p`` chose: bool, ``(B, 1, 1, 1)``. Without a gate it is all of them."""
+        """Find the images that the gate ``p`` chose: bool, ``(B, 1, 1, 1)``. Without a gate, these are all."""
         gate = params["batch_prob"] if "batch_prob" in params else image.new_ones(len(image))
         return per_image(gate > 0.5, image)  # noqa: PLR2004
 
     def manual_seed(self, seed: int) -> Self:
-        """Draw from an own generator on the transform's device from now on, started at ``seed``."""
+        """Draw from the transform's own generator, on its device, from now on, starting at ``seed``."""
         if self.generator is None:
             self.generator = torch.Generator(self.device)
         self.generator.manual_seed(seed)
         return self
 
     def set_rng_device_and_dtype(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Follow the module to ``device``: a generator belongs to one device and starts there from its seed.
+        """Move to ``device``: a generator belongs to one device, so it starts there again from its seed.
 
-        Transforms within this one follow, too: older kornia's ``to`` leaves them behind.
+        Nested transforms move, too; older kornia's ``to`` does not move them.
         """
         super().set_rng_device_and_dtype(device, dtype)
         for part in self.children():
@@ -92,11 +92,11 @@ class SeededAugmentation(IntensityAugmentationBase2D):
 
         Args:
             shape: Shape of the images, ``(B, C, H, W)``.
-            stream: Where to draw from; the transform's own stream if ``None``.
+            stream: Random stream; the transform's own if ``None``.
 
         Returns:
-            What the class describes, and kornia's ``batch_prob`` ``(B,)``, 1 for the images to transform, and
-            ``forward_input_shape``.
+            The parameters that the class describes, and kornia's ``batch_prob`` ``(B,)``, 1 for the images to
+            transform, and ``forward_input_shape``.
         """
         stream = RandomStream(self.device, self.generator) if stream is None else stream
         params = self.draw_parameters(shape, stream)
@@ -105,14 +105,14 @@ class SeededAugmentation(IntensityAugmentationBase2D):
         return params
 
     def forward_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw all parameters of a batch under kornia's name of :meth:`draw`."""
+        """Draw all parameters of a batch; kornia's name for :meth:`draw`."""
         return self.draw(batch_shape)
 
     def forward(self, input: Tensor, params: dict[str, Tensor] | None = None, **kwargs: object) -> Tensor:
         """Transform images.
 
-        This replaces kornia's version, which runs under autocast, where colours and positions are rounded, copies
-        ``params`` if a container calls it, and in older releases waits for the device.
+        This replaces kornia's version. That one runs under autocast, which rounds colours and positions. It also copies
+        ``params`` if a container calls it, and waits for the device in older releases.
 
         Args:
             input: ``(B, C, H, W)`` or ``(C, H, W)``, floating point, in ``[0, 1]``.
@@ -120,7 +120,7 @@ class SeededAugmentation(IntensityAugmentationBase2D):
             **kwargs: Ignored; containers pass some.
 
         Returns:
-            ``(B, C, H, W)``, or the shape given with ``keepdim``.
+            ``(B, C, H, W)``, or the shape of ``input`` with ``keepdim``.
         """
         del kwargs
         image = _check_images(input)
@@ -130,7 +130,7 @@ class SeededAugmentation(IntensityAugmentationBase2D):
         return output.view_as(input) if self.keepdim else output
 
     def transform_inputs(self, input: Tensor, params: dict[str, Tensor], *args: object, **kwargs: object) -> Tensor:
-        """Change those of ``(B, C, H, W)`` images that the gate chose; containers pass more, which is ignored."""
+        """Change the ``(B, C, H, W)`` images that the gate chose; further arguments of containers are ignored."""
         del args, kwargs
         params = on_device(params, input.device)
         return torch.where(self.is_chosen(params, input), self.change(input, params), input)
@@ -138,7 +138,7 @@ class SeededAugmentation(IntensityAugmentationBase2D):
     def transform_masks(
         self, input: Tensor, params: dict[str, Tensor] | None = None, *args: object, **kwargs: object
     ) -> Tensor:
-        """Let masks, ``(B, 1, H, W)`` or ``(B, H, W)``, follow the images that went through last, or by ``params``."""
+        """Transform masks, ``(B, 1, H, W)`` or ``(B, H, W)``, like the last images, or by ``params``."""
         del args, kwargs
         params = on_device(self._params if params is None else params, input.device)
         mask = _with_channel(input)
@@ -146,7 +146,7 @@ class SeededAugmentation(IntensityAugmentationBase2D):
 
     @property
     def transform_matrix(self) -> Tensor:
-        """The identity, ``(B, 3, 3)``: containers ask for it, and no transform here is a geometric warp to undo."""
+        """The identity, ``(B, 3, 3)``, for containers: no transform here is a geometric warp that they could undo."""
         return torch.eye(3, device=self.device).expand(len(self._params["batch_prob"]), 3, 3)
 
     def transform_boxes(self, *args: object, **kwargs: object) -> Tensor:  # noqa: D102
@@ -157,14 +157,14 @@ class SeededAugmentation(IntensityAugmentationBase2D):
 
 
 class SyntheticAnomaly(SeededAugmentation):
-    """A transform that plants anomalies and knows where they are.
+    """A transform that plants anomalies and returns their masks.
 
     Subclasses implement :meth:`draw_parameters` and :meth:`plant`; :meth:`forge` does both. Within
-    ``AugmentationSequential(..., data_keys=["input", "mask"])`` the anomalies are added to the mask given.
+    ``AugmentationSequential(..., data_keys=["input", "mask"])`` the anomalies are added to the given mask.
     """
 
     _gives_masks: bool = False
-    # For the mask that a container sends after its image: the parameters of the last image, and where anomalies are.
+    # For the mask that a container sends after its image: the last images' parameters, and their anomalies' masks.
     _planted: tuple[dict[str, Tensor], Tensor] | None = None
 
     def plant(self, image: Tensor, params: dict[str, Tensor]) -> ForgedBatch:
@@ -193,8 +193,8 @@ class SyntheticAnomaly(SeededAugmentation):
         Args:
             image: ``(B, C, H, W)``, floating point, in ``[0, 1]``.
             params: Parameters of an earlier call (``self._params``) to replay; drawn anew if ``None``.
-            generator: Random stream for this call alone, on the transform's device; its own one if ``None``.
-            paths: Files of the images, for what is looked up by them (see :meth:`look_up`).
+            generator: Generator for this call only, on the transform's device; the transform's own stream if ``None``.
+            paths: Files of the images, by which :meth:`look_up` finds parameters.
 
         Returns:
             The images and their masks. An image that the gate ``p`` skips keeps an empty mask.
@@ -210,7 +210,7 @@ class SyntheticAnomaly(SeededAugmentation):
         return planted
 
     def rotate(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """Make the normal images in which anomalies were planted: those given, unless a subclass rotates them before.
+        """Return the normal images in which anomalies were planted: as given, unless a subclass rotates them first.
 
         Args:
             image: ``(B, C, H, W)``, floating point, in ``[0, 1]``, as given to :meth:`forge`.
@@ -223,24 +223,24 @@ class SyntheticAnomaly(SeededAugmentation):
         return image
 
     def check_paths(self, paths: Sequence[str]) -> None:
-        """Check, before a training, that what :meth:`forge` looks up by images' files is there; nothing by default.
+        """Check before training that all exists that :meth:`forge` looks up by file; by default, check nothing.
 
         Raises:
-            FileNotFoundError: If it is not.
-            ValueError: If it is ambiguous.
+            FileNotFoundError: If something is missing.
+            ValueError: If something is ambiguous.
         """
 
     def look_up(self, image: Tensor, paths: Sequence[str] | None) -> dict[str, Tensor]:
-        """Find the parameters that depend on the images or their files, where there are any; none by default."""
+        """Find the parameters that depend on the images or their files; by default, there are none."""
         del image, paths
         return {}
 
     def with_masks(self) -> Self:
-        """Give masks as well from now on when called with images alone, as anomalib's ``Draem`` wants it.
+        """Return masks as well from now on if called with images only, as anomalib's ``Draem`` expects.
 
         Returns:
-            The transform itself; ``transform(image)`` then is ``transform.forge(image)``. In a container nothing
-            changes.
+            The transform itself: ``transform(image)`` now is ``transform.forge(image)``. Nothing changes in a
+            container.
         """
         self._gives_masks = True
         return self
@@ -252,7 +252,7 @@ class SyntheticAnomaly(SeededAugmentation):
         return super().forward(input, params, **kwargs)
 
     def transform_inputs(self, input: Tensor, params: dict[str, Tensor], *args: object, **kwargs: object) -> Tensor:
-        """Plant anomalies in ``(B, C, H, W)`` images, and remember where for the mask that may follow."""
+        """Plant anomalies in ``(B, C, H, W)`` images, and store where, for a mask that may follow."""
         del args, kwargs
         return self.forge(input, params).image
 
@@ -262,7 +262,7 @@ class SyntheticAnomaly(SeededAugmentation):
         """Rotate masks, ``(B, 1, H, W)`` or ``(B, H, W)``, with their images and mark the anomalies in them.
 
         Raises:
-            ValueError: If the last images were not those of ``params``: where anomalies are depends on the images.
+            ValueError: If the last images were not those of ``params``: the places of anomalies depend on the images.
         """
         del args, kwargs
         params = self._params if params is None else params
@@ -276,7 +276,7 @@ class SyntheticAnomaly(SeededAugmentation):
 
 
 def _check_images(input: Tensor) -> Tensor:
-    """Bring images to ``(B, C, H, W)``.
+    """Reshape images to ``(B, C, H, W)``.
 
     Raises:
         ValueError: If they have another shape or no floating point dtype.

@@ -1,4 +1,4 @@
-"""Colour jitter as one matrix an image, the third step of AnoSeg's hard augmentation."""
+"""Colour jitter as one matrix per image, the third step of AnoSeg's hard augmentation."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from anomalib_anoseg.transforms.random_stream import RandomStream
 
 # Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601), as torchvision and kornia use them.
 LUMA = (0.299, 0.587, 0.114)
-# The largest amounts, in the order in which they are given.
+# The largest amounts, in the order of the arguments.
 MAX_JITTER = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}
 
 
@@ -21,9 +21,9 @@ class RandomColorJitter(SeededAugmentation):
     """Change brightness, contrast, saturation and hue of each image, in this order.
 
     AnoSeg (arXiv 2110.03396, Fig. 3) visibly shifts hue and saturation; the amounts are our choice. Brightness,
-    contrast and saturation are torchvision's, without the clamping in between; hue is a rotation of the colour about
-    the grey axis. All four are linear in the colour, so one 3x3 matrix an image does them in a single pass, where
-    kornia's ``ColorJitter`` goes through HSV and synchronises with the host.
+    contrast and saturation are torchvision's, without clamping in between; hue is a rotation of the colour about
+    the grey axis. All four are linear in the colour, so one 3x3 matrix per image applies them in a single pass.
+    kornia's ``ColorJitter`` converts to HSV and synchronises with the host.
 
     Args:
         brightness: Factor from ``U(1 - b, 1 + b)``, ``0 <= b <= 1``.
@@ -92,7 +92,7 @@ class RandomColorJitter(SeededAugmentation):
 
 
 def color_matrix(saturation: Tensor, hue: Tensor, luma: Tensor) -> Tensor:
-    """Saturation about the luma, then rotation about the grey axis (Rodrigues' formula), ``(B, 3, 3)``."""
+    """Compose saturation about the luma and rotation about the grey axis (Rodrigues' formula), ``(B, 3, 3)``."""
     identity = torch.eye(3, device=luma.device)
     desaturation = torch.ones_like(identity) * luma
     saturate = torch.lerp(desaturation, identity, saturation[:, None, None])

@@ -19,37 +19,37 @@ from anomalib_anoseg.transforms.saliency import Saliency, SalientAnomaly, move_t
 
 # Grey levels are 1/255 apart: a patch that differs by less on average cannot be seen, and would be a false label.
 MIN_DIFFERENCE = 1 / 255
-# Draws of a patch an image until one differs visibly. With a chance of one half that a patch differs (an object on a
-# plain background), one image in 16 stays normal, and its mask says so.
+# Largest number of draws of a patch until one differs visibly. If a patch differs with probability one half (an object
+# on a plain background), one image in 16 stays normal, and its mask is empty.
 ATTEMPTS = 4
-# The attempts are compared on a grid of about this many pixels a side: enough for a mean over the patch.
+# The attempts are compared on a grid of about this many pixels per side: enough for a mean over the patch.
 PROBE_SIDE = 64
 
 
 class CutPaste(SalientAnomaly):
     """Cut rectangles out of each image and paste them elsewhere in that image, upright or rotated.
 
-    After CutPaste (Li et al., arXiv 2104.04015) in the form of AnoSeg (arXiv 2110.03396, Sec. 3.1): pasted patches
-    are clipped by the border and the mask marks what was pasted. ``source`` transforms the image before the patches
-    are cut: see :class:`HardCutPaste`. Size, shape and angle are our choices; the paper shows about 17 % of the area.
-    Several patches, transparent and soft ones, and masks of what changed are ours: they imitate small, faint and
-    irregular defects.
+    This is CutPaste (Li et al., arXiv 2104.04015) in the form of AnoSeg (arXiv 2110.03396, Sec. 3.1): pasted patches
+    are clipped at the border, and the mask marks the pasted pixels. ``source`` transforms the image before patches are
+    cut from it: see :class:`HardCutPaste`. Size, shape and angle are our choice; the paper shows about 17 % of the
+    area. Several patches, transparent and soft patches, and masks of changed pixels are our additions: they imitate
+    small, faint and irregular defects.
 
     Args:
         area: Range of a patch's area, as a fraction of the image's, within ``[0.0001, 1]``.
         aspect: Range of its width over its height, log-uniform, within ``[0.05, 20]``.
-        rotation: Rotated patches turn by ``U(-rotation, rotation)`` degrees, ``0 <= rotation <= 180``.
+        rotation: Rotated patches are rotated by ``U(-rotation, rotation)`` degrees, ``0 <= rotation <= 180``.
         rotation_p: Probability of rotating a patch; it stays upright otherwise.
-        count: Number of patches an image, 1 or more.
-        opacity: Range of a patch's weight over what it covers, within ``[0.01, 1]``; 1 covers it fully.
-        softness: Range of the fraction of the way from a patch's rim to its centre over which that weight rises, within
+        count: Number of patches per image, 1 or more.
+        opacity: Range of a patch's weight over the pixels that it covers, within ``[0.01, 1]``; 1 hides them fully.
+        softness: Range of the fraction of the way from a patch's rim to its centre over which its weight rises, within
             ``[0, 1]``; 0 is a hard rim.
-        mark: What the mask marks: the whole ``"patch"``, or those of its pixels that are ``"changed"`` by more
-            than 3/255 in some channel, which a person can just about see.
-        saliency: Where patches are pasted: their centres are as dense as the image is salient, by an estimator
-            (``"border_contrast"``, ``"spectral_residual"``), a folder of maps made by any tool, or a module; anywhere
-            for ``"none"``, and in images without an object.
-        source: Transforms that the image goes through before the patches are cut out of it.
+        mark: What the mask marks: the whole ``"patch"``, or only those of its pixels that ``"changed"`` by more
+            than 3/255 in any channel, which is just visible.
+        saliency: Where patches are pasted: the density of their centres follows the image's saliency. An estimator
+            (``"border_contrast"``, ``"spectral_residual"``), a folder of maps made by any tool, or a module. Patches
+            go anywhere for ``"none"``, and in images without an object.
+        source: Transforms of the image before patches are cut from it.
         p: Probability of pasting into an image.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
 
@@ -59,15 +59,15 @@ class CutPaste(SalientAnomaly):
     Convention:
         - ``_params`` hold :data:`ATTEMPTS` draws of each patch, each value ``(B, count, ATTEMPTS)`` (``center`` and
           ``origin`` ``(..., 2)``, x first, as fractions of the side), and the parameters of ``source``, drawn anew for
-          every patch, under ``source.<patch>.<index>.<name>``. Of the draws of a patch the first is pasted that differs
-          by 1/255 on average; if none does, the patch is left out.
-        - The centre is uniform over the image, so that clipping leaves a quarter of a small patch at least.
+          every patch, under ``source.<patch>.<index>.<name>``. The first draw of a patch that differs by 1/255 on
+          average is pasted; if none does, the patch is left out.
+        - The centre is uniform over the image, so that clipping leaves at least a quarter of a small patch.
           ``saliency`` moves it; ``center`` holds it as drawn. If :meth:`forge` gets the images' files, which a
-          folder of maps needs, ``_params`` also hold their ``saliency`` ``(B, 1, h, w)``, of any size of their shape.
-        - A mask ``(B, 1, H, W)`` gets 1 where it is marked and keeps its values elsewhere. In a container give the
-          keys as ``["input", "mask"]``, in this order: what is marked depends on the image.
+          folder of maps needs, ``_params`` also hold their ``saliency`` ``(B, 1, h, w)``, at any resolution.
+        - A mask ``(B, 1, H, W)`` gets 1 on marked pixels and keeps its values elsewhere. In a container give the keys
+          as ``["input", "mask"]``, in this order: marks depend on the image.
         - Pixels outside the patches are bit-identical. Upright patches are cut at whole pixels, rotated ones are
-          sampled bilinearly. No loop over the batch, no host synchronisation (but for reading a folder's files).
+          sampled bilinearly. No loop over the batch, no host synchronisation (except to read a folder's files).
           Saliency needs RGB images.
 
     Example:
@@ -178,7 +178,7 @@ def check_patches(
 
 
 def _paste(image: Tensor, source: Tensor, candidates: Patches) -> tuple[Tensor, Tensor]:
-    """Paste into every image the first of its patches that differs, and tell where: bool ``(B, 1, H, W)``."""
+    """Paste into every image the first of its patches that differs; also return where: bool ``(B, 1, H, W)``."""
     stride = max(1, min(image.shape[-2:]) // PROBE_SIDE)
     is_visible = candidates.mean_difference(image, *candidates.sample(source, stride), stride) >= MIN_DIFFERENCE
     patch = candidates.select(is_visible.int().argmax(1))

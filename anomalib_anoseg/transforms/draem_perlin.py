@@ -15,21 +15,21 @@ from anomalib_anoseg.transforms.textures import NoiseTextures, Textures
 class DraemPerlin(PerlinAnomaly):
     """DRAEM's synthetic anomalies (arXiv 2108.07610): foreign textures in the shape of noise, anywhere in the image.
 
-    Draws from the distribution of anomalib's ``PerlinAnomalyGenerator``, in batch and without waiting for the device,
-    and takes its place in anomalib's ``Draem``::
+    Draws from the distribution of anomalib's ``PerlinAnomalyGenerator``, in batch and without waiting for the device.
+    It can replace that generator in anomalib's ``Draem``::
 
         model = Draem()
         model.augmenter = DraemPerlin(textures="dtd").with_masks()
 
-    As there, noise that stays below the threshold is stretched to ``[-1, 1]`` before it is rotated.
+    As in anomalib, noise that stays below the threshold is stretched to ``[-1, 1]`` before it is rotated.
 
     Args:
-        textures: What shows through: a folder of pictures, a module such as :class:`BatchTextures`, or ``None`` for the
+        textures: Source of textures: a folder of pictures, a module such as :class:`BatchTextures`, or ``None`` for the
             noise itself, as in anomalib's generator.
         threshold: The noise must exceed this, within ``[0, 1]``.
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
         frequencies: See :class:`SaliencyPerlin`.
-        redraws: How often an empty mask is drawn again, ``0 <= redraws <= 20``; stretched noise hardly ever gives one.
+        redraws: How often to draw again if a mask is empty, ``0 <= redraws <= 20``; with stretched noise it rarely is.
         p: Probability of an anomaly.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
 
@@ -37,7 +37,7 @@ class DraemPerlin(PerlinAnomaly):
         ValueError: If an argument is out of bounds.
 
     Convention:
-        As :class:`SaliencyPerlin`, but there is no saliency, and images are not rotated.
+        As :class:`SaliencyPerlin`, but without saliency and without rotation of images.
 
     Example:
         >>> import torch

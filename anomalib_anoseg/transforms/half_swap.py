@@ -9,7 +9,7 @@ from anomalib_anoseg.transforms._tensors import move_pixels
 from anomalib_anoseg.transforms.base import SeededAugmentation
 from anomalib_anoseg.transforms.random_stream import RandomStream
 
-# What a draw swaps; a third value swaps both.
+# Values of `swap`; 2 swaps both.
 ROWS, COLUMNS = 0, 1
 
 
@@ -18,7 +18,7 @@ class RandomHalfSwap(SeededAugmentation):
 
     AnoSeg's "perm" (arXiv 2110.03396, Sec. 3.1) permutes the four quarters of an image; Fig. 3 shows both swaps at
     once. It breaks the global layout and keeps the local appearance. kornia's ``RandomJigsaw`` draws any of the 24
-    orders of the quarters, the identity too, and needs sides that divide evenly and several host synchronisations.
+    orders of the quarters, including the identity. It needs sides that divide evenly and several host synchronisations.
 
     Args:
         p: Probability of swapping in an image.
@@ -41,7 +41,7 @@ class RandomHalfSwap(SeededAugmentation):
         super().__init__(p=p, keepdim=keepdim)
 
     def draw_parameters(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
-        """Draw for every image which halves change places."""
+        """Draw which halves of every image are swapped."""
         return {"swap": stream.choice((shape[0],), 3)}
 
     def change(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
@@ -55,6 +55,6 @@ class RandomHalfSwap(SeededAugmentation):
 
 
 def _roll_half(side: int, is_swapped: Tensor) -> Tensor:
-    """Index that exchanges the halves of a side for the images ``(B, 1)`` that swap them: ``(B, side)``."""
+    """Compute the index that swaps the halves of a side in the images selected, ``(B, 1)``: ``(B, side)``."""
     index = torch.arange(side, device=is_swapped.device)
     return torch.where(is_swapped, index.roll(side // 2), index)

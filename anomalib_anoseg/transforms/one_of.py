@@ -1,4 +1,4 @@
-"""Anomalies of several kinds within a batch, each image with one of them."""
+"""Several kinds of anomaly within a batch, one kind per image."""
 
 import math
 from collections.abc import Sequence
@@ -15,26 +15,26 @@ from anomalib_anoseg.transforms.subsets import stratified_uniform
 
 
 class OneOf(SyntheticAnomaly):
-    """Plant in each image what one of several transforms makes, which is drawn by weight.
+    """Plant in each image the anomaly of one of several transforms, drawn by weight.
 
-    From one kind of anomaly a network may learn what that kind alone has in common, such as its rims. Kinds are spread
-    as evenly as their weights allow: of a batch of 8 with two equal ones, each gets 4. Every transform works on all
-    images, which needs no synchronisation of host and device, and each image takes what the transform that was drawn
-    for it made; so the cost is the sum of theirs.
+    From a single kind of anomaly a network may learn a peculiarity of that kind, such as its rims. Kinds are spread as
+    evenly as their weights allow: in a batch of 8, two kinds of equal weight get 4 images each. Every transform runs on
+    all images, which avoids synchronising host and device, and each image takes the result of its own transform. So the
+    cost is the sum of all transforms' costs.
 
     Args:
         kinds: The transforms, one or more. Each keeps its own probability of an anomaly, but draws from the random
-            stream of this one.
-        weights: How often each is drawn, in relation to the others: 0 or more, not all 0. Equally often if ``None``.
-        p: Probability of an anomaly, before that of the transform that is drawn.
+            stream of ``OneOf``.
+        weights: Relative frequency of each transform: 0 or more, not all 0. Equal if ``None``.
+        p: Probability of an anomaly, multiplied by that of the drawn transform.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
 
     Raises:
-        ValueError: If there is no transform, or not a weight for each, or one is negative or infinite, or all are 0.
+        ValueError: If there is no transform, or ``weights`` are not one for each, finite, 0 or more, and not all 0.
 
     Convention:
-        - ``_params["kind"]``: ``(B,)`` int64, the number of the transform that each image takes; those of transform
-          ``n`` are under ``<n>.<name>``.
+        - ``_params["kind"]``: ``(B,)`` int64, the index of each image's transform; the parameters of transform ``n``
+          are under ``<n>.<name>``.
         - :meth:`rotate` rotates the images whose transform does so. A mask ``(B, 1, H, W)`` follows its image. In a
           container give the keys as ``["input", "mask"]``, in this order.
 
@@ -67,7 +67,7 @@ class OneOf(SyntheticAnomaly):
 
     def draw_parameters(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
         """Draw which transform each image takes, and all parameters of all transforms."""
-        # Summed on the host: some devices cannot do it in the same way each time.
+        # Summed on the host: on some devices such sums are not deterministic.
         ends = constant(tuple(accumulate(self.flags["weights"]))[:-1], stream.device)
         params = {"kind": torch.bucketize(stratified_uniform(stream, shape[0]), ends, right=True)}
         for number, kind in self._numbered():
@@ -95,7 +95,7 @@ class OneOf(SyntheticAnomaly):
         return ForgedBatch(torch.where(chosen, forged, image), mask * chosen)
 
     def rotate(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """Rotate images as those that anomalies were planted in, see :meth:`SyntheticAnomaly.rotate`."""
+        """Rotate images like those in which anomalies were planted, see :meth:`SyntheticAnomaly.rotate`."""
         params = self._params if params is None else params
         rotated = [kind.rotate(image, under_prefix(f"{number}.", params)) for number, kind in self._numbered()]
         if all(one is image for one in rotated):
@@ -103,7 +103,7 @@ class OneOf(SyntheticAnomaly):
         return torch.where(self.is_chosen(params, image), self._take(rotated, params), image)
 
     def _take(self, made: Sequence[Tensor], params: dict[str, Tensor]) -> Tensor:
-        """Take for each image what its own transform made."""
+        """Take for each image the result of its own transform."""
         taken = made[0]
         for number, candidate in enumerate(made[1:], start=1):
             taken = torch.where(per_image(params["kind"] == number, candidate), candidate, taken)

@@ -1,10 +1,10 @@
 """Gradient (Perlin) noise of a whole batch as two small batched matrix products.
 
 Perlin's noise (*An image synthesizer*, SIGGRAPH 1985, with the fade of *Improving noise*, SIGGRAPH 2002) looks up four
-lattice gradients at every pixel. On an upright lattice that is not needed: what a pixel takes from a lattice point is
-its row's weight times its column's weight, so the lattice is multiplied by all rows' weights from the left and by all
-columns' from the right. Lines of the lattice out of a pixel's reach have weight 0, hence lattices of any frequency
-share one shape and a batch needs no loop.
+lattice gradients at every pixel. On an upright lattice this is not needed: the weight of a lattice point at a pixel is
+its row's weight times its column's weight. So the lattice is multiplied by the weights of all rows from the left and of
+all columns from the right. Lattice lines out of a pixel's reach have weight 0, so lattices of any frequency share one
+shape, and a batch needs no loop.
 """
 
 import math
@@ -26,10 +26,10 @@ def perlin_noise(gradients: Tensor, frequency: Tensor, size: tuple[int, int]) ->
 
     Args:
         gradients: ``(B, L, L)`` float32, directions of the lattice's gradients in radians, from the rows' axis towards
-            the columns'; of an image's lattice the upper left part counts that its frequency reaches, one line more
-            than cells.
-        frequency: ``(B, 2)`` int64, cells of the lattice along rows and columns, each in ``{1, ..., L - 1}``, which is
-            not checked, because the host would have to wait for it.
+            the columns'. An image uses the upper left part of its lattice, as far as its frequency reaches: one line
+            more than cells.
+        frequency: ``(B, 2)`` int64, cells of the lattice along rows and columns, each in ``{1, ..., L - 1}``. This is
+            not checked, because a check would make the host wait.
         size: ``(H, W)``.
 
     Returns:
@@ -53,7 +53,7 @@ def perlin_noise(gradients: Tensor, frequency: Tensor, size: tuple[int, int]) ->
 
 
 def rotate_noise(noise: Tensor, angle: Tensor) -> Tensor:
-    """Rotate noise about the centre of its image, bilinearly; 0 comes in from outside, as in DRAEM.
+    """Rotate noise about the centre of its image, bilinearly, with 0 outside, as in DRAEM.
 
     Args:
         noise: ``(B, H, W)`` float32.
@@ -71,16 +71,16 @@ def rotate_noise(noise: Tensor, angle: Tensor) -> Tensor:
 
 
 def _line_weights(frequency: Tensor, length: int, lines: int) -> tuple[Tensor, Tensor]:
-    """Weigh all lines of a lattice at all pixels along one axis, ``(B, length, lines)``.
+    """Compute the weights of all lattice lines at all pixels along one axis, ``(B, length, lines)``.
 
     Returns:
         The fade between the two lines next to a pixel, 0 for all others, and the same times the distance from the line
         to the pixel, in cells.
     """
-    # Whole numbers are divided once, so that a pixel on a line is exactly there.
+    # Only one division, of whole numbers, so that the position of a pixel on a line is exact.
     position = torch.arange(length, device=frequency.device) * frequency[:, None] / length
     line = position.floor()
-    # The line before a pixel and the one after it, and how far the pixel is beyond them.
+    # The lines before and after a pixel, and the pixel's distance beyond them.
     lines_near = torch.stack((line, line + 1), -1)
     distance = position[..., None] - lines_near
     reach = 1 - distance.abs()

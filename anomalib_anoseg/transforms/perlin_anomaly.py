@@ -1,4 +1,4 @@
-"""What SGSF's and DRAEM's irregular anomalies share: textures in the shape of thresholded noise."""
+"""Base of SGSF's and DRAEM's irregular anomalies: textures in the shape of thresholded noise."""
 
 import math
 from collections.abc import Sequence
@@ -26,27 +26,27 @@ from anomalib_anoseg.transforms.saliency import EMPTY, Saliency, SalientAnomaly,
 from anomalib_anoseg.transforms.subsets import assign_places, max_selected, selected_images, stratified_uniform
 from anomalib_anoseg.transforms.textures import Textures, create_textures
 
-# Whether a mask is empty is looked up on a grid of at most this many pixels a side; the noise's finest cells, of which
-# there are 32, must not have all these on their edges, where there is none.
+# A mask is tested for emptiness on a grid of at most this many pixels per side. They must not all lie on the lattice of
+# the finest noise, which has 32 cells per side, because there the noise is 0.
 PROBE_SIDE = 48
-# Both the noise and, if at all, the images are rotated by up to this many degrees, as in DRAEM.
+# Largest rotation of the noise, and of rotated images, in degrees, as in DRAEM.
 MAX_DEGREES = 90.0
 
 
 class PerlinAnomaly(SalientAnomaly):
-    """What SGSF's and DRAEM's anomalies share: a texture shows through wherever noise exceeds a threshold.
+    """Base of SGSF's and DRAEM's anomalies: a texture shows through wherever noise exceeds a threshold.
 
     Args:
-        saliency: Where anomalies may lie: a kind of :func:`~.saliency.create_saliency`, or a module.
+        saliency: Where anomalies may lie: a name for :func:`~.saliency.create_saliency`, or a module.
         threshold: ``(a, b)``: the noise, times the saliency, must exceed ``a + b * mean(saliency)``; each within
             ``[0, 1]``.
-        textures: What shows: a folder of pictures, a module, or ``None`` for other images of the batch.
+        textures: Source of textures: a folder of pictures, a module, or ``None`` for other images of the batch.
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
-        mark: What the mask marks: ``"noise"``, wherever it exceeds the threshold, or those of its pixels that are
-            ``"changed"``.
-        rotation_p: Probability of rotating the whole image by ``U(-90, 90)`` degrees before.
-        frequencies: Numbers of cells of the noise's lattice along an axis, to choose from, each within ``[1, 32]``.
-        redraws: How often an empty mask is drawn again, ``0 <= redraws <= 20``.
+        mark: What the mask marks: all pixels whose ``"noise"`` exceeds the threshold, or only those of them that
+            visibly ``"changed"``.
+        rotation_p: Probability of first rotating the whole image by ``U(-90, 90)`` degrees.
+        frequencies: Choices of the number of lattice cells of the noise along an axis, each within ``[1, 32]``.
+        redraws: How often to draw again if a mask is empty, ``0 <= redraws <= 20``.
         p: Probability of an anomaly.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
 
@@ -106,15 +106,15 @@ class PerlinAnomaly(SalientAnomaly):
         return params | add_prefix("texture.", self.textures.draw(shape, stream))
 
     def plant(self, image: Tensor, params: dict[str, Tensor]) -> ForgedBatch:
-        """Rotate images and let textures show through where the noise says so, see :meth:`SyntheticAnomaly.plant`."""
+        """Rotate images; blend textures where the noise exceeds the threshold, see :meth:`SyntheticAnomaly.plant`."""
         params = on_device(params, image.device)
         exact = image.to(torch.promote_types(image.dtype, torch.float32))
         noise, threshold = self._choose_noise(self.estimate_saliency(image, params), params, image)
         texture = self.textures(image, under_prefix("texture.", params) | {"noise": noise}).to(exact.dtype)
-        # In place, so that it stays floating point: what follows wants that, and comparing takes half as long.
+        # In place, so that it stays floating point, which the next steps need; the comparison also takes half as long.
         marked = noise.gt_(threshold)
         mask = marked.to(image.dtype, copy=True)
-        # An image's weight of 1 leaves a pixel bit-identical. All is done in the memory of the noise and the texture.
+        # An image's weight of 1 leaves a pixel bit-identical. Everything reuses the memory of noise and texture.
         weight = marked.to(exact.dtype).mul_(-per_image(params["opacity"], exact)).add_(1)
         rotated = self._rotate_some(exact, params)
         if rotated is None:
@@ -128,16 +128,16 @@ class PerlinAnomaly(SalientAnomaly):
         return ForgedBatch(forged, mask)
 
     def rotate(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
-        """Rotate images as those that anomalies were planted in; bit-identical wherever an image was not rotated."""
+        """Rotate images like those in which anomalies were planted; images that were not rotated stay bit-identical."""
         rotated = self._rotate_some(image, on_device(self._params if params is None else params, image.device))
         return image if rotated is None else image.index_copy(0, rotated[0], rotated[1].to(image.dtype))
 
     def shape_noise(self, noise: Tensor) -> Tensor:
-        """Change noise ``(B, H, W)``, which may be overwritten, before it is rotated; as it is by default."""
+        """Change noise ``(B, H, W)``, which may be overwritten, before it is rotated; by default, not at all."""
         return noise
 
     def _rotate_some(self, image: Tensor, params: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-        """Rotate the images that may be rotated: their numbers ``(K,)`` and ``(K, C, H, W)``; nothing if none may."""
+        """Rotate the images at all places: their indices ``(K,)`` and ``(K, C, H, W)``; ``None`` without rotation."""
         if not self.flags["rotation_p"]:
             return None
         images, is_selected = (at_place[0] for at_place in selected_images(params["rotated"]))
@@ -154,7 +154,7 @@ class PerlinAnomaly(SalientAnomaly):
         """Choose each image's first noise that exceeds the threshold anywhere.
 
         Returns:
-            The noise, ``(B, 1, H, W)``, and what it must exceed to be an anomaly, ``(B, 1, 1, 1)``.
+            The noise, ``(B, 1, H, W)``, and the threshold above which it is an anomaly, ``(B, 1, 1, 1)``.
         """
         frequency, gradients, angle = params["frequency"], params["gradients"], params["angle"]
         weight, threshold = _weigh(saliency, self.flags["threshold"])
@@ -178,12 +178,12 @@ class PerlinAnomaly(SalientAnomaly):
 
 
 def _blend(texture: Tensor, image: Tensor, weight: Tensor) -> Tensor:
-    """Mix images into their textures, in the memory of these if they have as many channels."""
+    """Blend images with their textures, in the textures' memory if they have as many channels."""
     return texture.lerp_(image, weight) if texture.shape == image.shape else texture.lerp(image, weight)
 
 
 def _weigh(saliency: Tensor | None, threshold: tuple[float, float]) -> tuple[Tensor | None, Tensor | float]:
-    """Find what the noise is multiplied by, ``(B, 1, h, w)``, and what it must exceed, ``(B, 1, 1, 1)``."""
+    """Compute the factor of the noise, ``(B, 1, h, w)``, and the threshold that it must exceed, ``(B, 1, 1, 1)``."""
     start, slope = threshold
     if saliency is None:
         return None, start

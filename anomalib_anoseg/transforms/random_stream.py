@@ -1,4 +1,4 @@
-"""Where random numbers come from."""
+"""The source of all random numbers."""
 
 from typing import NamedTuple
 

@@ -69,13 +69,13 @@ class RandomQuarterRotation(SeededAugmentation):
 def rotate(image: Tensor, degrees: Tensor, padding: str, mode: str = "bilinear") -> Tensor:
     """Rotate images about their centre.
 
-    kornia's ``rotate`` does the same but inverts a matrix on the way, for which a GPU makes the host wait.
+    kornia's ``rotate`` does the same but inverts a matrix on the way, so that the host waits for a GPU.
 
     Args:
         image: ``(B, C, H, W)``, floating point.
         degrees: ``(B,)``, counter-clockwise, on the device of ``image``.
-        padding: What comes in from outside: ``"zeros"``, ``"border"`` or ``"reflection"``.
-        mode: How values are taken between pixels: ``"bilinear"`` or ``"nearest"``.
+        padding: Values outside the image: ``"zeros"``, ``"border"`` or ``"reflection"``.
+        mode: Interpolation between pixels: ``"bilinear"`` or ``"nearest"``.
 
     Returns:
         ``(B, C, H, W)``, dtype of ``image``.
@@ -84,8 +84,8 @@ def rotate(image: Tensor, degrees: Tensor, padding: str, mode: str = "bilinear")
     columns, rows = ((torch.arange(side, device=image.device) + 0.5 - side / 2) for side in (width, height))
     radians = degrees.deg2rad()[:, None, None]
     cos, sin = radians.cos(), radians.sin()
-    # Where from, in halves of a side: the sum of what a pixel's column and its row give, made by broadcasting, which is
-    # several times as fast as `affine_grid`.
+    # The positions to sample, in halves of a side: a column's part plus a row's part, by broadcasting, which is several
+    # times as fast as `affine_grid`.
     by_column = torch.stack((cos * columns * (2 / width), sin * columns * (2 / height)), 1)
     by_row = torch.stack((-sin * rows[:, None] * (2 / width), cos * rows[:, None] * (2 / height)), 1)
     grids = (

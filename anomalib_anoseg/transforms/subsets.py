@@ -12,16 +12,16 @@ from torch import Tensor
 
 from anomalib_anoseg.transforms.random_stream import RandomStream
 
-EPSILON = 2.0**-24  # below 1 the next number in float32
+EPSILON = 2.0**-24  # 1 - EPSILON is the largest float32 below 1
 
 
 def stratified_uniform(stream: RandomStream, count: int) -> Tensor:
-    """Draw a number for each image, ``(B,)`` float32, uniform in ``[0, 1)``, such that each ``B``-th part holds one.
+    """Draw a number for each image, ``(B,)`` float32, uniform in ``[0, 1)``, one in each ``B``-th part of it.
 
     So an interval of length ``q`` holds ``q * B`` of them, rounded up or down.
     """
     order = stream.uniform((count,), 0.0, 1.0).argsort()
-    # Rounding could make a 1 of the last one.
+    # Rounding could turn the last one into 1.
     return ((order + stream.uniform((1,), 0.0, 1.0)) / count).clamp(max=1 - EPSILON)
 
 
@@ -34,8 +34,8 @@ def assign_places(is_selected: Tensor, count: int) -> Tensor:
     """Assign the images that were selected for some operations, ``(B, N)`` bool for ``N`` operations, to places.
 
     Returns:
-        ``(B, N, K)`` bool, which of ``K = count`` places, which must suffice, works on which image. Any part of a batch
-        can be replayed with its rows of it.
+        ``(B, N, K)`` bool: which image is at which of ``K = count`` places; ``count`` must suffice. Any part of a batch
+        can be replayed with its rows.
     """
     images = is_selected.int().argsort(0, descending=True)[:count].T
     number = torch.arange(len(is_selected), device=is_selected.device)[:, None, None]
@@ -43,7 +43,7 @@ def assign_places(is_selected: Tensor, count: int) -> Tensor:
 
 
 def selected_images(places: Tensor) -> tuple[Tensor, Tensor]:
-    """Tell which image is at each place, int64, different ones for an operation, and whether it was selected, bool.
+    """Find the image at each place, int64, all different for one operation, and whether it was selected, bool.
 
     Args:
         places: ``(B, N, K)``, see :func:`assign_places`.

@@ -122,9 +122,9 @@ def test_rotates_as_kornia_does(size):
 
 
 def test_a_rotation_brings_in_zeros():
-    turned = rotate_noise(torch.ones(1, 32, 32), torch.tensor([45.0]))[0]
-    assert turned[0, 0] == turned[-1, 0] == turned[0, -1] == 0
-    assert turned[16, 16] == 1
+    rotated = rotate_noise(torch.ones(1, 32, 32), torch.tensor([45.0]))[0]
+    assert rotated[0, 0] == rotated[-1, 0] == rotated[0, -1] == 0
+    assert rotated[16, 16] == 1
     assert torch.equal(rotate_noise(torch.ones(1, 5, 9), torch.zeros(1)), torch.ones(1, 5, 9))
 
 

@@ -1,7 +1,7 @@
-"""Where the object of an image is: maps of saliency, on which synthetic anomalies are placed.
+"""Saliency maps show where the object of an image is, so that synthetic anomalies are placed on it.
 
 SGSF takes them from a network, CPD (Wu et al. 2019), whose weights cannot be shipped. Maps made by it, or by any other
-tool, are read from a folder (:class:`SaliencyFolder`); classical estimators need none.
+tool, are read from a folder (:class:`SaliencyFolder`); classical estimators need no maps.
 """
 
 from anomalib_anoseg.transforms.saliency.base import EMPTY, NoSaliency, Saliency, enlarge

@@ -1,4 +1,4 @@
-"""What all maps of saliency share."""
+"""Base of all sources of saliency maps."""
 
 from collections.abc import Sequence
 
@@ -6,18 +6,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# A map of a smaller mean counts as empty.
+# A map with a smaller mean counts as empty.
 EMPTY = 1e-3
 
 
 class Saliency(nn.Module):
     """Estimates how salient the pixels of images are; subclasses implement :meth:`estimate`.
 
-    It has no weights, carries no gradient and computes in float32 whatever surrounds it.
+    It has no weights, passes no gradient on and computes in float32 even under autocast.
 
     Convention:
         - 1 = salient, 0 = background.
-        - A map without anything salient is 0 everywhere; one whose mean is below :data:`EMPTY` counts as such, too.
+        - A map without anything salient is 0 everywhere; a mean below :data:`EMPTY` counts as such, too.
     """
 
     def forward(self, image: Tensor, paths: Sequence[str] | None = None) -> Tensor:
@@ -25,7 +25,7 @@ class Saliency(nn.Module):
 
         Args:
             image: ``(B, 3, H, W)``, floating point, in ``[0, 1]``.
-            paths: Where the images come from, one for each; only folders of maps need them.
+            paths: Files of the images, one for each; only folders of maps need them.
 
         Returns:
             ``(B, 1, H, W)`` float32 in ``[0, 1]``.
@@ -33,15 +33,15 @@ class Saliency(nn.Module):
         return enlarge(self.small(image, paths), image.shape[-2:])
 
     def check_paths(self, paths: Sequence[str]) -> None:
-        """Check that there are maps of these images, where maps are looked up; nothing by default.
+        """Check that each image has a map, if maps are looked up by file; by default, check nothing.
 
         Raises:
-            FileNotFoundError: If one has none.
-            ValueError: If two have the same.
+            FileNotFoundError: If an image has no map.
+            ValueError: If two images have the same map.
         """
 
     def small(self, image: Tensor, paths: Sequence[str] | None = None) -> Tensor:
-        """Estimate saliency as :meth:`forward`, but at the size of :meth:`estimate`: ``(B, 1, h, w)``.
+        """Estimate saliency as :meth:`forward`, but at the resolution of :meth:`estimate`: ``(B, 1, h, w)``.
 
         Raises:
             ValueError: If the images are not RGB.
@@ -55,7 +55,7 @@ class Saliency(nn.Module):
             return self.estimate(image.float(), paths)
 
     def estimate(self, image: Tensor, paths: Sequence[str] | None) -> Tensor:
-        """Estimate the saliency of float32 images, at any size of the same shape, see :meth:`forward`."""
+        """Estimate the saliency of float32 images, at any resolution, see :meth:`forward`."""
         raise NotImplementedError
 
 
@@ -74,5 +74,5 @@ class NoSaliency(Saliency):
 
 
 def enlarge(salient: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring maps ``(B, 1, h, w)`` to the size of their images."""
+    """Enlarge maps ``(B, 1, h, w)`` to the size of their images."""
     return salient if salient.shape[-2:] == tuple(size) else F.interpolate(salient, tuple(size), mode="bilinear")

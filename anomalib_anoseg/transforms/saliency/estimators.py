@@ -1,7 +1,7 @@
 """Classical estimators of saliency, which need no weights.
 
-An estimator must be able to say that nothing stands out, as in a picture of a texture, so none stretches its map to the
-image's own extremes: each has a fixed scale of its own and a rule for when its map is empty.
+An estimator must be able to find nothing, as in a picture of a texture. So none stretches its map to the image's own
+minimum and maximum: each has a fixed scale and a rule for when its map is empty.
 """
 
 from collections.abc import Sequence
@@ -18,31 +18,31 @@ from anomalib_anoseg.transforms.saliency.base import NoSaliency, Saliency
 
 # The smallest difference between two colours that people notice, in units of CIE Lab (Mahy et al. 1994).
 NOTICEABLE = 2.3
-# Amplitudes of rounding to 8 bits, a pixel: what is no larger has a phase, but it means nothing.
+# Amplitude of rounding to 8 bits, per pixel: the phase of a smaller amplitude means nothing.
 ROUNDING = 1 / 255 / 12**0.5
-# Pixels along an axis that are left of long and narrow images: enough for a border, and for something in between.
+# Shortest side in pixels of a reduced image that is long and narrow: enough for a border and something inside it.
 MINIMUM = 8
 
 
 class BorderContrast(Saliency):
-    """Takes for the object what differs in colour from the border of its image, in spreads of the border's colours.
+    """Finds the object by how far colours differ from the image's border, in spreads of the border's colours.
 
-    That the border shows the background is the prior of many classical methods (Wei et al., *Geodesic saliency*, ECCV
-    2012; Zhang et al., *Minimum barrier*, ICCV 2015, whose cue of border contrast is a Mahalanobis distance too). Ours
-    describes the border by the medians and the median absolute deviations of its CIE Lab channels, which stay what they
-    are while an object covers less than half of it, and measures all pixels in these spreads.
+    Many classical methods assume that the border shows the background (Wei et al., *Geodesic saliency*, ECCV 2012;
+    Zhang et al., *Minimum barrier*, ICCV 2015, whose border contrast is a Mahalanobis distance, too). Ours describes
+    the border by the medians and the median absolute deviations (spreads) of its CIE Lab channels, which hardly change
+    while an object covers less than half of it, and measures all pixels in these spreads.
 
-    A border cannot tell an object from a background of the same kind. If what stands out inside is not ``ratio`` times
-    as frequent as along the border, where by assumption nothing does, the image is one texture and its map is empty;
-    so it is where mere specks stand out.
+    A border cannot separate an object from a background of the same kind. By assumption, nothing on the border is
+    salient. If salient pixels are not ``ratio`` times as frequent inside as on the border, the image is one texture and
+    its map is empty. The map is also empty if only specks are salient.
 
     Args:
-        spreads: A pixel that differs by no more than the first number of spreads is background, 0; from the second on
-            it is salient, 1. By default 4, which one pixel in a thousand exceeds where colours vary normally, and 8.
+        spreads: A pixel that differs by at most the first number of spreads is background, 0; from the second on it is
+            salient, 1. Defaults: 4, which one pixel in a thousand exceeds if colours vary normally, and 8.
         border: Width of the border, as a fraction of the shorter side, in ``(0, 0.25]``.
         ratio: How many times as frequent salient pixels must be inside as on the border, at least 1.
-        area: Smallest share of an image that its object covers, within ``[0, 1]``.
-        size: Images are reduced to this longer side in pixels, which also averages fine texture, at least 16.
+        area: Smallest fraction of an image that its object covers, within ``[0, 1]``.
+        size: Longer side in pixels to which images are reduced, at least 16. This also averages fine texture.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -72,13 +72,13 @@ class BorderContrast(Saliency):
         self.spreads, self.border, self.ratio, self.area, self.size = spreads, border, ratio, area, size
 
     def estimate(self, image: Tensor, paths: Sequence[str] | None) -> Tensor:
-        """Compare all pixels with the border's."""
+        """Compare all pixels with those of the border."""
         del paths
         color = rgb_to_lab(_reduce(image, self.size))
         width = max(1, round(self.border * min(color.shape[-2:])))
         background = _border(color, width)
         center, spread = _median_and_deviation(background)
-        spread *= 1.4826  # of normally distributed values: their deviation
+        spread *= 1.4826  # the standard deviation, if values are normally distributed
         difference = (color - center[..., None]) / spread.clamp(min=NOTICEABLE)[..., None]
         distance = difference.square().sum(1, keepdim=True).sqrt()
         low, high = self.spreads
@@ -97,20 +97,20 @@ class BorderContrast(Saliency):
 
 
 class SpectralResidual(Saliency):
-    """Takes for salient where an image departs from its own averaged spectrum.
+    """Finds salient pixels by how far an image's spectrum departs from its own local average.
 
-    Hou and Zhang, *Saliency detection: a spectral residual approach* (CVPR 2007): what the logarithm of the amplitude
-    spectrum has beyond its local average, transformed back with the image's phases, squared and blurred, on images of
+    Hou and Zhang, *Saliency detection: a spectral residual approach* (CVPR 2007): the logarithm of the amplitude
+    spectrum minus its local average, transformed back with the image's phases, squared and blurred, on images of
     64 pixels. The blur is that of the authors' published listing. OpenCV's ``StaticSaliencySpectralResidual`` stretches
     all images to 64 x 64, blurs over 5 x 5 pixels, squares last, and divides by the maximum.
 
-    We divide by the mean instead, which is 1 for a flat spectrum of random phases. The paper takes what exceeds three
-    times the mean for objects: there our map reaches 1, and it is empty where nothing does.
+    We divide by the mean instead, which is 1 for a flat spectrum of random phases. In the paper a
+    pixel above three times the mean belongs to an object: there our map is 1. Without such a pixel it is empty.
 
     Args:
-        size: Images are reduced to this longer side in pixels, at least 16.
-        threshold: Multiple of the mean from which on a pixel is an object's, above 1.
-        sigma: Of the blur, in pixels of the reduced image.
+        size: Longer side in pixels to which images are reduced, at least 16.
+        threshold: Multiple of the mean from which a pixel belongs to an object, above 1.
+        sigma: Standard deviation of the blur, in pixels of the reduced image.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -136,7 +136,7 @@ class SpectralResidual(Saliency):
         return salient * per_image(found, image)
 
     def residual(self, gray: Tensor) -> Tensor:
-        """Compute the map of ``(B, 1, h, w)`` images of that size, relative to its mean."""
+        """Compute the map of reduced images ``(B, 1, h, w)``, relative to its mean."""
         spectrum = torch.fft.fft2(gray)
         amplitude, floor = spectrum.abs(), ROUNDING * (gray.shape[-2] * gray.shape[-1]) ** 0.5
         logarithm = (amplitude + floor).log()
@@ -178,10 +178,10 @@ def _border(image: Tensor, width: int) -> Tensor:
 
 
 def _median_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Median over the last dimension, which is kept, and the median distance from it.
+    """Compute the median over the last dimension, which is kept, and the median distance from it.
 
-    On a GPU ``Tensor.median`` is not deterministic. Of sorted values, those nearest to the median lie side by side, so
-    that no second sorting is needed: among all runs of half of the values, the one that reaches least far tells.
+    On a GPU ``Tensor.median`` is not deterministic. In sorted values those nearest to the median are neighbours, so no
+    second sorting is needed: the median distance is the least reach of all runs of half of the values.
     """
     values, half = values.sort(-1).values, values.shape[-1] // 2
     center = values[..., half, None]

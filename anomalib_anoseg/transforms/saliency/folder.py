@@ -1,4 +1,4 @@
-"""Saliency from maps that any other tool has made, found by the paths of the images."""
+"""Saliency from maps made by any other tool, found by the paths of the images."""
 
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -19,18 +19,18 @@ EIGHT_BITS = {"1", "L", "LA", "P", "RGB", "RGBA"}
 class SaliencyFolder(Saliency):
     """Reads maps from a folder: 8-bit pictures, white where salient, of any size.
 
-    An image's map is the picture that shares the longest end of its path, whatever the suffixes: for
-    ``bottle/train/good/0.png`` a map ``train/good/0.jpg`` comes before ``good/0.png`` and that before ``0.png``.
+    An image's map is the picture that shares the longest end of the image's path, regardless of suffixes: for
+    ``bottle/train/good/0.png`` a map ``train/good/0.jpg`` precedes ``good/0.png``, which precedes ``0.png``.
 
-    The folder is listed and maps are read when they are first needed; each is kept in memory, at the size of its image,
-    one byte a pixel. Maps follow images that were resized after they were read, but none that were cropped or rotated:
-    leave that to the transforms that take saliency.
+    The folder is listed, and maps are read, at first use; each is kept in memory, at the size of its image, one byte
+    per pixel. Maps fit images that were resized after reading, but not images that were cropped or rotated: leave that
+    to the transforms that take saliency.
 
     Args:
         root: The folder.
 
     Raises:
-        ValueError: At use, if there are no paths, or if it cannot be told which map is whose.
+        ValueError: At use, if there are no paths, or a map is ambiguous.
         FileNotFoundError: At use, if the folder or a map is missing.
 
     Example:
@@ -76,11 +76,11 @@ class SaliencyFolder(Saliency):
         return self._cache[path]
 
     def _find(self, image: Path) -> Path:
-        """Find the map of an image and note whose it is.
+        """Find the map of an image and record that it belongs to this image.
 
         Raises:
             FileNotFoundError: If there is none.
-            ValueError: If it is another image's.
+            ValueError: If it belongs to another image.
         """
         if self._pictures is None:
             self._pictures = _list_pictures(self.root)
@@ -107,11 +107,11 @@ def _read(picture: Path) -> Tensor:
     """Read a map, ``(1, H, W)`` uint8.
 
     Raises:
-        ValueError: If its values are not of 8 bits, which would be cut off.
+        ValueError: If its values do not have 8 bits: they would be cut off.
     """
     with Image.open(picture) as opened:
         if opened.mode not in EIGHT_BITS:
-            raise ValueError(f"Saliency maps must have 8 bits a channel, but {picture} is of mode {opened.mode!r}.")
+            raise ValueError(f"Saliency maps must have 8 bits per channel, but {picture} has mode {opened.mode!r}.")
         return pil_to_tensor(opened.convert("L"))
 
 
@@ -137,11 +137,11 @@ def _list_pictures(root: Path) -> dict[tuple[str, ...], Path]:
 
 
 def create_saliency(name: str) -> Saliency:
-    """Create a source of saliency from plain text, as it stands in configurations and checkpoints.
+    """Create a source of saliency from its name in a configuration or checkpoint.
 
     Args:
         name: ``"none"``, ``"spectral_residual"``, ``"border_contrast"``, or the path of a folder of maps, which need
-            not exist before its first use.
+            not exist before first use.
 
     Example:
         >>> create_saliency("none"), create_saliency("my/maps")

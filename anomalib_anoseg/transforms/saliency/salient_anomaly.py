@@ -1,4 +1,4 @@
-"""Anomalies that lie where something stands out, as real defects lie on the object and not on what is behind it."""
+"""Anomalies on salient pixels, because real defects lie on the object and not on the background."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from anomalib_anoseg.transforms.base import SyntheticAnomaly
 from anomalib_anoseg.transforms.saliency.base import EMPTY, NoSaliency, Saliency
 from anomalib_anoseg.transforms.saliency.folder import create_saliency
 
-# Saliency is counted in this many steps: sums of whole numbers are the same on every device and in any order.
+# Saliency is rounded to this many steps: sums of whole numbers are the same on every device and in any order.
 STEPS = 255
 
 
 class SalientAnomaly(SyntheticAnomaly):
-    """What anomalies that follow saliency share.
+    """Base of anomalies that follow saliency.
 
     Args:
-        saliency: A kind of :func:`~.saliency.create_saliency`, or a module.
+        saliency: A name for :func:`~.saliency.create_saliency`, or a module.
         p: Probability of an anomaly.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
     """
@@ -27,7 +27,7 @@ class SalientAnomaly(SyntheticAnomaly):
         self.saliency = create_saliency(saliency) if isinstance(saliency, str) else saliency
 
     def look_up(self, image: Tensor, paths: Sequence[str] | None) -> dict[str, Tensor]:
-        """Find the images' ``saliency``, ``(B, 1, h, w)``, if there are files to look it up by."""
+        """Find the images' ``saliency``, ``(B, 1, h, w)``, if their files are given."""
         if paths is None or isinstance(self.saliency, NoSaliency):
             return {}
         return {"saliency": self.saliency.small(image, paths)}
@@ -37,17 +37,17 @@ class SalientAnomaly(SyntheticAnomaly):
         self.saliency.check_paths(paths)
 
     def estimate_saliency(self, image: Tensor, params: dict[str, Tensor]) -> Tensor | None:
-        """Estimate the saliency of images, or take it from ``params``: ``(B, 1, h, w)``; nothing for ``"none"``."""
+        """Estimate the saliency of images, or take it from ``params``: ``(B, 1, h, w)``; ``None`` for ``"none"``."""
         if isinstance(self.saliency, NoSaliency):
             return None
         return params["saliency"].to(image.device) if "saliency" in params else self.saliency.small(image)
 
 
 def move_to_salient(points: Tensor, saliency: Tensor) -> Tensor:
-    """Move points that lie anywhere with equal chance so that they are as dense as their image is salient.
+    """Move uniformly distributed points so that their density is proportional to the saliency of their image.
 
-    The inverse of the cumulative saliency, of the rows first and then along the row: neighbours stay neighbours, points
-    stay where they are if all is equally salient, and also if nothing is.
+    This inverts the cumulative saliency, first over the rows, then along a row. Neighbours stay neighbours. Points do
+    not move if the saliency is the same everywhere or the map is empty.
 
     Args:
         points: ``(B, ..., 2)``, x first, as fractions of the side, in ``[0, 1]``.
@@ -79,7 +79,7 @@ def _invert(density: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     cumulative = density.cumsum(-1)
     total = cumulative[..., -1]
     target = share * total
-    # Below the total, so that the cell has a density, even if the share is 1 or rounded to it.
+    # Below the total, so that the cell's density is not 0, even if the share is 1 or rounded to 1.
     reached = torch.minimum(target.long(), total - 1)[..., None]
     cell = torch.searchsorted(cumulative, reached, right=True)
     before, own = (values.gather(-1, cell).squeeze(-1) for values in (cumulative - density, density))

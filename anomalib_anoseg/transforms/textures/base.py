@@ -1,4 +1,4 @@
-"""What all sources of textures share."""
+"""Base of all sources of textures."""
 
 from collections.abc import Sequence
 
@@ -10,21 +10,20 @@ from anomalib_anoseg.transforms.textures.distortions import distort, draw_distor
 
 
 class Textures(nn.Module):
-    """Where textures come from; each is distorted anew for each image, as DRAEM does.
+    """Source of textures, which are distorted at random for each image, as in DRAEM.
 
-    Subclasses say in :meth:`look_up` which picture an index means. Like the transforms, they draw everything random in
-    :meth:`draw` and read nothing else afterwards, but the ``noise`` ``(B, 1, H, W)`` that a transform thresholds.
+    Subclasses define in :meth:`look_up` which picture an index means. Like the transforms, they draw everything random
+    in :meth:`draw`; later they read only this and the ``noise`` ``(B, 1, H, W)`` that a transform thresholds.
     """
 
-    # What comes in from outside when a texture is rotated: black in DRAEM.
+    # Padding of a rotated texture: black in DRAEM.
     padding: str = "zeros"
 
     def draw(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
         """Draw which texture each of ``(B, C, H, W)`` images gets, and how it is distorted.
 
         Returns:
-            What :func:`~.distortions.draw_distortions` tells, and ``index``, ``(B,)`` in
-            ``[0, 1)``.
+            The parameters of :func:`~.distortions.draw_distortions`, and ``index``, ``(B,)`` in ``[0, 1)``.
         """
         params = draw_distortions(stream, shape[0], shape[1])
         return params | {"index": stream.uniform((shape[0],), 0.0, 1.0)}
@@ -41,7 +40,7 @@ class Textures(nn.Module):
 
         Args:
             image: ``(B, C, H, W)``, floating point, in ``[0, 1]``.
-            params: What :meth:`draw` drew, and ``noise``.
+            params: The parameters that :meth:`draw` drew, and ``noise``.
 
         Returns:
             ``(B, C, H, W)`` or, if it is grey, ``(B, 1, H, W)``; float32, in ``[0, 1]``, without gradient.

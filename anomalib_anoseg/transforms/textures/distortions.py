@@ -1,8 +1,7 @@
-"""DRAEM's augmentation of foreign textures: three of ten distortions an image, all on the device and in batch.
+"""DRAEM's augmentation of foreign textures: three of ten distortions per image, on the device and in batch.
 
-Rotation, sharpness and colours change a random subset of the images (:mod:`.subsets`). All other distortions
-change each value for itself: they are applied to a table of the 256 values, and the images look their values up there
-once.
+Rotation, sharpness and colours change a random subset of the images (:mod:`.subsets`). All other distortions map single
+values: they are composed in a table of the 256 values, in which the images look up their values once.
 """
 
 from itertools import combinations, groupby
@@ -17,7 +16,7 @@ from anomalib_anoseg.transforms.random_stream import RandomStream
 from anomalib_anoseg.transforms.rotation import rotate
 from anomalib_anoseg.transforms.subsets import assign_places, max_selected, selected_images, stratified_uniform
 
-# In the order in which they are applied; the last seven change each value for itself.
+# In the order in which they are applied; the last seven map single values.
 DISTORTIONS = (
     "rotation",
     "sharpness",
@@ -32,14 +31,14 @@ DISTORTIONS = (
 )
 COSTLY = DISTORTIONS[:3]
 CHOSEN = 3
-# All sets of three, in an order that has as many as possible of those with a costly distortion next to each other.
+# All sets of three, ordered such that, as far as possible, those with the same costly distortion are adjacent.
 _KINDS = ["R", "RC", "RSC", "RS", "S", "SC", "C", ""]
 SETS = sorted(
     ([name in names for name in DISTORTIONS] for names in combinations(DISTORTIONS, CHOSEN)),
     key=lambda members: _KINDS.index("".join(kind for kind, member in zip("RSC", members, strict=False) if member)),
 )
-# From which strength to which: degrees; a factor, of which 0 blurs and 1 keeps; full circles; a factor; those of the
-# brightness, a factor and an offset; the threshold of solarize, on a scale from 0 to 1.
+# Ranges of strengths: degrees; sharpness as a factor (0 blurs, 1 keeps); full circles; a factor; brightness as a factor
+# and an offset; the threshold of solarize, in [0, 1].
 RANGES = {
     "rotation": (-45.0, 45.0),
     "sharpness": (0.0, 3.0),
@@ -50,7 +49,7 @@ RANGES = {
     "solarize": (32 / 255, 128 / 255),
 }
 LEVELS = 256
-# Histograms are taken from a grid of about this many pixels a side: a few thousand values suffice for 256 levels.
+# Histograms are taken from a grid of about this many pixels per side: a few thousand values suffice for 256 levels.
 HISTOGRAM_SIDE = 64
 
 
@@ -58,16 +57,16 @@ def draw_distortions(stream: RandomStream, count: int, channels: int = 3) -> dic
     """Choose three of the ten distortions for each image, and draw the strength of each.
 
     All sets of three are equally likely. The ranges are those of DRAEM (arXiv 2108.07610) as published with its code;
-    where that leaves them to a library's defaults they are our choice.
+    where that code uses a library's defaults, they are our choice.
 
     Args:
-        stream: Where to draw from.
+        stream: Random stream.
         count: Number of images ``B``.
         channels: Number of channels ``C``.
 
     Returns:
         ``chosen`` ``(B, 10)`` bool, in the order of :data:`DISTORTIONS`; ``places`` ``(B, 3, K)`` bool, see
-        :func:`~.subsets.assign_places`, for the :data:`COSTLY` ones; what :data:`RANGES` names, float32 ``(B,)``;
+        :func:`~.subsets.assign_places`, for the :data:`COSTLY` ones; each of :data:`RANGES`, float32 ``(B,)``;
         ``gamma`` ``(B, C)``; ``posterize`` (bits kept), int64 ``(B,)``.
     """
     device, spread = stream.device, stratified_uniform(stream, count)
@@ -85,21 +84,21 @@ def draw_distortions(stream: RandomStream, count: int, channels: int = 3) -> dic
 
 
 def _max_distorted(number: int, count: int) -> int:
-    """Tell how many of ``count`` images can have a distortion: those of each run of sets that have it."""
+    """Count how many of ``count`` images can have a distortion, over all runs of sets that have it."""
     runs = (sum(1 for _ in run) for has_it, run in groupby(SETS, key=itemgetter(number)) if has_it)
     return min(count, sum(max_selected(length / len(SETS), count) for length in runs))
 
 
 def distort(image: Tensor, params: dict[str, Tensor], padding: str) -> Tensor:
-    """Apply what :func:`draw_distortions` chose.
+    """Apply the distortions that :func:`draw_distortions` chose.
 
-    They follow each other in the order of :data:`DISTORTIONS`, where DRAEM draws the order, too: so the last seven
-    share one look-up. The histograms of autocontrast and equalize are estimated from part of the pixels.
+    They are applied in the order of :data:`DISTORTIONS`, so that the last seven share one look-up. DRAEM also draws the
+    order. The histograms of autocontrast and equalize are estimated from part of the pixels.
 
     Args:
         image: ``(B, C, H, W)``, uint8, contiguous, sides of 3 pixels or more; overwritten.
-        params: What was drawn, on the device of ``image``.
-        padding: What comes in from outside when an image is rotated, see :func:`~.rotation.rotate`.
+        params: The drawn parameters, on the device of ``image``.
+        padding: Values outside a rotated image, see :func:`~.rotation.rotate`.
 
     Returns:
         ``(B, C, H, W)``, float32, in ``[0, 1]``, of 256 levels.
@@ -109,7 +108,7 @@ def distort(image: Tensor, params: dict[str, Tensor], padding: str) -> Tensor:
     def strength(name: str, neutral: float, place: int, images: Tensor) -> Tensor:
         return params[name][images].where(is_chosen[place], neutral)
 
-    # Nearest pixels take a third of the time, and the difference does not matter in a texture.
+    # Nearest-neighbour sampling takes a third of the time, and the difference does not matter in a texture.
     part = image.index_select(0, rotated).float()
     part = rotate(part, strength("rotation", 0.0, 0, rotated), padding, mode="nearest")
     _replace(image, rotated, part.to(torch.uint8))
@@ -124,7 +123,7 @@ def distort(image: Tensor, params: dict[str, Tensor], padding: str) -> Tensor:
 
 
 def _replace(image: Tensor, images: Tensor, part: Tensor) -> None:
-    """Put ``part`` in place of some images; eight pixels at a time where the width allows, which is faster."""
+    """Replace some images by ``part``; eight pixels at a time if the width allows, which is faster."""
     width = torch.int64 if image.shape[-1] % 8 == 0 else torch.uint8
     image.view(width).index_copy_(0, images, part.view(width))
 
@@ -135,8 +134,8 @@ def _to_levels(image: Tensor) -> Tensor:
 
 
 def _look_up_tones(image: Tensor, params: dict[str, Tensor]) -> Tensor:
-    """Change each value for itself: ``(B, C, H, W)`` uint8 to float32 in ``[0, 1]``."""
-    # All tables lie behind each other, so that one look-up serves many.
+    """Map single values of ``(B, C, H, W)`` images, uint8 to float32 in ``[0, 1]``."""
+    # All tables are concatenated, so that one look-up serves many.
     (*shape, height, width), tables = image.shape, image.shape[:2].numel()
     start = torch.arange(0, tables * LEVELS, LEVELS, device=image.device, dtype=torch.int32)[:, None, None]
     stride = max(1, min(height, width) // HISTOGRAM_SIDE)
@@ -151,10 +150,10 @@ def _look_up_tones(image: Tensor, params: dict[str, Tensor]) -> Tensor:
 
 
 def _sharpen(image: Tensor, factor: Tensor) -> Tensor:
-    """Move each pixel away from the mean of its surroundings, or towards it; the outermost ones stay, as in Pillow.
+    """Move each pixel away from the mean of its surroundings, or towards it; the outermost pixels stay, as in Pillow.
 
-    Sums of shifted images take a fraction of a convolution's time on a CPU. Those along the rows are taken as if all
-    images were one row: what then runs from one row into the next belongs to the outermost pixels alone.
+    Sums of shifted images take a fraction of a convolution's time on a CPU. Sums along the rows treat all
+    images as one row: only at the outermost pixels do they mix one row with the next.
     """
     pixels, triple = image.view(-1), torch.empty_like(image)
     torch.add(pixels[:-2], pixels[1:-1], out=triple.view(-1)[1:-1]).add_(pixels[2:])
@@ -168,7 +167,7 @@ def _sharpen(image: Tensor, factor: Tensor) -> Tensor:
 
 
 def _tone_table(histogram: Tensor, params: dict[str, Tensor]) -> Tensor:
-    """Compose the chosen distortions of single values into tables ``(B, C, 256)`` for images of that histogram."""
+    """Compose the chosen mappings of single values into tables ``(B, C, 256)`` for images with that histogram."""
     factor, offset, threshold = (params[name][:, None, None] for name in ("factor", "offset", "solarize"))
     step = 2.0 ** (8 - params["posterize"][:, None, None]) / (LEVELS - 1)
     table = torch.linspace(0, 1, LEVELS, device=histogram.device).expand_as(histogram)

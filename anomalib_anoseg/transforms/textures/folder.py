@@ -21,13 +21,13 @@ SUFFIXES = {".jpeg", ".jpg", ".png", ".webp"}
 class TextureFolder(Textures):
     """Textures from a folder of pictures, such as the Describable Textures Dataset, as in DRAEM.
 
-    The pictures are read at first use, once, brought to the size of the images of that batch and kept as 8-bit values
-    on their device; images of another size get them interpolated. DTD takes 1.1 GB at 256x256 pixels.
+    The pictures are read once, at first use, resized to the images of that batch and kept as 8-bit values on their
+    device; for images of another size they are interpolated. DTD takes 1.1 GB at 256x256 pixels.
 
     Args:
-        root: Folder of pictures (JPEG, PNG, WebP), in its subfolders too.
-        memory: Largest amount of memory for them, in megabytes, ``1 <= memory <= 100000``; of more pictures than fit
-            evenly spaced ones are taken.
+        root: Folder of pictures (JPEG, PNG, WebP), including its subfolders.
+        memory: Most memory for the pictures, in megabytes, ``1 <= memory <= 100000``. If not all fit, an evenly spaced
+            selection is read.
 
     Raises:
         ValueError: If ``memory`` is out of bounds.
@@ -64,11 +64,11 @@ class TextureFolder(Textures):
         return texture.float().mean(1, keepdim=True).to(torch.uint8) if image.shape[1] == 1 else texture
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the pictures behind when copied or sent elsewhere: they are read again there."""
+        """Leave the pictures out of copies and pickles: these read them again."""
         return self.__dict__ | {"_pictures": None}
 
     def extra_repr(self) -> str:
-        """Tell the folder."""
+        """Name the folder and the memory."""
         return f"{str(self.root)!r}, memory={self.memory}"
 
     def _load(self, size: Sequence[int]) -> Tensor:
@@ -87,13 +87,13 @@ class TextureFolder(Textures):
             raise FileNotFoundError(
                 f"textures: there are no pictures ({', '.join(sorted(SUFFIXES))}) in {str(self.root)!r}. Nothing is "
                 f"downloaded: name a folder of pictures, for example of the Describable Textures Dataset from {DTD}, "
-                "or leave it out, for what shows through without one."
+                "or leave `textures` out for the default ones."
             )
         return paths
 
 
 def create_textures(textures: Textures | str | Path | None) -> Textures:
-    """Make textures from what a transform is given: a folder's name, or ``None`` for the batch itself."""
+    """Make textures from a transform's argument: textures, a folder's name, or ``None`` for the batch itself."""
     if isinstance(textures, Textures):
         return textures
     return BatchTextures() if textures is None else TextureFolder(textures)

@@ -12,10 +12,10 @@ from anomalib_anoseg.transforms.textures.distortions import draw_distortions
 
 
 class BatchTextures(Textures):
-    """Use other images of the batch as textures, upside down and with their rows shifted around.
+    """Use other images of the batch as textures, upside down and with their rows shifted cyclically.
 
-    Parts lie in the same place in all pictures: unmoved, an image would get from another what it has there itself. An
-    image may also get itself.
+    Objects lie in the same place in all images: unmoved, another image would often show the same there. An image may
+    also get itself.
 
     Example:
         >>> import torch
@@ -26,12 +26,12 @@ class BatchTextures(Textures):
     padding = "reflection"
 
     def draw(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
-        """As for any texture, and ``shift``, ``(B,)`` in heights."""
+        """Draw as for any texture, and ``shift``, ``(B,)``, as a fraction of the height."""
         params = super().draw(shape, stream)
         return params | {"shift": stream.uniform((shape[0],), 0.2, 0.8)}
 
     def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
-        """Take the image at fraction ``index`` of the batch, upside down, its rows shifted around."""
+        """Take the image at fraction ``index`` of the batch, upside down, its rows shifted cyclically."""
         batch, channels, height, width = image.shape
         source = (params["index"] * batch).long().clamp(max=batch - 1)[:, None, None]
         channel = torch.arange(channels, device=image.device)[:, None]
@@ -39,7 +39,7 @@ class BatchTextures(Textures):
         rows = (source * channels + channel) * height + row
         pictures = torch.empty(image.shape, dtype=torch.uint8, device=image.device)
         for part, levels in in_parts((height, width), image.flatten(0, 1), pictures.flatten(0, 1)):
-            # A little more than 255, so that cutting off rounds: k / 255 becomes k again for all 256 levels.
+            # A little more than 255, so that truncation restores k from k / 255 for all 256 levels.
             levels.copy_(part.float().mul(255.999).clamp_(0, 255))
         return pictures.view(-1, width).index_select(0, rows.flatten()).view_as(image)
 
@@ -58,6 +58,6 @@ class NoiseTextures(Textures):
         return draw_distortions(stream, shape[0], channels=1)
 
     def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
-        """Bring the noise from ``[-0.5, 1]`` to ``[0, 0.75]``; what lies below becomes 0."""
+        """Map the noise from ``[-0.5, 1]`` to ``[0, 0.75]``; lower values become 0."""
         del image
         return params["noise"].add(0.5).mul_(255 / 2).add_(0.5).clamp_(min=0).to(torch.uint8)

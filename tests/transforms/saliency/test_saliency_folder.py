@@ -103,7 +103,7 @@ def test_refuses_two_maps_for_one_image(folder):
 
 def test_refuses_what_eight_bits_would_cut_off(tmp_path):
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"8 bits a channel, but .*a.png is of mode 'I;16'"):
+    with pytest.raises(ValueError, match=r"8 bits per channel, but .*a.png has mode 'I;16'"):
         SaliencyFolder(tmp_path)(torch.rand(1, 3, 8, 8), ["a.png"])
 
 
