@@ -1,4 +1,4 @@
-"""anomalib's AUPRO, with two of its surprises taken away."""
+"""anomalib's AUPRO with two corrections."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 class AUPRO(anomalib.metrics.AUPRO):
-    """Area under the per-region overlap, anomalib's.
+    """Area under the per-region overlap, anomalib's with two corrections.
 
-    anomalib's own saves its ``fpr_limit`` in checkpoints, so that those of a model with and without the metric do not
-    fit each other, and gives 0, the value of the worst model, where nothing is anomalous in truth.
+    anomalib's metric saves its ``fpr_limit`` in checkpoints, so checkpoints of a model with and without the metric are
+    incompatible. If no pixel is anomalous in the ground truth, it returns 0, the value of the worst model.
 
     Args:
-        fields: Names of the scores and of the truth in a batch.
+        fields: Names of the scores and of the ground truth in a batch.
         prefix: Put before the metric's name.
         strict: Whether a batch without these fields is an error.
         **kwargs: Arguments of :class:`anomalib.metrics.AUPRO`.
@@ -30,7 +30,7 @@ class AUPRO(anomalib.metrics.AUPRO):
         self.register_buffer("fpr_limit", fpr_limit, persistent=False)
 
     def compute(self) -> Tensor | None:
-        """Compute the area; NaN if no pixel is anomalous in truth, None if nothing was seen and that is no error."""
+        """Compute the area; NaN if the ground truth has no anomalous pixel, None without data if that is no error."""
         area: Tensor | None = super().compute()
         if area is None or any(bool(target.any()) for target in self.target):
             return area

@@ -1,4 +1,4 @@
-"""The metrics that our models print, and when."""
+"""Which metrics this package's models log by default, and when."""
 
 from typing import Any
 
@@ -17,11 +17,11 @@ MASK = ("pred_mask", "gt_mask")
 
 
 class LabelAwareEvaluator(Evaluator):
-    """anomalib's evaluator, silent on validation data that cannot tell a good model from a bad one.
+    """anomalib's evaluator, without validation metrics if the images cannot tell a good model from a bad one.
 
-    Most users validate on normal images alone, where AUROC is undefined and torchmetrics gives 0. Validation metrics
+    Most users validate on normal images only, where AUROC is undefined and torchmetrics gives 0. Validation metrics
     that are not ``strict`` are computed, and printed, only if there are both normal and anomalous images. Those of
-    anomaly maps are computed by ``anomalib validate``, but not while training: to sort all pixels after each epoch can
+    anomaly maps are computed by ``anomalib validate``, but not during training: sorting all pixels after each epoch can
     take longer than the epoch.
 
     Args:
@@ -37,7 +37,7 @@ class LabelAwareEvaluator(Evaluator):
     _has_both_labels = False
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look whether the validation data has normal and anomalous images."""
+        """Check whether the validation data has normal and anomalous images."""
         del pl_module
         loaders: Any = trainer.val_dataloaders
         datasets = [loader.dataset for loader in (loaders if isinstance(loaders, list) else [loaders])]
@@ -54,7 +54,7 @@ class LabelAwareEvaluator(Evaluator):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Update those validation metrics that say something and can be afforded."""
+        """Update the validation metrics that are meaningful and fast enough."""
         del pl_module, outputs, batch_idx, dataloader_idx
         if not self._has_both_labels or trainer.sanity_checking:
             return
@@ -64,7 +64,7 @@ class LabelAwareEvaluator(Evaluator):
                 metric.update(batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the metrics that have seen images; the others would warn that they have not."""
+        """Log the metrics that were updated; the others would only raise a warning."""
         del trainer, pl_module
         metrics: Any = self.val_metrics
         log: Any = self.log  # Lightning gives it to callbacks
@@ -74,11 +74,11 @@ class LabelAwareEvaluator(Evaluator):
 
 
 def segmentation_evaluator() -> LabelAwareEvaluator:
-    """Make the evaluator that all models of this package have by default.
+    """Make the default evaluator of all models of this package.
 
-    Tests print ``image_AUROC``, ``image_F1Score``, ``pixel_AUROC``, ``pixel_AUPR`` (average precision),
+    Testing logs ``image_AUROC``, ``image_F1Score``, ``pixel_AUROC``, ``pixel_AUPR`` (average precision),
     ``pixel_AUPRO``, ``pixel_F1Score``, ``pixel_IoU``, ``pixel_BestIoU`` and ``pixel_IoUCurveArea``, those of pixels
-    only if there are masks; validation prints the first and the third and fourth, see :class:`LabelAwareEvaluator`.
+    only if there are masks. Validation logs the first, third and fourth, see :class:`LabelAwareEvaluator`.
 
     Example:
         >>> [metric.name for metric in segmentation_evaluator().val_metrics]

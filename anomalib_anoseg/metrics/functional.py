@@ -1,11 +1,11 @@
-"""Intersection over union of anomalous pixels against the threshold, from a histogram of scores.
+"""Intersection over union (IoU) of anomalous pixels at all thresholds, from a histogram of scores.
 
 A pixel is called anomalous where its score exceeds the threshold, as in anomalib, so that the curve at 0.5 is the IoU
-of anomalib's masks. Thresholds are the edges of equal bins of ``[0, 1]``. Scores outside are moved to its nearer end,
-and NaN counts as 0, never anomalous, because no comparison with NaN is true.
+of anomalib's masks. Thresholds are the edges of equal bins of ``[0, 1]``. Scores outside are clamped, and NaN
+counts as 0, never anomalous, because no comparison with NaN is true.
 
-torchmetrics' binned curves hold the same counts, but compare every score with every threshold, in time or in memory
-that grows with their product; a histogram takes one look at each score.
+torchmetrics' binned curves hold the same counts, but compare every score with every threshold, so time or memory grows
+with their product. A histogram reads each score once.
 """
 
 import torch
@@ -22,12 +22,12 @@ def binary_iou_curve(preds: Tensor, target: Tensor, bins: int = DEFAULT_BINS) ->
 
     Args:
         preds: Scores in ``[0, 1]`` of any floating dtype, ``(...)``.
-        target: Truth of the same shape, boolean or integer; whatever is not zero is anomalous.
+        target: Ground truth of the same shape, boolean or integer; non-zero is anomalous.
         bins: Number of bins, a power of two.
 
     Returns:
-        IoU and thresholds, ``(bins + 1,)`` each, thresholds rising from 0 to 1. The IoU is NaN throughout if no pixel
-        is anomalous in truth.
+        IoU and thresholds, ``(bins + 1,)`` each, thresholds rising from 0 to 1. All IoUs are NaN if no pixel is
+        anomalous in the ground truth.
 
     Raises:
         ValueError: If shapes, dtypes or ``bins`` do not fit.
@@ -44,7 +44,7 @@ def binary_iou_curve(preds: Tensor, target: Tensor, bins: int = DEFAULT_BINS) ->
 
 
 def binary_best_iou(preds: Tensor, target: Tensor, bins: int = DEFAULT_BINS) -> Tensor:
-    """Compute the highest IoU that any threshold reaches, exact to the bin: what a perfect choice would give.
+    """Compute the highest IoU over all thresholds: that of the best possible threshold, exact to the bin.
 
     Args:
         preds: See :func:`binary_iou_curve`.
@@ -62,7 +62,7 @@ def binary_best_iou(preds: Tensor, target: Tensor, bins: int = DEFAULT_BINS) -> 
 
 
 def binary_iou_curve_area(preds: Tensor, target: Tensor, bins: int = DEFAULT_BINS) -> Tensor:
-    """Compute the area under the IoU curve: high where a map is right whatever the threshold.
+    """Compute the area under the IoU curve: high if a map is right at any threshold.
 
     Args:
         preds: See :func:`binary_iou_curve`.
@@ -83,7 +83,7 @@ def check_bins(bins: int) -> None:
     """Check a number of bins.
 
     Raises:
-        ValueError: If it is no power of two: only then is the product with a score exact.
+        ValueError: If it is not a power of two: only with one is the product with a score exact.
     """
     if bins < 2 or bins & (bins - 1):  # noqa: PLR2004
         raise ValueError(f"bins must be a power of two, 2 or more, such as {DEFAULT_BINS}; got {bins}.")
@@ -109,13 +109,13 @@ def score_histogram(preds: Tensor, target: Tensor, bins: int) -> Tensor:
                 [0, 0, 1]])
     """
     if preds.shape != target.shape:
-        raise ValueError(f"preds and target must have one shape, got {tuple(preds.shape)} and {tuple(target.shape)}.")
+        raise ValueError(f"preds and target need the same shape, got {tuple(preds.shape)} and {tuple(target.shape)}.")
     if not preds.is_floating_point():
         raise ValueError(f"preds must be floating-point scores, got {preds.dtype}; for masks use IoU.")
     if target.is_floating_point():
         raise ValueError(f"target must be boolean or integer, got {target.dtype}; compare it with a threshold first.")
     scores = preds.detach().flatten()
-    if scores.dtype != torch.float64:  # eight or eleven bits of mantissa do not hold the number of a bin
+    if scores.dtype != torch.float64:  # eight or eleven bits of mantissa cannot hold a bin's index
         scores = scores.float()
     cells = scores.clamp(0, 1).nan_to_num_(nan=0.0).mul_(bins).ceil_().long()
     cells = torch.where(target.flatten().bool(), cells + (bins + 1), cells)

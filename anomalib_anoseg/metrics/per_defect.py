@@ -15,22 +15,22 @@ GOOD = None
 
 
 class PerDefect:
-    """Any anomalib metric, for each type of defect by itself.
+    """Any anomalib metric, computed separately for each type of defect.
 
     The type of defect is the name of the folder that an anomalous image lies in, as in MVTec AD and in ``Folder`` with
     several folders of anomalous images. A defect's value is that of its own images together with all good ones,
-    because a ranking needs both, and because false alarms on good images count against every defect: pixel metrics
-    are then lower for a rare defect than for a frequent one that is found as well.
+    because a ranking needs both, and because false alarms on good images count against every defect. So pixel metrics
+    are lower for a rare defect than for a frequent one that is found equally well.
 
     With several processes ``compute`` gathers the metric's state on all of them, whichever defects each has seen.
 
     Args:
-        metric: The metric; it is copied and stays as it is.
-        with_good: Whether good images count. Metrics that rank images need them; those of pixels find normal pixels
-            around each defect, too.
+        metric: The metric; it is copied and not changed.
+        with_good: Whether good images count. Metrics that rank images need them; pixel metrics also find normal
+            pixels around each defect.
 
     Raises:
-        TypeError: If the metric is no anomalib metric.
+        TypeError: If the metric is not an anomalib metric.
         ValueError: If its states cannot be merged.
 
     Example:
@@ -52,7 +52,7 @@ class PerDefect:
         if not isinstance(metric, AnomalibMetric):
             raise TypeError(
                 f"metric must be an anomalib metric, got {type(metric).__name__}; "
-                "anomalib.metrics.create_anomalib_metric makes one of a torchmetrics metric."
+                "anomalib.metrics.create_anomalib_metric makes one from a torchmetrics metric."
             )
         base: Any = metric
         if base.full_state_update is not False or base.dist_sync_on_step:
@@ -62,7 +62,7 @@ class PerDefect:
             )
         self.metric = base.clone()
         self.metric.reset()
-        self.metric.distributed_available_fn = _never  # compute() gathers itself: processes see different defects
+        self.metric.distributed_available_fn = _never  # compute() gathers the states: processes see different defects
         self.with_good = with_good
         self._parts: dict[str | None, Any] = {}
 
@@ -111,7 +111,7 @@ class PerDefect:
 
 
 class _Rows(SimpleNamespace):
-    """Some images of a batch, with no more than the fields that a metric reads."""
+    """Some images of a batch, with only the fields that a metric reads."""
 
     def __init__(self, batch: ImageBatch, rows: list[int], fields: Sequence[str]) -> None:
         values = {field: getattr(batch, field, None) for field in fields}

@@ -161,7 +161,7 @@ def test_bins_must_be_a_power_of_two(bins):
 @pytest.mark.parametrize(
     ("preds", "target", "message"),
     [
-        (torch.rand(2, 3), torch.zeros(3, 2).bool(), r"one shape, got \(2, 3\) and \(3, 2\)"),
+        (torch.rand(2, 3), torch.zeros(3, 2).bool(), r"same shape, got \(2, 3\) and \(3, 2\)"),
         (
             torch.zeros(2).bool(),
             torch.zeros(2).bool(),
