@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     FloatArray = NDArray[np.float64]
 
-VISIBLE = 3  # grey levels of 255 that a channel must change by, before noise, for its pixel to be part of a defect
+VISIBLE = 3  # of 255 grey levels: a pixel is part of a defect if a channel changes by more, before noise
 SMALLEST_SPECK = 6  # pixels; smaller groups of changed pixels are undone
 _FINE = 4  # sub-pixels per pixel and axis, for smooth edges
 _FOREIGN = ((0.08, 0.07, 0.06), (0.85, 0.83, 0.78), (0.2, 0.27, 0.42), (0.35, 0.3, 0.2))  # hair, thread, plastic, straw
@@ -52,7 +52,7 @@ def mark_changes(before: FloatArray, after: FloatArray) -> tuple[FloatArray, NDA
 
 
 def scratch(surface: FloatArray, rng: np.random.Generator, strength: float = 1.0) -> FloatArray:
-    """A wandering, tapering and sometimes interrupted line, lighter (dust) or darker (shadow) than its ground."""
+    """Draw a wandering, tapering, sometimes interrupted line, lighter (dust) or darker (shadow) than the surface."""
     size = len(surface)
     line = _walk(size, rng, length=rng.uniform(0.2, 0.8), bend=_log_uniform(rng, 0.002, 0.03))
     pressure = np.sin(np.linspace(0, np.pi, len(line))) ** 0.4 * (0.75 + 0.35 * _noise((len(line),), 8, rng)).clip(0, 1)
@@ -63,7 +63,7 @@ def scratch(surface: FloatArray, rng: np.random.Generator, strength: float = 1.0
 
 
 def stain(surface: FloatArray, rng: np.random.Generator, strength: float = 1.0) -> FloatArray:
-    """A soft, uneven patch where something dried: oil and rust absorb light, lime and dust whiten."""
+    """Draw a soft, uneven patch where something dried: oil and rust absorb light, lime and dust whiten."""
     size = len(surface)
     blob = _blob(size, rng, radius=_log_uniform(rng, 0.07, 0.24), rough=0.9)
     body = _smooth_step(blob, rng.uniform(0.15, 0.7)) * (1 + 0.2 * _noise((size, size), 4, rng)).clip(0.4, 1.4)
@@ -76,7 +76,7 @@ def stain(surface: FloatArray, rng: np.random.Generator, strength: float = 1.0) 
 
 
 def chip(surface: FloatArray, rng: np.random.Generator, strength: float = 1.0) -> FloatArray:
-    """Missing material: a pit with a jagged outline, rough ground, a shaded upper and a lit lower wall."""
+    """Draw missing material: a pit with a jagged outline, rough ground, a shaded upper and a lit lower wall."""
     size = len(surface)
     radius = strength**0.5 * _log_uniform(rng, 0.025, 0.12)
     outline = _fragment(size, rng, radius=radius, corners=int(rng.integers(7, 13)))
@@ -91,7 +91,7 @@ def chip(surface: FloatArray, rng: np.random.Generator, strength: float = 1.0) -
 
 
 def foreign(surface: FloatArray, rng: np.random.Generator, strength: float = 1.0) -> FloatArray:
-    """Something that does not belong there: a fibre, or a splinter of another material, with its shadow."""
+    """Draw a foreign object: a fibre, or a splinter of another material, with its shadow."""
     size = len(surface)
     colour = rng.choice(_FOREIGN) * rng.uniform(0.8, 1.2)
     if rng.integers(2):
@@ -108,7 +108,7 @@ def foreign(surface: FloatArray, rng: np.random.Generator, strength: float = 1.0
 
 
 def smear(surface: FloatArray, rng: np.random.Generator, strength: float = 1.0) -> FloatArray:
-    """A wiped region: the texture is dragged along one direction under a thin, streaky film."""
+    """Draw a wiped region: the texture is dragged along one direction under a thin, streaky film."""
     size = len(surface)
     angle = rng.uniform(0, np.pi)
     direction = np.array([np.sin(angle), np.cos(angle)])
@@ -130,7 +130,7 @@ DEFECTS: dict[str, Callable[[FloatArray, np.random.Generator, float], FloatArray
 
 
 def _mix(ground: FloatArray, colour: FloatArray, amount: FloatArray) -> FloatArray:
-    """``ground`` covered by ``colour`` with opacity ``amount``, ``(H, W)``, limited to [0, 1]."""
+    """Cover ``ground`` with ``colour`` at opacity ``amount``, ``(H, W)``, limited to [0, 1]."""
     opacity = amount.clip(0, 1)[..., None]
     return ground * (1 - opacity) + colour * opacity
 
@@ -140,7 +140,7 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _noise(shape: tuple[int, ...], grain: float, rng: np.random.Generator) -> FloatArray:
-    """Smooth noise with mean 0 and deviation 1; ``grain`` is the smoothing's deviation in pixels."""
+    """Smooth noise with mean 0 and standard deviation 1; ``grain`` is that of the smoothing, in pixels."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), grain, mode="wrap")
     return (noise - noise.mean()) / (noise.std() + 1e-12)
 
@@ -170,7 +170,7 @@ def _blob(
 
 
 def _walk(size: int, rng: np.random.Generator, *, length: float, bend: float) -> FloatArray:
-    """Points ``(N, 2)``, one per pixel of the way, of a random walk through the picture whose course drifts."""
+    """Points ``(N, 2)``, one per pixel of length, of a random walk through the picture whose direction drifts."""
     count = max(int(length * size), 8)
     course = rng.uniform(0, 2 * np.pi) + bend * 128 / size * np.cumsum(_noise((count,), 10 * size / 128, rng))
     way = np.cumsum(np.stack([np.sin(course), np.cos(course)], axis=1), axis=0)
@@ -192,10 +192,10 @@ def _fragment(size: int, rng: np.random.Generator, *, radius: float, corners: in
     """Coverage ``(size, size)`` in [0, 1] of an irregular polygon; ``radius`` is a fraction of the side."""
     angles = np.sort(rng.uniform(0, 2 * np.pi / corners, corners) + np.arange(corners) * 2 * np.pi / corners)
     reach = radius * rng.uniform(0.55, 1.25, corners)
-    turn, ratio = rng.uniform(0, np.pi), rng.uniform(1.0, 1.6)
+    tilt, ratio = rng.uniform(0, np.pi), rng.uniform(1.0, 1.6)
     u, v = reach * np.cos(angles) * ratio, reach * np.sin(angles) / ratio
     centre = rng.uniform(0.12, 0.88, size=2)
-    rows, columns = centre[0] + u * np.sin(turn) + v * np.cos(turn), centre[1] + u * np.cos(turn) - v * np.sin(turn)
+    rows, columns = centre[0] + u * np.sin(tilt) + v * np.cos(tilt), centre[1] + u * np.cos(tilt) - v * np.sin(tilt)
     canvas = np.zeros((size * _FINE, size * _FINE))
     canvas[polygon(rows * size * _FINE, columns * size * _FINE, shape=canvas.shape)] = 1
     return ndimage.gaussian_filter(canvas, 0.6 * _FINE).reshape(size, _FINE, size, _FINE).mean(axis=(1, 3))

@@ -1,4 +1,4 @@
-"""A small data set that is made on the user's machine in seconds, so that a first training needs no download."""
+"""A small data set, made on the user's machine in seconds, so that a first training needs no download."""
 
 import logging
 import math
@@ -21,8 +21,8 @@ from anomalib_anoseg.data.surfaces import SURFACES, Camera
 
 logger = logging.getLogger(__name__)
 
-EDITION = 2  # part of the folder's name; to be raised with every change of a pixel
-IMAGE_SIZES = (64, 160)  # pixels; a turned and zoomed crop of the largest size still fits into the test columns
+EDITION = 2  # part of the folder's name; raise it whenever a pixel changes
+IMAGE_SIZES = (64, 160)  # pixels; a rotated and zoomed crop of the largest size still fits into the test columns
 COUNTS = (1, 10_000)  # file names have four digits: anomalib pairs pictures and masks in the order of their names
 DEFECT_AREA = (0.0015, 0.15)  # smallest and largest fraction of the picture that a defect changes
 README = """\
@@ -60,16 +60,16 @@ class DemoTextures(AnomalibDataModule):
         num_train (int): Number of normal training pictures, 1 to 10000; validation takes its share of them.
             Defaults to ``120``.
         num_test_good (int): Number of normal test pictures, 1 to 10000. Defaults to ``20``.
-        num_test_per_defect (int): Number of test pictures per kind of defect, 1 to 10000. Defaults to ``20``; a few
-            leave the figures to the draw of the defects.
+        num_test_per_defect (int): Number of test pictures per kind of defect, 1 to 10000. Defaults to ``20``; with
+            few, results depend on the randomly drawn defects.
         train_batch_size (int): Pictures per training batch. Defaults to ``16``.
         eval_batch_size (int): Pictures per validation and test batch. Defaults to ``16``.
         num_workers (int): Processes that load pictures; 0 loads them in the main process. Defaults to ``0``.
         train_augmentations (Transform | None): Augmentations of training pictures. Defaults to ``None``.
         val_augmentations (Transform | None): Augmentations of validation pictures. Defaults to ``None``.
         test_augmentations (Transform | None): Augmentations of test pictures. Defaults to ``None``.
-        augmentations (Transform | None): Augmentations where none are given for the stage. Defaults to ``None``.
-        val_split_mode (ValSplitMode | str): Where validation pictures come from; ``"same_as_test"`` and
+        augmentations (Transform | None): Augmentations of stages without their own. Defaults to ``None``.
+        val_split_mode (ValSplitMode | str): Source of validation pictures; ``"same_as_test"`` and
             ``"from_test"`` let a threshold see the test set. Defaults to ``ValSplitMode.FROM_TRAIN``.
         val_split_ratio (float): Fraction of the source that validation takes, between 0 and 1 (exclusive).
             Defaults to ``0.15``.
@@ -141,9 +141,9 @@ class DemoTextures(AnomalibDataModule):
         self._counts = {"train": num_train, "good": num_test_good, "defect": num_test_per_defect}
 
     def prepare_data(self) -> None:
-        """Write the set unless it is there.
+        """Write the set unless it exists.
 
-        It is written beside its place and then renamed, so that a set that exists is complete, and processes that
+        It is written to a draft folder and then renamed, so that a set that exists is complete, and processes that
         write it at the same time do no harm.
 
         Raises:
@@ -182,7 +182,7 @@ class DemoTextures(AnomalibDataModule):
         (folder / "README.txt").write_text(readme, encoding="utf-8", newline="\n")
 
     def _setup(self, _stage: str | None = None) -> None:
-        self.prepare_data()  # anomalib's users call `setup` alone
+        self.prepare_data()  # users of anomalib call only `setup`
         self.train_data = MVTecADDataset(root=self.root, category=self.category, split=Split.TRAIN)
         self.test_data = MVTecADDataset(root=self.root, category=self.category, split=Split.TEST)
 
@@ -190,7 +190,7 @@ class DemoTextures(AnomalibDataModule):
 def render(
     category: str, split: str, kind: str, index: int, *, size: int, seed: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Render one picture; equal arguments give equal pixels, and no other picture's draw matters.
+    """Render one picture; equal arguments give equal pixels, whatever other pictures are rendered.
 
     Args:
         category (str): Key of ``SURFACES``.

@@ -1,6 +1,6 @@
-"""The surfaces of the demonstration data: views of photographs that scikit-image ships, as a camera would take them.
+"""The surfaces of the demonstration data: camera-like views of photographs that scikit-image ships.
 
-A view is made in four steps, so that a defect can be drawn on the surface itself and is lit like it: a crop of the
+A view is made in four steps, so that a defect can be drawn on the surface itself and is lit with it: a crop of the
 photograph (:meth:`Surface.crop`), its colours (:meth:`Surface.paint`), the light (:meth:`Camera.expose`), and the
 sensor (:meth:`Camera.read`).
 """
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     FloatArray = NDArray[np.float64]
     Colour = tuple[float, float, float]
 
-MAX_TURN = 1.5  # degrees that a view is turned at most
-MAX_ZOOM = 0.03  # fraction that a view is magnified or reduced at most
+MAX_ROTATION = 1.5  # largest rotation of a view, in degrees
+MAX_ZOOM = 0.03  # largest fraction by which a view is magnified or reduced
 # Fraction of the photograph's columns that belongs to training; test images get the rest. Not rows: the lower courses
-# of the wall have wider joints than the upper ones, and a test on another kind of wall would ask for another training.
+# of the wall have wider joints than the upper ones, so test images would show another kind of wall than training.
 TRAIN_COLUMNS = 0.58
 
 # The perspective that scikit-image's authors applied to their brick wall (see the source of `skimage.data.brick`).
 _BRICK_PERSPECTIVE = np.array([[0.54764, -0.00219, 0.0], [-0.12822, 0.54688, 0.0], [-0.00022, 0.0, 1.0]])
-_BRICK_STEP = 2.9  # pixels of their original per pixel of ours: nearly the resolution that is left in the file
+_BRICK_STEP = 2.9  # pixels of their original per pixel of ours: close to the resolution of the file
 _BRICK_CORNER, _BRICK_SIDE = (3.0, 110.0), 452  # (x, y) and side, in our pixels, of the square that the file covers
 
 
@@ -38,10 +38,10 @@ class Surface(NamedTuple):
 
     Args:
         file (str): Name of the photograph in ``skimage/data``.
-        dark (tuple[float, float, float]): RGB colour in [0, 1] that grey value 0 is given.
-        light (tuple[float, float, float]): RGB colour in [0, 1] that grey value 1 is given.
+        dark (tuple[float, float, float]): RGB colour for grey value 0, before clipping to [0, 1].
+        light (tuple[float, float, float]): RGB colour for grey value 1, before clipping to [0, 1].
         defects (tuple[str, ...]): Keys of :data:`anomalib_anoseg.data.defects.DEFECTS` that make sense here.
-        strength (float): Factor on the defects' contrast; a busy surface hides what is plain on a calm one.
+        strength (float): Factor on the defects' contrast; a busy surface hides what a calm one shows.
 
     Example:
         >>> crop = SURFACES["brick"].crop("test", 64, np.random.default_rng(0))
@@ -56,19 +56,19 @@ class Surface(NamedTuple):
     strength: float
 
     def crop(self, split: str, size: int, rng: np.random.Generator) -> FloatArray:
-        """Grey crop ``(size, size)`` at a random place of the split's columns, slightly turned and zoomed."""
+        """Take a grey crop ``(size, size)`` at a random place of the split's columns, slightly rotated and zoomed."""
         region = _region(self.file, split)
-        turn = np.deg2rad(rng.uniform(-MAX_TURN, MAX_TURN))
+        angle = np.deg2rad(rng.uniform(-MAX_ROTATION, MAX_ROTATION))
         zoom = 1 + rng.uniform(-MAX_ZOOM, MAX_ZOOM)
-        matrix = zoom * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        reach = np.abs(matrix).sum(axis=1) * (size - 1) / 2  # of the turned square from its centre, in rows and columns
+        matrix = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        reach = np.abs(matrix).sum(axis=1) * (size - 1) / 2  # half the rotated square's extent, in rows and columns
         centre = rng.uniform(reach, np.array(region.shape) - 1 - reach)
         offset = centre - matrix @ np.full(2, (size - 1) / 2)
         crop = ndimage.affine_transform(region, matrix, offset, (size, size), order=3, mode="mirror", prefilter=False)
         return crop.clip(0, 1)
 
     def paint(self, grey: FloatArray) -> FloatArray:
-        """Colours ``(H, W, 3)`` in [0, 1] of grey values ``(H, W)``."""
+        """Give grey values ``(H, W)`` their colours: ``(H, W, 3)`` in [0, 1]."""
         dark, light = np.array(self.dark), np.array(self.light)
         return (dark + (light - dark) * grey[..., None]).clip(0, 1)
 
@@ -106,11 +106,11 @@ class Camera(NamedTuple):
         return cls((gradient * corners)[..., None] * exposure, noise, rng.uniform(0.8, 1.6), rng.uniform(1.0, 2.5))
 
     def expose(self, surface: FloatArray) -> FloatArray:
-        """What a sensor without noise sees of a surface, in [0, 1]."""
+        """Compute what a noiseless sensor sees of a surface, in [0, 1]."""
         return (surface * self.gain).clip(0, 1)
 
     def read(self, exposed: FloatArray) -> NDArray[np.uint8]:
-        """The picture, 8 bits per channel, with the noise of this camera."""
+        """Read the picture, 8 bits per channel, with the noise of this camera."""
         deviation = np.sqrt(self.read_noise**2 + self.shot_noise**2 * exposed)
         return (255 * exposed + deviation * self.noise).round().clip(0, 255).astype(np.uint8)
 
@@ -119,7 +119,7 @@ class Camera(NamedTuple):
 def _region(file: str, split: str) -> FloatArray:
     """Columns of a photograph that belong to ``"train"`` or ``"test"``, as coefficients of a cubic spline.
 
-    The spline is fitted after the cut: not even by interpolation does a pixel of one part reach the other.
+    The spline is fitted after the cut, so that interpolation mixes no pixel of one part into the other.
     """
     photograph = _photograph(file)
     cut = round(TRAIN_COLUMNS * photograph.shape[1])
@@ -135,7 +135,7 @@ def _photograph(file: str) -> FloatArray:
 
 
 def _upright(brick: FloatArray) -> FloatArray:
-    """The brick wall seen straight from the front: scikit-image's perspective and quarter turn undone."""
+    """Undo scikit-image's perspective and rotation by 90 degrees, to see the brick wall straight from the front."""
     y, x = np.mgrid[:_BRICK_SIDE, :_BRICK_SIDE] + np.array(_BRICK_CORNER[::-1])[:, None, None]
     wall = np.stack([_BRICK_STEP * x, _BRICK_STEP * y, np.ones_like(x)])
     column, row, scale = np.tensordot(_BRICK_PERSPECTIVE, wall, axes=1)

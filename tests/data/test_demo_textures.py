@@ -15,7 +15,7 @@ from PIL import Image
 from anomalib_anoseg.data import DemoTextures, demo_textures, surfaces
 from anomalib_anoseg.data.defects import DEFECTS, SMALLEST_SPECK, VISIBLE, mark_changes
 from anomalib_anoseg.data.demo_textures import DEFECT_AREA, IMAGE_SIZES, render
-from anomalib_anoseg.data.surfaces import MAX_TURN, MAX_ZOOM, SURFACES
+from anomalib_anoseg.data.surfaces import MAX_ROTATION, MAX_ZOOM, SURFACES
 
 TINY = {"image_size": 64, "num_train": 10, "num_test_good": 3, "num_test_per_defect": 2}
 DRAWN = [(category, defect) for category, surface in SURFACES.items() for defect in surface.defects]
@@ -103,8 +103,8 @@ def test_training_and_test_pictures_share_no_pixel(monkeypatch):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_largest_picture_fits(category, split):
     region = surfaces._region(SURFACES[category].file, split)
-    turn = np.deg2rad(MAX_TURN)
-    assert min(region.shape) - 1 >= (1 + MAX_ZOOM) * (np.cos(turn) + np.sin(turn)) * (IMAGE_SIZES[1] - 1)
+    angle = np.deg2rad(MAX_ROTATION)
+    assert min(region.shape) - 1 >= (1 + MAX_ZOOM) * (np.cos(angle) + np.sin(angle)) * (IMAGE_SIZES[1] - 1)
 
 
 @pytest.mark.parametrize("category", SURFACES)
