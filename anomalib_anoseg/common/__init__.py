@@ -1,1 +1,1 @@
-"""Small helpers that every room may use; they know nothing of models, data or boards."""
+"""Small helpers for all other subpackages; they do not depend on models, data or boards."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
 from torchvision.utils import make_grid
 
-# Longer side in pixels of a picture on the sheet: what has fewer is enlarged, what has more is reduced.
+# Longer side in pixels of a picture on the sheet: smaller pictures are enlarged, larger ones reduced.
 CELL_SIDES = (192, 256)
 GAP, TEXT_SIZE = 6, 15
 MARK_COLOR = (255, 0, 80)
@@ -22,14 +22,14 @@ SCREEN_SHAPE = 16 / 10
 def compose_sheet(
     normal: Tensor, forged: Tensor, mask: Tensor, captions: Sequence[str], header: Sequence[str]
 ) -> Image.Image:
-    """Lay out images, their forgeries, masks and outlines in as many columns as fit a screen.
+    """Lay out normal images, forged images, masks and outlines in as many columns as fit a screen.
 
     Args:
         normal: ``(N, 3, H, W)`` uint8.
         forged: Likewise.
         mask: ``(N, 1, H, W)`` bool.
         captions: A line of text above each image, cut where it is too long.
-        header: Lines of text above all.
+        header: Lines of text at the top.
 
     Example:
         >>> image = torch.zeros(3, 3, 64, 96, dtype=torch.uint8)
@@ -38,7 +38,7 @@ def compose_sheet(
     """
     height, width = _cell_size(*normal.shape[-2:])
     normal, forged = (resize(image, [height, width], antialias=True) for image in (normal, forged))
-    marks = F.adaptive_max_pool2d(mask.float(), (height, width))  # keeps what is thinner than a pixel
+    marks = F.adaptive_max_pool2d(mask.float(), (height, width))  # keeps marks thinner than a pixel
     outline = (F.max_pool2d(marks, 3, 1, 1) > marks).expand(-1, 3, -1, -1)
     outlined = torch.where(outline, torch.tensor(MARK_COLOR, dtype=torch.uint8).view(3, 1, 1), forged)
     white = (marks * 255).to(torch.uint8).expand(-1, 3, -1, -1)
@@ -58,7 +58,7 @@ def _cell_size(height: int, width: int) -> tuple[int, int]:
 
 
 def _columns(strips: Sequence[Tensor]) -> int:
-    """Number of columns whose sheet comes closest to the shape of a screen."""
+    """Choose the number of columns whose sheet is closest to the shape of a screen."""
     _, height, width = strips[0].shape
 
     def distance(columns: int) -> float:

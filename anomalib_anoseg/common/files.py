@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
-    r"""Write JSON that is either there as a whole or not at all; what is not a finite number becomes null.
+    r"""Write JSON completely or not at all; numbers that are not finite become null.
 
     Example:
         >>> from tempfile import TemporaryDirectory

@@ -1,4 +1,4 @@
-"""What a figure was made with: the machine, and the versions of code and packages."""
+"""The origin of a measurement: the machine, and the versions of code and packages."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from typing import Any
 
 @cache
 def read_cpuinfo() -> tuple[tuple[str, str], ...]:
-    """Read Linux's description of the processor, field by field; nothing elsewhere."""
+    """Read Linux's description of the processor, field by field; empty on other systems."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     fields = (line.partition(":") for line in lines)
@@ -27,24 +27,24 @@ def processor() -> str:
 
 
 def instruction_sets() -> set[str]:
-    """List the instruction sets of the processor by Linux's names; none where it does not tell."""
+    """List the instruction sets of the processor by Linux's names; empty if unknown."""
     return {flag for name, value in read_cpuinfo() if name in {"flags", "Features"} for flag in value.split()}
 
 
 def load_average() -> float | None:
-    """Give the mean number of processes that wanted to run in the last minute; ``None`` if the system does not tell."""
+    """Return the load average of the last minute; ``None`` if the system does not report it."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def package_version(package: str) -> str | None:
-    """Give the version of an installed package; ``None`` if it is not installed."""
+    """Return the version of an installed package; ``None`` if it is not installed."""
     with suppress(PackageNotFoundError):
         return version(package)
     return None
 
 
 def package_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Give the versions of those packages that are installed.
+    """Return the versions of those packages that are installed.
 
     Example:
         >>> list(package_versions(["torch", "no-such-package"]))
@@ -60,7 +60,7 @@ def describe_machine() -> dict[str, Any]:
         >>> sorted(describe_machine())
         ['cores', 'cpu', 'gpu', 'platform', 'python', 'threads']
     """
-    import torch  # noqa: PLC0415 - processes that measure another library do without it
+    import torch  # noqa: PLC0415 - processes that measure another library must not load it
 
     return {
         "python": platform.python_version(),
@@ -73,9 +73,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def read_commit(folder: Path) -> tuple[str | None, bool]:
-    """Read commit of a folder's files, and whether they differ from it; ``(None, False)`` if git does not track them.
+    """Read the commit of a folder's files, and if they differ from it; ``(None, False)`` if git does not track them.
 
-    A package that is installed into an environment inside of a repository belongs to no commit of it.
+    A package installed into an environment inside a repository belongs to none of its commits.
     """
     if not _git(folder, "ls-files", "."):
         return None, False
@@ -83,7 +83,7 @@ def read_commit(folder: Path) -> tuple[str | None, bool]:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """Ask git; an empty answer if there is no git or no repository."""
+    """Run git; the answer is empty without git or a repository."""
     command = ["git", "-C", str(folder), *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603

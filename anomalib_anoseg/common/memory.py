@@ -1,8 +1,8 @@
-"""The largest memory that this process has used, in MiB (2**20 bytes) everywhere.
+"""The peak memory of this process, always in MiB (2**20 bytes).
 
-On Linux the kernel's own mark of the address space is read, because a new process takes over what ``getrusage`` says of
-its parent, which may be larger than it ever gets itself; and because the mark can be set back between two parts of a
-job. Where there is no ``/proc``, ``getrusage`` is what there is, and parts cannot be told apart.
+On Linux the kernel's own peak (``VmHWM``) is read. It can be reset between two parts of a job, while that of
+``getrusage`` cannot, and starts from the peak of the parent process, which may be larger than this process ever gets.
+Without ``/proc``, ``getrusage`` is used, and the parts of a job cannot be separated.
 """
 
 import contextlib
@@ -14,17 +14,17 @@ MIB = 2**20
 
 
 def peak_memory(accelerator: str = "cpu") -> float | None:
-    """Measure the largest memory since the last :func:`forget_peak`; ``None`` where the system does not tell.
+    """Measure the peak memory since the last :func:`forget_peak`; ``None`` if the system does not report it.
 
     Args:
-        accelerator: ``"cuda"`` for what the process's tensors took of the GPU, else its resident memory.
+        accelerator: ``"cuda"`` for the GPU memory of the process's tensors, else its resident memory.
 
     Example:
         >>> 10 < peak_memory() < 100_000
         True
     """
     if accelerator == "cuda":
-        import torch  # noqa: PLC0415 - processes that measure another library do without it
+        import torch  # noqa: PLC0415 - processes that measure another library must not load it
 
         return torch.cuda.max_memory_allocated() / MIB
     if STATUS.is_file():
@@ -39,7 +39,7 @@ def peak_memory(accelerator: str = "cpu") -> float | None:
 
 
 def forget_peak(accelerator: str = "cpu") -> None:
-    """Set the mark back to what is in use now, where the system can."""
+    """Reset the peak to the memory in use now, if the system allows it."""
     if accelerator == "cuda":
         import torch  # noqa: PLC0415
 

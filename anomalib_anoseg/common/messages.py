@@ -1,8 +1,8 @@
-"""Errors in the words of a message."""
+"""Errors as text for messages."""
 
 
 def one_line(error: BaseException | str, length: int = 300) -> str:
-    r"""Say an error, with its type, or a text in one line of limited length.
+    r"""Format an error, with its type, or a text as one line of limited length.
 
     Example:
         >>> one_line(ValueError("no\n  good"))

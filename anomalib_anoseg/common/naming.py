@@ -1,4 +1,4 @@
-"""Names that tell apart what would be called alike."""
+"""Names for things that would otherwise share one."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,15 +19,15 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def tell_apart(
     names: Sequence[str], settings: Sequence[Mapping[str, Any]], default: str | None = None
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """Add to each name the settings in which its namesakes differ.
+    """Add the settings that differ to names that occur more than once.
 
     Args:
         names: A name for each thing.
-        settings: Its settings.
-        default: What stands for a setting that is not given; ``None`` leaves it out of the name.
+        settings: The settings of each.
+        default: Value shown for a setting that is not given; ``None`` leaves it out of the name.
 
     Returns:
-        The names, and by what the namesakes of each ambiguous one differ.
+        The longer names, and for each name that occurs more than once the settings that differ.
 
     Example:
         >>> tell_apart(["A", "A", "B"], [{"lr": 1}, {"lr": 2}, {}])
@@ -46,5 +46,5 @@ def tell_apart(
 
 
 def fingerprint(settings: Any) -> str:  # noqa: ANN401
-    """Spell settings so that equal ones are spelled alike."""
+    """Write settings as text, such that equal settings give equal text."""
     return json.dumps(settings, sort_keys=True, default=str)

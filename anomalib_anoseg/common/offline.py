@@ -9,14 +9,12 @@ LOCAL_HOSTS = ("localhost", "127.", "::1")
 
 
 class OfflineError(Exception):
-    """Something asked for the network; the message says for whom."""
+    """Code asked for the network; the message names the host."""
 
 
 @contextmanager
 def no_network() -> Generator[None, None, None]:
-    """Raise where Python code asks for another machine; connections within this one still work.
-
-    Whatever asks for the network gets an :class:`OfflineError`.
+    """Raise :class:`OfflineError` if Python code asks for another machine; local connections still work.
 
     Example:
         >>> with no_network():
@@ -30,7 +28,7 @@ def no_network() -> Generator[None, None, None]:
     def check(host: Any) -> None:  # noqa: ANN401
         host = host.decode() if isinstance(host, bytes) else host
         if isinstance(host, str) and host and not host.startswith(LOCAL_HOSTS):
-            raise OfflineError(f"{host} was asked for, but boards work offline: give the files that it would load.")
+            raise OfflineError(f"{host} was asked for, but boards work offline: give the files to load instead.")
 
     def checked_connect(self: socket.socket, address: Any) -> None:  # noqa: ANN401
         if isinstance(address, tuple):

@@ -13,7 +13,7 @@ import yaml
 __all__ = ["find_preset", "list_presets", "merge", "preset_folder", "read_preset"]
 
 PACKAGE = Path(__file__).parents[1]
-# Parts of presets, which are none themselves.
+# Folder of blocks of settings, which are not presets themselves.
 BLOCKS = "blocks"
 
 
@@ -23,7 +23,7 @@ def preset_folder() -> Path:
 
 
 def list_presets() -> dict[str, str]:
-    """List the presets: what each is for, the first line of its file, by name."""
+    """List the presets by name, with their purpose, which is the first line of their file."""
     folder = preset_folder()
     files = [path for path in sorted(folder.rglob("*.yaml")) if BLOCKS not in path.relative_to(folder).parts]
     files.sort(key=lambda path: len(path.relative_to(folder).parts))
@@ -35,7 +35,7 @@ def find_preset(name: str) -> Path:
     """Find the file of a preset.
 
     Args:
-        name: As :func:`list_presets` has it; the last part will do where it is the only one.
+        name: A name from :func:`list_presets`; its last part suffices if it is unique.
 
     Raises:
         ValueError: If there is none of this name; the message lists those that exist.
@@ -52,7 +52,7 @@ def find_preset(name: str) -> Path:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Read a preset, with the files that it names in their places.
+    """Read a preset, with the contents of the files that it names.
 
     Example:
         >>> read_preset("laptop")["model"]["init_args"]["patches"]["count"]
@@ -62,7 +62,7 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def merge(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Change some settings, those within groups one by one.
+    """Change some settings; within groups, change only those given.
 
     Example:
         >>> merge({"patches": {"area": 1, "count": 3}, "seed": 0}, {"patches": {"area": 2}})

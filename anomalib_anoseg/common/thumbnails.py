@@ -13,7 +13,7 @@ from skimage.segmentation import find_boundaries
 
 SIDE = 176  # pixels of a thumbnail's longer side
 THRESHOLD = 0.5  # where anomalib's normalisation puts the calibrated threshold
-COLORMAP = "inferno"  # perceptually even, also for colour-blind readers
+COLORMAP = "inferno"  # perceptually uniform, also for colour-blind readers
 TRUTH, EDGE, OUTLINE = (0, 158, 115), (160, 255, 220), (86, 220, 240)
 
 
@@ -31,7 +31,7 @@ def read_thumbnail(folder: Path, path: Any, mode: str) -> NDArray[np.uint8] | No
 
 
 def draw_truth(pixels: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    """Draw the mask, if there is one, onto the picture in grey."""
+    """Draw the mask, if there is one, onto the grey picture."""
     gray = np.asarray(Image.fromarray(pixels).convert("L").convert("RGB")) // 2 + 40
     if mask is None:
         return gray.astype(np.uint8)
@@ -42,7 +42,7 @@ def draw_truth(pixels: NDArray[np.uint8], mask: NDArray[np.uint8] | None) -> NDA
 
 
 def draw_map(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colour a map, the same way for all images, and outline what is above the threshold."""
+    """Colour an anomaly map, on one scale for all images, and outline what is above the threshold."""
     colored = _colors(values).copy()
     colored[find_boundaries(values >= THRESHOLD * 255, mode="inner")] = OUTLINE
     return colored
