@@ -1,1 +1,1 @@
-"""What the command `anomalib-anoseg` does: its parser, and the subcommands that stand on their own."""
+"""The command `anomalib-anoseg`: its parser, and the subcommands `config`, `doctor` and `preview`."""

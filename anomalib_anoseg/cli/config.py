@@ -1,4 +1,4 @@
-"""The presets: which there are, and where their files lie."""
+"""The subcommand `config`: which presets exist, and where their files are."""
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +12,7 @@ def config(name: str | None = None) -> None:
     """List the presets, or print the path of one, for ``anomalib train --config "$(anomalib-anoseg config laptop)"``.
 
     Args:
-        name: Name of a preset; without, all are listed.
+        name: Name of a preset; if omitted, all are listed.
 
     Raises:
         ValueError: If there is no preset of this name; the message lists those that exist.

@@ -1,7 +1,7 @@
-"""The command ``anomalib-anoseg``: what stands around training, which is anomalib's own command's.
+"""The command ``anomalib-anoseg``: everything around training, which is done by anomalib's own command.
 
 Each subcommand is one public function; its signature and docstring are the command line. A function is imported when
-its subcommand is asked for, so that ``anomalib-anoseg --help`` needs neither torch nor anomalib.
+its subcommand is called, so that ``anomalib-anoseg --help`` needs neither torch nor anomalib.
 """
 
 import sys
@@ -21,7 +21,7 @@ COMMANDS = {
     "board": ("Train and test a grid of models, one after another.", "board.run.board", "run_board"),
     "cost": ("Measure what the models of a board cost to run.", "board.measure.cost", "measure_cost"),
     "report": ("Write the report of one or more boards.", "board.report.report", "write_report"),
-    "preview": ("Show anomalies forged on images of yours.", "cli.preview", "preview"),
+    "preview": ("Show anomalies forged on your images.", "cli.preview", "preview"),
     "doctor": ("Show what is installed, and compare runtimes.", "cli.doctor", "doctor"),
 }
 # Arguments that are given without their names.
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """  # noqa: DOC501, DOC502 - what is raised again is the caller's
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = next((word for word in arguments if not word.startswith("-")), None)
-    parser = ArgumentParser(prog="anomalib-anoseg", description="What stands around training with anomalib.")
+    parser = ArgumentParser(prog="anomalib-anoseg", description="Commands around training with anomalib.")
     parser.add_argument("--version", action="version", version=_version())
     subcommands = parser.add_subcommands()
     for name, (summary, module, function) in COMMANDS.items():
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _add_function(parser: ArgumentParser, function: Callable[..., Any]) -> None:
-    """Make a parser's arguments from a function's."""
+    """Add a function's arguments to a parser."""
     positional = [name for name in signature(function).parameters if name in POSITIONAL]
     for name in positional:
         hint = get_type_hints(function)[name]
@@ -82,12 +82,12 @@ def _add_function(parser: ArgumentParser, function: Callable[..., Any]) -> None:
 
 def _load(module: str, function: str) -> Callable[..., Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # what anomalib does inside is not the user's concern
+        warnings.simplefilter("ignore", FutureWarning)  # anomalib's own warnings do not concern the user
         return getattr(import_module(f"anomalib_anoseg.{module}"), function)
 
 
 def _raised_by_this_package(error: Exception) -> bool:
-    """Tell whether a message was written for the user, by this package, or is that of a fault further inside."""
+    """Check that this package raised an error, with a message for the user, and not a library that it calls."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith("anomalib_anoseg.")
 

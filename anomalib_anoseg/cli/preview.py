@@ -1,4 +1,4 @@
-"""A look at what a model will learn from, before hours of training: forged anomalies on the user's own images."""
+"""The subcommand `preview`: anomalies forged on the user's own images, to be seen before hours of training."""
 
 import csv
 import statistics
@@ -36,7 +36,7 @@ __all__ = ["ForgedImage", "Preview", "preview"]
 
 DEFAULT_FOLDER = Path("results/preview")
 DEFAULT_PRESET = "laptop"
-# Images that are forged at once: a bound on memory.
+# Number of images that are forged at once, which limits memory.
 CHUNK = 8
 
 
@@ -47,7 +47,7 @@ class ForgedImage:
     Attributes:
         image: File that the anomaly was forged on.
         name: Name of its three pictures in the folders ``normal``, ``forged`` and ``mask``.
-        share: Fraction of the picture that its mask marks, in ``[0, 1]``; 0 if no anomaly came about.
+        share: Fraction of the picture that its mask marks, in ``[0, 1]``; 0 without an anomaly.
         change: Mean absolute change inside the mask, in grey levels, ``[0, 255]``; 0 if the mask is empty.
     """
 
@@ -59,14 +59,14 @@ class ForgedImage:
 
 @dataclass(frozen=True)
 class Preview:
-    """What :func:`preview` made.
+    """Result of :func:`preview`.
 
     Attributes:
         folder: Holds ``sheet.png``, ``images.csv`` and the folders ``normal``, ``forged`` and ``mask``.
-        images: One entry an image.
+        images: One entry per image.
         data: Name of the data.
-        available: Number of training images of which these are a part.
-        seed: Gives the same files again.
+        available: Number of training images from which these were chosen.
+        seed: Seed that gives the same files again.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Preview:
 
     @property
     def empty(self) -> int:
-        """Number of images on which no visible anomaly came about."""
+        """Number of images without a visible anomaly."""
         return sum(image.share == 0 for image in self.images)
 
 
@@ -117,21 +117,21 @@ def preview(
     sheet and, in the layout of anomalib's ``Folder`` data sets, the pictures themselves.
 
     Args:
-        model: A model that learns from forged anomalies, with its settings; without, that of the preset ``laptop``.
+        model: A model that learns from forged anomalies, with its settings; by default, that of the preset ``laptop``.
         data: A data module, whose training images are shown.
-        images: A folder with normal images, in its subfolders too, to take the place of ``data``.
+        images: A folder of normal images, including its subfolders, in place of ``data``.
         out: Folder to write to; must be new or empty. By default ``results/preview/v0``, ``v1``, ..., with a link
             ``results/preview/latest`` to the newest.
         number: How many images to show.
         seed: Chooses the images and the anomalies: equal seeds give equal files.
-        trainer: Ignored; stands in configuration files for training.
+        trainer: Ignored; accepted because configuration files for training have it.
 
     Returns:
-        Where the files are and how large and how visible the anomalies became.
+        Where the files are, and how large and how visible the anomalies are.
 
     Raises:
         ValueError: If the model forges no anomalies, there are no images, or one of them cannot be used.
-        FileExistsError: If ``out`` holds anything.
+        FileExistsError: If ``out`` is not an empty folder.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -153,7 +153,7 @@ def preview(
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number, 0 <= seed < 2**32, got {seed}.")
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise FileExistsError(f"out: {out} is no empty folder. Name another one, or remove it.")
+        raise FileExistsError(f"out: {out} is not an empty folder. Name another one, or remove it.")
     progress, console = Console(stderr=True), Console()
     with seeded_streams(seed), torch.no_grad():
         training_data = _set_up(_choose_data(data, images), model)
@@ -171,7 +171,7 @@ def preview(
 
 
 def _create_default_model() -> AnomalibModule:
-    Console(stderr=True).print(f"No model is given: this shows the preset {DEFAULT_PRESET!r}, AnoSeg for a laptop.")
+    Console(stderr=True).print(f"No model is given: using the preset {DEFAULT_PRESET!r}, AnoSeg for a laptop.")
     return AnoSeg(**read_preset(DEFAULT_PRESET)["model"]["init_args"])
 
 
@@ -180,7 +180,7 @@ def _find_augmenter(model: AnomalibModule) -> SyntheticAnomaly:
     if isinstance(augmenter, SyntheticAnomaly):
         return augmenter
     raise ValueError(
-        f"{type(model).__name__} forges no anomalies that could be shown: its `augmenter` is no `SyntheticAnomaly`. "
+        f"{type(model).__name__} forges no anomalies that could be shown: its `augmenter` is not a `SyntheticAnomaly`. "
         "Choose a model of this package, such as AnoSeg."
     )
 
@@ -192,7 +192,7 @@ def _choose_data(data: AnomalibDataModule | None, images: Path | None) -> Anomal
         return data
     if not images.is_dir():
         raise ValueError(f"images: {images} is not a folder. Check its spelling.")
-    path = images.resolve()  # a relative one anomalib would look for below its own folder of data sets
+    path = images.resolve()  # anomalib would look for a relative one below its own folder of data sets
     try:
         folder = Folder(path.name, path, test_split_mode="none", val_split_mode="none", num_workers=0)
         folder.setup("fit")
@@ -274,7 +274,7 @@ def _write(made: Preview, pictures: _Pictures, sheet: Image.Image, console: Cons
 
 
 def _describe(model: AnomalibModule, made: Preview) -> list[str]:
-    """Lines of text for the sheet: of what it is a part, and the settings that are not the model's defaults."""
+    """Write the sheet's lines of text: which images it shows, and the settings that are not the model's defaults."""
     settings = [f"{name}={value}".replace(", ", ",") for name, value in changed_settings(model)]  # no line breaks
     part = f"{len(made.images)} of {made.available} training images"
     title = f"{type(model).__name__} on {made.data}: {part}, seed {made.seed}"
@@ -283,8 +283,8 @@ def _describe(model: AnomalibModule, made: Preview) -> list[str]:
 
 
 def _caption(image: ForgedImage) -> str:
-    told = f"{image.share:.1%} forged, changed by {image.change:.0f} grey levels"
-    return f"{told if image.share else 'no visible anomaly'}: {Path(image.image).name}"
+    text = f"{image.share:.1%} forged, changed by {image.change:.0f} grey levels"
+    return f"{text if image.share else 'no visible anomaly'}: {Path(image.image).name}"
 
 
 def _print(made: Preview, forged_p: float, console: Console) -> None:

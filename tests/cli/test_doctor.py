@@ -95,7 +95,7 @@ def test_a_model_that_is_not_registered_is_a_problem(monkeypatch):
     (problem,) = doctor()
     assert problem.startswith("AnoSeg is not registered: could not register AnoSeg of x: the name is taken.")
     monkeypatch.setattr(registration, "register", list)
-    assert "nothing was said about it" in doctor()[0]
+    assert "no reason was logged" in doctor()[0]
     assert not any(type(handler) is logging.Handler for handler in registration.logger.handlers)
 
 
@@ -141,7 +141,7 @@ def test_exports_beside_each_other_are_compared(exports, monkeypatch, capsys):
     assert doctor(exports.parent, calls=1) == []
     shown = capsys.readouterr().out
     assert "model.pt is a pickle" in shown
-    assert "If you trust it: TRUST_REMOTE_CODE=1" in shown
+    assert "If you trust it, set TRUST_REMOTE_CODE=1" in shown
     assert "torch float32" not in shown
     assert "a brick wall (no --image)" in shown
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
@@ -235,7 +235,7 @@ def test_a_checkpoint_tells_its_model(demo_checkpoint, tmp_path, monkeypatch, ho
         (folder / "row.json").write_text(json.dumps({"model": "anomalib_anoseg.AnoSeg"}), "utf-8")
     monkeypatch.setattr("anomalib_anoseg.cli.doctor.models.export_forms", lambda *_: ({}, {}))
     assert doctor(folder / "model.ckpt") == []
-    assert "Thresholds, of raw scores" in capsys.readouterr().out
+    assert "Thresholds of raw scores" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------------------------------- wrong arguments
@@ -244,7 +244,7 @@ def test_a_checkpoint_tells_its_model(demo_checkpoint, tmp_path, monkeypatch, ho
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image": "model.onnx"}, "image needs a model to show it to; give --model, too"),
+        ({"image": "model.onnx"}, "image needs a model that predicts it; give --model, too"),
         ({"model": "none.ckpt"}, "model names .*none.ckpt, which does not exist"),
         (
             {"model": "text.txt"},
@@ -254,9 +254,9 @@ def test_a_checkpoint_tells_its_model(demo_checkpoint, tmp_path, monkeypatch, ho
         ({"threads": 0}, "threads must be 1 or more, got 0"),
         ({"calls": 0}, "calls must be 1 or more, got 0"),
         ({"tolerance": 0}, "tolerance must be positive, got 0"),
-        ({"model": "model.ckpt"}, "No folder of .*model.ckpt names its model; say which it is: --model_class AnoSeg"),
+        ({"model": "model.ckpt"}, "No folder of .*model.ckpt names its model; give it, such as --model_class AnoSeg"),
         ({"model": "model.ckpt", "model_class": "AnoSag"}, "model_class names 'AnoSag', which anomalib does not know"),
-        ({"model": "onnx/model.onnx", "image": "text.txt"}, "image names .*text.txt, which is no picture"),
+        ({"model": "onnx/model.onnx", "image": "text.txt"}, "image names .*text.txt, which cannot be read"),
     ],
 )
 def test_refuses_wrong_arguments(exports, demo_checkpoint, tmp_path, arguments, message):

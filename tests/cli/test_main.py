@@ -146,7 +146,7 @@ def test_preview_takes_a_training_s_configuration(tiny_root, tmp_path, capsys):
     assert status(*arguments) == 0
     assert (tmp_path / "out" / "sheet.png").is_file()
     assert status(*arguments) == 2
-    assert "is no empty folder. Name another one, or remove it." in capsys.readouterr().err
+    assert "is not an empty folder. Name another one, or remove it." in capsys.readouterr().err
 
 
 def test_preview_takes_a_data_module_s_configuration(tiny_root, tmp_path):

@@ -209,9 +209,9 @@ def test_by_default_every_call_gets_a_new_folder(pictures, monkeypatch):
 def test_nothing_is_overwritten(pictures, tmp_path, opened):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"no empty folder\. Name another one"):
+    with pytest.raises(FileExistsError, match=r"not an empty folder\. Name another one"):
         preview(tiny(), images=pictures, out=tmp_path / "out")
-    with pytest.raises(FileExistsError, match=r"no empty folder\. Name another one"):
+    with pytest.raises(FileExistsError, match=r"not an empty folder\. Name another one"):
         preview(tiny(), images=pictures, out=tmp_path / "out" / "mine.txt")
     assert files(tmp_path / "out") == ["mine.txt"]
     assert not opened

@@ -1,4 +1,4 @@
-"""``anomalib-anoseg doctor``: what is installed, what a model's files hold, and whether all runtimes agree on it."""
+"""``anomalib-anoseg doctor``: what is installed, what a model's files hold, and whether all runtimes agree."""
 
 from anomalib_anoseg.cli.doctor.diagnosis import doctor
 

@@ -1,4 +1,4 @@
-"""Runs one model in several runtimes and compares what they say."""
+"""Run one model in several runtimes and compare their predictions."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class _Answer(NamedTuple):
 
 
 def load_runtimes(files: Mapping[Form, Path], threads: int, findings: Findings, *, trusted: bool) -> list[Runtime]:
-    """Load what can be loaded, OpenVINO's file for both of its precisions.
+    """Load all files that can be loaded, OpenVINO's in both of its precisions.
 
     Args:
-        files: By form.
-        threads: Of each library.
-        findings: Where is told what cannot be loaded.
-        trusted: Whether we made the files; those of others that are pickles need the user's word for it.
+        files: Paths of the files, by form.
+        threads: Threads of each library.
+        findings: Collects what cannot be loaded.
+        trusted: Whether this package made the files; pickles of others are loaded only if the user allows it.
     """
     wanted = list(files.items())
     wanted += [(Form("openvino", "default"), path) for form, path in wanted if form.runtime == "openvino"]
@@ -56,7 +56,7 @@ def load_runtimes(files: Mapping[Form, Path], threads: int, findings: Findings, 
     for form, path in wanted:
         if form.runtime == "torch" and not trusted and os.environ.get(TRUST, "0").lower() not in {"1", "true"}:
             findings.note(
-                f"{path} is a pickle, which may run any code, and was not loaded. If you trust it: {TRUST}=1."
+                f"{path} is a pickle, which may run any code, and was not loaded. If you trust it, set {TRUST}=1."
             )
             continue
         try:
@@ -91,14 +91,14 @@ def _ask(runtime: Runtime, picture: NDArray[np.float32], calls: int, findings: F
     try:
         prediction = runtime.predict(picture)
         times = time_calls(lambda: runtime.predict(picture), least=calls, most=calls)
-    except Exception as error:  # noqa: BLE001 - the other runtimes shall still be shown
+    except Exception as error:  # noqa: BLE001 - the other runtimes must still be shown
         findings.problem(f"{runtime.name} fails on the picture: {one_line(error)}.", "export the model again")
         return None
     return _Answer(runtime, prediction, statistics.median(times))
 
 
 def _largest(values: NDArray[np.float32] | None, others: NDArray[np.float32] | None) -> float | None:
-    """Largest difference; infinite between shapes, ``None`` if neither model has such an output."""
+    """Compute the largest difference; infinite if shapes differ, ``None`` if neither runtime has this output."""
     if values is None and others is None:
         return None
     if values is None or others is None or values.shape != others.shape:
@@ -109,12 +109,12 @@ def _largest(values: NDArray[np.float32] | None, others: NDArray[np.float32] | N
 def _judge(
     first: _Answer, answer: _Answer, score: float | None, pixels: float | None, tolerance: float, findings: Findings
 ) -> None:
-    """Hold what is stored and computed in float32 to the tolerance."""
+    """Apply the tolerance to runtimes that store and compute in float32."""
     name, other = answer.runtime.name, first.runtime.name
     same_label = np.array_equal(answer.prediction.pred_label, first.prediction.pred_label)  # type: ignore[arg-type]
     if answer.runtime.form.precision not in {"float32", "FP32"} or answer.runtime.stored != "FP32":
         if not same_label:
-            findings.note(f"{name} gives the picture another label than {other}; it computes in less than float32.")
+            findings.note(f"{name} gives the picture another label than {other}; it is less precise than float32.")
         return
     for what, difference in {"score": score, "anomaly map": pixels}.items():
         if difference is not None and not difference <= tolerance:  # also if it is nan

@@ -1,4 +1,4 @@
-"""The doctor's one function, which asks the other modules and says what they found."""
+"""The subcommand `doctor`, which runs the checks of the other modules and prints what they find."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def doctor(
 ) -> list[str]:
     """Show what is installed and, given a model, its thresholds and whether torch, ONNX Runtime and OpenVINO agree.
 
-    All runtimes see the same picture, resized to the size of the model if its files insist on one. OpenVINO is shown
-    twice: computing in float32, and in the precision that it chooses for the processor. Files of FP16 or INT8, and the
-    latter precision, are not held to the tolerance.
+    All runtimes see the same picture, resized if the model's files have a fixed size. OpenVINO is shown
+    twice: computing in float32, and in the precision that it chooses for the processor. The tolerance does not
+    apply to FP16 and INT8 files, nor to the precision that OpenVINO chooses.
 
     Args:
         model: A checkpoint (.ckpt), which is exported for the comparison; an exported file (.pt, .onnx, .xml), which is
             compared with those beside it; or a folder with exports (weights/torch, weights/onnx, weights/openvino). A
             .pt is a pickle and is loaded only if the environment variable TRUST_REMOTE_CODE is 1.
         image: A picture to compare on. Without one, a picture of a brick wall.
-        model_class: Name or class path of a checkpoint's model, if neither its folder nor a row beside it tells.
+        model_class: Name or class path of a checkpoint's model, if neither its folder nor the row beside it names it.
         threads: Threads of each library.
-        tolerance: Largest difference of scores and maps in float32, of values in [0, 1].
-        calls: Predictions for the latency, the median of which is shown, after one to warm up.
+        tolerance: Largest allowed difference of scores and maps in float32; values lie in [0, 1].
+        calls: Predictions that are timed after one to warm up; the latency shown is their median.
 
     Returns:
         list[str]: Problems, each with a remedy; empty if there are none. The command then exits with 0, else with 1.
@@ -64,7 +64,7 @@ def _examine(
         with findings.busy("exporting and loading"):
             files = find_files(model, model_class, Path(folder), findings)
             runtimes = load_runtimes(files, threads, findings, trusted=model.suffix == ".ckpt")
-        findings.table("Thresholds, of raw scores", *list_thresholds(model, runtimes, findings))
+        findings.table("Thresholds of raw scores", *list_thresholds(model, runtimes, findings))
         if not runtimes:
             return
         picture, title = load_picture(image, [runtime.input_size for runtime in runtimes])
@@ -74,7 +74,7 @@ def _examine(
 
 def _check(model: Path | None, image: Path | None, threads: int, tolerance: float, calls: int) -> None:
     if image is not None and model is None:
-        raise ValueError("image needs a model to show it to; give --model, too")
+        raise ValueError("image needs a model that predicts it; give --model, too")
     for name, path in {"model": model, "image": image}.items():
         if path is not None and not path.exists():
             raise ValueError(f"{name} names {path}, which does not exist")

@@ -1,4 +1,4 @@
-"""The files of a model: which there are, what they say of their thresholds, and a picture to show them."""
+"""The files of a model: which exist, which thresholds they hold, and a picture to predict."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def find_files(model: Path, model_class: str | None, temporary: Path, findings: 
     """Find a model's exported files, by form; a checkpoint is exported into a temporary folder first.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If ``model`` is neither a checkpoint nor exports.
     """
     if model.suffix == ".ckpt":
         return _export(model, model_class, temporary, findings)
@@ -84,10 +84,10 @@ def _export(checkpoint: Path, model_class: str | None, folder: Path, findings: F
 
 
 def _full_class_path(name: str) -> str:
-    """Complete a name that anomalib knows.
+    """Find the class path of a name that anomalib knows.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If anomalib does not know it.
     """
     if "." in name:
         return name
@@ -98,10 +98,10 @@ def _full_class_path(name: str) -> str:
 
 
 def _guess_class_path(checkpoint: Path) -> str:
-    """Ask the row that a leaderboard leaves beside a checkpoint, or the folders that anomalib makes for a model.
+    """Find it in the row that a board leaves beside a checkpoint, or in the folders that anomalib makes for a model.
 
     Raises:
-        ValueError: If neither tells.
+        ValueError: If neither names a model.
     """
     row = checkpoint.with_name("row.json")
     if row.is_file():
@@ -110,27 +110,27 @@ def _guess_class_path(checkpoint: Path) -> str:
     for part in reversed(checkpoint.resolve().parts):
         if part in models.__all__:
             return _full_class_path(part)
-    raise ValueError(f"No folder of {checkpoint} names its model; say which it is: --model_class AnoSeg")
+    raise ValueError(f"No folder of {checkpoint} names its model; give it, such as --model_class AnoSeg")
 
 
 def list_thresholds(
     model: Path, runtimes: Sequence[Runtime], findings: Findings
 ) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
-    """List what checkpoint and files say of their thresholds, by row, and the headings."""
+    """List the thresholds in the checkpoint and the files: rows, and the headings."""
     columns = {runtime.name: runtime.thresholds for runtime in runtimes if runtime.form in FLOAT32_FORMS}
     if model.suffix == ".ckpt":
         columns = {"checkpoint": _checkpoint_thresholds(model)} | columns
     for name in [name for name, values in columns.items() if not values]:
         findings.note(
             f"{name}: the file does not name its thresholds. anomalib folds them into the graph as constants; "
-            "in the scores and maps that come out of it they are at 0.5."
+            "in its scores and maps they are at 0.5."
         )
     _check_agreement(columns, findings)
     rows = [(field, *(values.get(field, "") for values in columns.values())) for field in FIELDS]
     shown = [row for row in rows if any(row[1:])]
     if any(row[1:] and "nan" in row[1:] for row in shown if row[0].endswith("threshold")):
         findings.problem(
-            "A threshold is nan: it was never set, so that labels and masks mean nothing.",
+            "A threshold is nan: it was never set, so labels and masks are meaningless.",
             "validate the model with `anomalib validate`, or train it with validation images, and export it again",
         )
     return shown, ("", *columns)
@@ -161,10 +161,10 @@ def _checkpoint_thresholds(path: Path) -> dict[str, str]:
 
 
 def load_picture(path: Path | None, sizes: Sequence[tuple[int, int] | None]) -> tuple[NDArray[np.float32], str]:
-    """Load a picture, ``(1, 3, H, W)`` in ``[0, 1]``, at the size that files insist on, and a title for what it shows.
+    """Load a picture, ``(1, 3, H, W)`` in ``[0, 1]``, at the files' fixed size, if any, and a title for it.
 
     Raises:
-        ValueError: If it is no picture.
+        ValueError: If it cannot be read.
     """
     if path is None:
         texture, _ = render("brick", "test", "stain", 0, size=DEMO_SIZE, seed=0)
@@ -173,7 +173,7 @@ def load_picture(path: Path | None, sizes: Sequence[tuple[int, int] | None]) -> 
         try:
             picture, name = torch.as_tensor(read_image(path, as_tensor=True)), path.name
         except Exception as error:  # noqa: BLE001 - readers raise their own kinds
-            raise ValueError(f"image names {path}, which is no picture that can be read: {one_line(error)}") from None
+            raise ValueError(f"image names {path}, which cannot be read as a picture: {one_line(error)}") from None
     picture = picture[None].float()
     fixed = next((size for size in sizes if size), None)
     if fixed and picture.shape[-2:] != fixed:

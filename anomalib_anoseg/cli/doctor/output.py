@@ -1,4 +1,4 @@
-"""What the doctor says: tables, notes, and problems with their remedies."""
+"""The doctor's output: tables, notes, and problems with their remedies."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Findings:
         self.notes.append(what)
 
     def table(self, title: str, rows: Iterable[Sequence[str]], headings: Sequence[str] = ()) -> None:
-        """Print a table; nothing without rows."""
+        """Print a table; without rows, print nothing."""
         lines = list(rows)
         if not lines:
             return
@@ -55,7 +55,7 @@ class Findings:
         self._console.print(table)
 
     def busy(self, what: str) -> AbstractContextManager[object]:
-        """Show on stderr that something takes its time."""
+        """Show on stderr that work is in progress."""
         return Console(stderr=True).status(what)
 
     def conclude(self) -> None:
