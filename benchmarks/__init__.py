@@ -1,1 +1,1 @@
-"""Measurements of this package: `common` is what they share, the README says which command makes which table."""
+"""Benchmarks of this package: `common` holds shared code, the README lists the command of each table."""

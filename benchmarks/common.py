@@ -1,6 +1,6 @@
-"""What all scripts share: options, seeds, the machine, times taken in turns, verdicts, tables and JSON.
+"""Shared code of all scripts: options, seeds, the machine, timing in turns, verdicts, tables and JSON.
 
-A script is a module of this folder, so that it is started from the root of the repository:
+A script is a module of this folder; start it from the root of the repository:
 
     python -m benchmarks.performance.cost --quick
 """
@@ -31,7 +31,7 @@ Figures = dict[str, Samples]  # by quantity
 Row = dict[str, Any]
 
 PACKAGES = ("anomalib-anoseg", "anomalib", "torch", "torchvision", "lightning", "kornia", "timm")
-INSTRUCTIONS = ("amx", "avx", "bf16")  # names begin so
+INSTRUCTIONS = ("amx", "avx", "bf16")  # prefixes of names
 # Settings of Lightning's trainer for measurements.
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
@@ -40,11 +40,11 @@ QUIET: dict[str, Any] = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
-# A model without the parts of anomalib that a judgement does without.
+# A model without the parts of anomalib that a study does not need.
 BARE: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
 SHARED_OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0},
-    "threads": {"type": int, "default": 1, "help": "of torch (default: 1)"},
+    "threads": {"type": int, "default": 1, "help": "threads of torch (default: 1)"},
     "markdown": {"action": "store_true", "help": "print tables in Markdown"},
     "check": {"action": "store_true", "help": "exit with 1 if a requirement fails, 2 if it is too noisy to judge"},
 }
@@ -53,7 +53,7 @@ SHARED_OPTIONS: dict[str, dict[str, Any]] = {
 def make_parser(doc: str | None, *shared: str) -> argparse.ArgumentParser:
     """Make a parser with the first line of a script's docstring, ``--json``, and some of the shared options."""
     parser = argparse.ArgumentParser(description=(doc or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures and what made them")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures and their origin")
     for name in shared:
         parser.add_argument(f"--{name}", **SHARED_OPTIONS[name])
     return parser
@@ -73,7 +73,7 @@ def load() -> list[float]:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """Read the model's arguments of a configuration that is shipped."""
+    """Read the model's arguments of a shipped configuration."""
     arguments: dict[str, Any] = read_preset(name)["model"]["init_args"]
     return arguments
 
@@ -99,7 +99,7 @@ def machine() -> dict[str, Any]:
 
 
 def describe(options: argparse.Namespace) -> dict[str, Any]:
-    """Describe what was asked for, of which software, on which machine."""
+    """Describe the options, the software and the machine."""
     failed, commit = subprocess.getstatusoutput(f"git -C '{Path(__file__).parent}' describe --always --dirty")
     asked = {name: str(value) for name, value in vars(options).items() if name != "load"}
     return {
@@ -112,7 +112,7 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def origin() -> Row:
-    """Name the software and the machine in a row that is kept beside those of other runs."""
+    """Name the software and the machine, for a row that is kept beside rows of other runs."""
     versions = {name.replace("-", "_"): version(name) for name in ("anomalib-anoseg", "torch")}
     return {**versions, "machine": platform.machine()}
 
@@ -133,7 +133,7 @@ def format_table(lines: Iterable[list[str]], *, markdown: bool, text_columns: in
 
 
 def clock() -> float:
-    """Read the processor's time, which neighbours do not stretch, or with several threads the wall's."""
+    """Read processor time, which other processes do not stretch, or with several threads wall time."""
     return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
@@ -145,7 +145,7 @@ def mean_time(call: Callable[[], object]) -> float:
 
 
 def in_turns(title: str, turns: Mapping[str, Callable[[], float]], rounds: int) -> Samples:
-    """Let all subjects take their turns, round after round, so that a machine that slows down slows all of them."""
+    """Measure all subjects in turns, round after round, so that a machine that slows down slows all of them."""
     samples: Samples = {name: [] for name in turns}
     for number, (name, turn) in product(range(rounds), turns.items()):
         samples[name].append(turn())
@@ -160,7 +160,7 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def speed_up(samples: Samples, name: str, reference: str) -> tuple[float, float, float]:
-    """Return how many times as fast as the reference a subject is: by the medians, least and most of the rounds."""
+    """Return how many times as fast as the reference a subject is: by the medians, and the extremes of the rounds."""
     rounds = [a / b for a, b in zip(samples[reference], samples[name], strict=True)]
     return statistics.median(samples[reference]) / statistics.median(samples[name]), min(rounds), max(rounds)
 

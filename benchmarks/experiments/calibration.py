@@ -1,12 +1,12 @@
-"""Compare anomalies on which AnoSeg's thresholds are found.
+"""Compare kinds of anomalies for finding AnoSeg's thresholds.
 
 For every kind of anomaly the best threshold is found on anomalies that AnoSeg's own augmentation forges on held-out
 normal images, as many as at the end of a training. It is judged by other anomalies on the same images: defects that the
-demonstration data's code draws, on the object if there is one, at the full opacity, a half, a quarter and an eighth,
-all together and each alone. The pixel threshold is judged by the share of the best IoU that is left at it, the image
-threshold by the balanced accuracy. Thresholds of random subsets show how much depends on which anomalies are forged.
+demonstration data's code draws, on the object if there is one, at full, half, quarter and eighth opacity, all together
+and each alone. The pixel threshold is judged by the share of the best IoU that it reaches, the image threshold by its
+balanced accuracy. Thresholds of random subsets show how much depends on which anomalies are forged.
 
-With `--test` test images are judged, too. That is for the record: nothing may be chosen by it. Pages:
+With `--test`, thresholds are judged on test images, too. That is for the record: nothing may be chosen by it. Pages:
 pixel_threshold.md, image_threshold.md, number_of_forged_images.md, laptop_thresholds.md, noise.md.
 
 Trainings are job folders of a board. Run this where the board ran, because their data may have relative paths. Without
@@ -44,8 +44,8 @@ SMALL, HALF_FAINT = {"area": (0.001, 0.02)}, {"opacity": (0.15, 0.5)}
 FAINT, FAINTER = {"opacity": (0.15, 0.3)}, {"opacity": (0.1, 0.2)}
 BOTH_FAINT = {"opacity": (0.1, 0.3)}
 ANYWHERE: dict[str, Any] = {"saliency": NoSaliency()}
-WITH_NOISE = {"with_noise": True}  # changed as patches are, but for its size, which is none of its arguments
-SHIPPED, TRAINING = "faint, with noise", "as in training"  # by laptop_pretrained.yaml; by laptop.yaml
+WITH_NOISE = {"with_noise": True}  # changed as patches are, except its size, which is not one of its arguments
+SHIPPED, TRAINING = "faint, with noise", "as in training"  # in laptop_pretrained.yaml; in laptop.yaml
 CALIBRATIONS: dict[str, dict[str, Any]] = {
     TRAINING: {},
     "as in training, anywhere": ANYWHERE,
@@ -66,11 +66,11 @@ FORGED_IMAGES = SelfCalibratingPostProcessor().forged_images
 STRENGTHS = (1.0, 0.5, 0.25, 0.125)  # the last is barely visible
 BINS = 4096  # of thresholds
 DRAWN, TEST = "drawn", "test"  # what a calibration is chosen by, and what it may not be chosen by
-DRAWN_ON = 24  # images, at least: each takes a defect of each kind
+DRAWN_ON = 24  # images at least: each gets a defect of each kind
 
 
 class Predicted(NamedTuple):
-    """What a network says of images, and what is true."""
+    """A network's predictions and the ground truth."""
 
     maps: Tensor  # (N, 1, H, W), in [0, 1], as the network gives them
     masks: Tensor  # (N, 1, H, W), bool
@@ -78,7 +78,7 @@ class Predicted(NamedTuple):
     labels: Tensor  # (N,), bool
 
     def several_times_before(self, others: "Predicted", times: int | None = None) -> "Predicted":
-        """Repeat these to the number of others, or some times, and put them before the others."""
+        """Repeat these to the number of others, or ``times`` times, and put them before the others."""
         times = len(others.maps) // len(self.maps) if times is None else times
         return Predicted(*(torch.cat((*[own] * times, other)) for own, other in zip(self, others, strict=True)))
 
@@ -104,10 +104,10 @@ def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__, "markdown")
     parser.add_argument("jobs", type=Path, nargs="*", help="job folders of a board with AnoSeg")
-    parser.add_argument("--only", nargs="*", choices=CALIBRATIONS, help="these and that of training; all if omitted")
-    parser.add_argument("--test", action="store_true", help="also tell what is left on test images")
+    parser.add_argument("--only", nargs="*", choices=CALIBRATIONS, help="calibrations beside training's (default: all)")
+    parser.add_argument("--test", action="store_true", help="also judge on test images")
     parser.add_argument("--summary", type=Path, metavar="PATH", help="write the tables as JSON")
-    parser.add_argument("--others", type=Path, nargs="*", default=[], help="JSON of other trainings for the tables")
+    parser.add_argument("--others", type=Path, nargs="*", default=[], help="JSON of more trainings for the tables")
     return parser.parse_args()
 
 
@@ -118,7 +118,7 @@ def judge(
     calibrations: list[str],
     with_test: bool,
 ) -> list[Row]:
-    """Find the threshold of each calibration and what is left at it, for every kind of anomaly."""
+    """Find the threshold of each calibration and judge it by every kind of anomaly."""
     pictures, resize = Pictures(data, model), resize_of(model)
     images = [resize(data.val_data[index].image) for index in range(min(MAX_NORMAL_IMAGES, len(data.val_data)))]
     image = torch.stack(images)
@@ -142,7 +142,7 @@ def judge(
 
 
 def draw_all(model: AnoSeg, image: Tensor, normal: Predicted) -> dict[str, Predicted]:
-    """Draw defects of every kind on the object, of all strengths and of each; predict them, after normal images."""
+    """Draw defects of every kind on the object, of all strengths and of each; predict normal images, then these."""
     image = several_times(image, DRAWN_ON)
     places = find_object(image)
     drawn = {f"drawn, strength {strength:g}": draw(image, places, strength) for strength in STRENGTHS}
@@ -184,7 +184,7 @@ def of_numbers(found_on: dict[str, Predicted], prediction: Predicted) -> Iterato
     generator = torch.Generator().manual_seed(JUDGING_SEED)
     for calibration, found in found_on.items():
         histograms = [score_histogram(*pair, BINS) for pair in zip(found.maps, found.masks, strict=True)]
-        of_pairs = torch.stack(histograms).unflatten(0, (2, -1)).sum(0)  # of a normal image and what was forged on it
+        of_pairs = torch.stack(histograms).unflatten(0, (2, -1)).sum(0)  # each of a normal image and its forged copy
         for number in NUMBERS:
             lots = [torch.randint(len(of_pairs), (number,), generator=generator) for _ in range(LOTS)]
             places = [iou_curve_compute(of_pairs[lot].sum(0))[0].argmax() for lot in lots]
@@ -199,7 +199,7 @@ def several_times(image: Tensor, number: int) -> Tensor:
 
 
 def forge(model: AnoSeg, image: Tensor, changes: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Forge anomalies as the model's training did, or changed patches alone, or changed patches and noise.
+    """Forge anomalies as in the model's training, or only changed patches, or changed patches and noise.
 
     There are as many on each image as in AnoSeg's own calibration. Return images and masks.
     """

@@ -1,16 +1,16 @@
-"""Measure what SGSF's references are worth and cost at inference: how many, how chosen, and how stored.
+"""Measure what SGSF's references gain and cost at inference, by their number, choice and storage.
 
-All of that can be changed after a training, so each form of the bank is put into the same trained networks:
+All of these can be changed after training, so each form of the bank is put into the same trained networks:
 
 - accuracy is that of anomalib's own test, without figures that need a threshold;
 - difference is the largest one, over all test images and pixels, between the anomaly map, in `[0, 1]`, and that of the
-  same 16 references with their features computed in float32: what storing them rounds;
+  same 16 references with features computed in float32, so it is the rounding of stored features;
 - file is the size of the ONNX export, and time is ONNX Runtime's for an image that needs no resizing: one thread,
   processor time, medians of rounds in which all forms take turns. `single` has neither extractor nor look-up, so what
-  `nearest` takes beyond it is the look-up's.
+  `nearest` takes in addition is the cost of the look-up.
 
 Trainings are job folders of a board. Run this where the board ran, because their data may have relative paths. Without
-any, a model is trained on the demonstration data for `--steps`, for sizes and times of any width. Page: guidance.md.
+any, a model is trained on the demonstration data for `--steps`, for sizes and times at any width. Page: guidance.md.
 
     python -m benchmarks.experiments.guidance [JOB ...] [--rounds 10] [--json guidance.json] [--markdown]
     python -m benchmarks.experiments.guidance --size 256 --width 1 --steps 1
@@ -98,7 +98,7 @@ class Training(NamedTuple):
         return model.eval()
 
     def collect(self) -> ReferenceSet:
-        """Read what a training of the model reads when it starts."""
+        """Collect the references as at the start of a training."""
         model: Any = self.load(SHIPPED)
         self.data.setup()
         transforms = [self.data.test_augmentations, model.pre_processor.transform]
@@ -199,12 +199,12 @@ def cells(figures: dict[str, Figures], name: str, titles: list[str]) -> Iterator
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__, "markdown")
-    parser.add_argument("jobs", type=Path, nargs="*", help="folders of a board's jobs; trains a model if none")
-    parser.add_argument("--rounds", type=int, default=10, help="in which all forms take turns (default: 10)")
-    parser.add_argument("--size", type=int, default=128, help="side of the images, without jobs (default: 128)")
-    parser.add_argument("--width", type=float, default=0.25, help="of the networks, without jobs (default: 0.25)")
-    parser.add_argument("--steps", type=int, default=100, help="of the training, without jobs (default: 100)")
-    parser.add_argument("--quick", action="store_true", help="a trial: the first forms alone")
+    parser.add_argument("jobs", type=Path, nargs="*", help="job folders of a board; if none, a model is trained")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds in which all forms take turns (default: 10)")
+    parser.add_argument("--size", type=int, default=128, help="without jobs: side of the images (default: 128)")
+    parser.add_argument("--width", type=float, default=0.25, help="without jobs: width of the networks (default: 0.25)")
+    parser.add_argument("--steps", type=int, default=100, help="without jobs: steps of the training (default: 100)")
+    parser.add_argument("--quick", action="store_true", help="a trial: only the first forms")
     return parser.parse_args()
 
 

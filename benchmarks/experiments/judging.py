@@ -1,4 +1,4 @@
-"""How studies judge AnoSeg without test images: anomalies on held-out normal images, and figures of maps.
+"""Judge AnoSeg without test images: by anomalies on held-out normal images, and figures of its maps.
 
 Anomalies are of two kinds. `forged` ones come from an augmentation of this package, as in a training. `drawn` ones come
 from the demonstration data's code, from which no model learns.
@@ -51,10 +51,10 @@ def find_object(normal: Tensor) -> Tensor:
 
 
 def draw(normal: Tensor, places: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Draw a defect of each kind on each image, half of it at least in those places: images and masks.
+    """Draw a defect of each kind on each image, at least half of it in those places: images and masks.
 
-    The strength is the opacity of what was drawn, from 0 to 1: kinds differ in what they do with a strength of their
-    own, and a splinter does nothing.
+    The strength is the opacity of the drawn defect, from 0 to 1. The kinds' own argument ``strength`` is not used: its
+    effect differs between kinds, and a splinter ignores it.
     """
     rng = np.random.default_rng(JUDGING_SEED)
     pairs = [

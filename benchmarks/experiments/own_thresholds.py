@@ -1,9 +1,9 @@
-"""Count what trained AnoSegs find and miss on test images at their own thresholds.
+"""Count what trained AnoSeg models find and miss on test images at their own thresholds.
 
-Each training is calibrated as `configs/laptop_pretrained.yaml` says, without test images. Reported are the share of the
-best IoU that its pixel threshold leaves and, for good images and each kind of defect, how many are called anomalous, on
-how many defects no pixel is marked or the map overlaps the truth by little, and on how many good images any pixel is
-marked. For the record: nothing may be chosen by it. Page: own_thresholds.md.
+Each training is calibrated as in `configs/laptop_pretrained.yaml`, without test images. The report says which share of
+the best IoU its pixel threshold reaches. For good images and each kind of defect it counts how many are called
+anomalous, on how many defects no pixel is marked or the mask hardly overlaps the ground truth, and on how many good
+images any pixel is marked. For the record: nothing may be chosen by it. Page: own_thresholds.md.
 
 Trainings are job folders of a board. Run this where the board ran, because their data may have relative paths. Without
 any, a network that saw a few pictures of the demonstration data shows that the script works.
@@ -32,7 +32,7 @@ PREDICTED = ("anomaly_map", "gt_mask", "pred_mask", "pred_label")  # fields of a
 
 
 class Predicted(NamedTuple):
-    """What a calibrated model says of the test images, and what is true."""
+    """A calibrated model's predictions for the test images, and the ground truth."""
 
     kinds: list[str]  # of defects, or "good"
     maps: Tensor  # (N, H, W)

@@ -1,10 +1,10 @@
-"""Compare forms of AnoSeg's pixel-wise loss, or any other settings, by what a map learns.
+"""Compare forms of AnoSeg's pixel-wise loss, or any other settings, by how good its map becomes.
 
-AnoSeg is trained with each form of the loss, and as `configs/laptop.yaml` says, on the same images in the same order.
-While it trains, anomalies on held-out *normal* images judge it: `forged` by the training's own augmentation with
-another seed, and `drawn` by the demonstration data's code, which shares nothing with it. No test image is touched.
+AnoSeg is trained with each form of the loss, and as in `configs/laptop.yaml`, on the same images in the same order.
+During training it is judged by anomalies on held-out *normal* images: `forged` by the training's own augmentation with
+another seed, and `drawn` by the demonstration data's code, which shares nothing with it. No test image is used.
 Three networks are judged each time: with the `latest` weights, with these and the normalisation statistics of the
-validation `batch`, and with the `averaged` weights. The second tells whether running statistics lag behind. Pages:
+validation `batch`, and with the `averaged` weights. The second shows whether running statistics lag behind. Pages:
 pixel_loss.md, coordinates.md.
 
     python -m benchmarks.experiments.pixel_loss --json curves.json --plot curves.png
@@ -68,14 +68,14 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--root", type=Path, help="folder of data in MVTec AD's layout; the demonstration if omitted")
     parser.add_argument("--category", default=DEMO)
     parser.add_argument("--variant", help="JSON: name -> arguments of AnoSeg, in place of the forms of the loss")
-    parser.add_argument("--laptop", action="store_true", help="variants change what configs/laptop.yaml says")
+    parser.add_argument("--laptop", action="store_true", help="variants change the settings of configs/laptop.yaml")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=40, help="steps between judgements")
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--width", type=float, default=0.25)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--precision", default="32-true", help="of Lightning, such as bf16-mixed")
+    parser.add_argument("--precision", default="32-true", help="precision of Lightning, such as bf16-mixed")
     parser.add_argument("--plot", type=Path)
     return parser.parse_args()
 
@@ -130,7 +130,7 @@ class Judge(Callback):
         self.seconds = 0.0
 
     def on_train_batch_start(self, *args: Any) -> None:  # noqa: ANN401
-        """Start the clock, which counts processor time: others may be at work."""
+        """Start the clock, which counts processor time, because the machine may be busy."""
         del args
         self.start = time.process_time()
 

@@ -1,21 +1,21 @@
-"""Judge where estimators of saliency find the object, and how many forged pixels they bring onto it.
+"""Judge how well estimators of saliency find the object, and how many forged pixels lie on it.
 
 For each folder of *normal* images and each estimator:
 
-- empty: the share of images in which it finds nothing, as it should in pictures of textures;
+- empty: the share of images in which it finds nothing, which is right in pictures of textures;
 - IoU: how well its map above 0.5 fits the object, over all pixels of the folder;
 - on object: the share of forged pixels on the object, by `SaliencyPerlin` with this saliency and its other defaults,
   but with an anomaly in every image and no rotation. `none` is plain Perlin noise, whose share is about the object's
   area.
 
-Otsu's threshold on grey values tells the object, independently of all estimators: the side that most of the border does
-not lie on, with holes filled. That is right for one object before an even background and means nothing for textures,
-where `empty` counts. Page: saliency.md.
+Otsu's threshold on grey values defines the object, independently of all estimators: the side of it on which less of the
+border lies, with holes filled. That is right for one object on an even background. It means nothing for textures, where
+`empty` counts. Page: saliency.md.
 
     python -m benchmarks.experiments.saliency [FOLDER ...] [--images 64] [--sheet sheet.jpg] \
         [--json saliency.json] [--markdown]
 
-Without folders it takes what scikit-image ships: three textures, and pictures with something in them.
+Without folders it takes pictures of scikit-image: three textures, and pictures with objects.
 """
 
 import argparse
@@ -117,9 +117,9 @@ def table(figures: dict[str, dict[str, Any]], options: argparse.Namespace) -> st
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__, "seed", "threads", "markdown")
-    parser.add_argument("folders", type=Path, nargs="*", help="of normal images; scikit-image's if none")
-    parser.add_argument("--images", type=int, default=64, help="at most, of each folder (default: 64)")
-    parser.add_argument("--draws", type=int, default=4, help="of anomalies an image (default: 4)")
+    parser.add_argument("folders", type=Path, nargs="*", help="folders of normal images; if none, scikit-image's")
+    parser.add_argument("--images", type=int, default=64, help="most images of each folder (default: 64)")
+    parser.add_argument("--draws", type=int, default=4, help="draws of anomalies per image (default: 4)")
     parser.add_argument("--shown", type=int, default=4, help="images of each folder on the sheet (default: 4)")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--sheet", type=Path, metavar="PATH", help="draw a contact sheet")

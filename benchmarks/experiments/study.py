@@ -1,14 +1,14 @@
-"""Compare changes of AnoSeg's short training, judged on synthetic anomalies alone.
+"""Compare changes of AnoSeg's short training by synthetic anomalies only.
 
-AnoSeg is trained as `configs/laptop.yaml` says and with each of the changes in a file of trials, on the normal training
-images of one or several sets. Every trial gets the same processor time, unless it names its own. Anomalies on held-out
-images, the same for all trials, judge it; no test image is touched:
+AnoSeg is trained as in `configs/laptop.yaml` and with each of the changes in a file of trials, on the normal training
+images of one or several sets. Every trial gets the same processor time, unless it names its own. It is judged by
+anomalies on held-out images, the same for all trials; no test image is used:
 
 - `drawn`: by the demonstration data's code, one of each kind on each image, from which no trial learns;
 - `on object`: likewise, but at least half of each lies on what stands out from the image's border, if anything does;
-- `forged`: by the shipped augmentation. Its best threshold is that of the others' `IoU at the forged threshold`.
+- `forged`: by the shipped augmentation. Its best threshold gives the others' `IoU at the forged threshold`.
 
-A trial may also replace what is no argument of AnoSeg: the `batch`, the `seconds` of training, and the `normalisation`
+A trial may also change more than AnoSeg's arguments: the `batch`, the `seconds` of training, and the `normalisation`
 layers of all networks, by `group`. One with a detector is judged by both image scores. Pages: short_training.md,
 short_training_changes.md, frozen_encoder.md, image_score.md.
 
@@ -17,7 +17,7 @@ short_training_changes.md, frozen_encoder.md, image_score.md.
     python -m benchmarks.experiments.study --only --json study.json --markdown --csv study.csv
     python -m benchmarks.experiments.study --report benchmarks/results/study.csv
 
-The JSON file is written after each training; trainings that it holds are not repeated.
+The JSON file is written after each training. Trainings that it holds are not repeated.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def settings_of(changes: dict[str, Any], options: argparse.Namespace) -> Row:
-    """Return all settings of a trial, by which trainings of another configuration or length are told apart."""
+    """Return all settings of a trial, which distinguish it from trainings of another configuration or length."""
     lengths = {name: changes.get(name, vars(options)[name]) for name in LENGTHS}
     return {"settings": merge(preset("laptop"), by_group(changes))} | lengths
 
@@ -97,7 +97,7 @@ def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__, "threads", "markdown")
     parser.add_argument("--trials", type=Path, default=TRIALS, help="YAML: name -> changes of configs/laptop.yaml")
-    parser.add_argument("--only", nargs="*", help="names of trials; none, to report what there is")
+    parser.add_argument("--only", nargs="*", help="names of trials (default: all); without names, only report")
     parser.add_argument(
         "--set", type=Path, nargs="*", default=[], help="folders in MVTec AD's layout; the demonstration if omitted"
     )
@@ -105,7 +105,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--csv", type=Path, metavar="PATH", help="write the trainings of this length as a small table")
-    parser.add_argument("--report", type=Path, metavar="CSV", help="print the tables of such a file, and stop")
+    parser.add_argument("--report", type=Path, metavar="CSV", help="only print the tables of a file that --csv wrote")
     options = parser.parse_args()
     if not options.json and not options.report:
         parser.error("trainings need --json, where they are kept")
@@ -143,7 +143,7 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, seconds: float,
 def normalise_groups(module: nn.Module) -> None:
     """Replace all batch normalisation in a network, with fresh scales and shifts."""
     for name, child in module.named_children():
-        if type(child) is nn.BatchNorm2d:  # timm's subclass has the activation in it
+        if type(child) is nn.BatchNorm2d:  # timm's subclass includes the activation
             setattr(module, name, nn.GroupNorm(max(1, child.num_features // GROUP), child.num_features))
         else:
             normalise_groups(child)
@@ -162,7 +162,7 @@ class Clock(Callback):
 
 
 def held_out_anomalies(data: Any, model: AnoSeg, shipped: SyntheticAnomaly) -> dict[str, tuple[Tensor, Tensor]]:  # noqa: ANN401
-    """Make images and masks of each kind, the forged ones first, within them the normal images first."""
+    """Make images and masks of each kind, `forged` first; in each kind, normal images come first."""
     normal = held_out(data, model)
     forged, forged_mask = shipped.forge(normal, generator=torch.Generator().manual_seed(JUDGING_SEED))
     anywhere = torch.ones_like(forged_mask, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Trained models for studies: finished jobs of boards, or a tiny network that shows that a script works."""
+"""Trained models for studies: finished jobs of boards, or a tiny network to show that a script works."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +40,7 @@ def demonstration() -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
 
 
 def with_sets(rows: list[Row]) -> pd.DataFrame:
-    """Tabulate rows, with the set that each training is of."""
+    """Tabulate rows, with the set of each training."""
     table = pd.DataFrame(rows)
     table["set"] = table["training"].str.replace(r", seed \d+$", "", regex=True)
     return table

@@ -1,17 +1,17 @@
-"""Measure what forging costs beside anomalib's generator of the same kind of anomaly, DRAEM's.
+"""Compare the cost of forging with that of anomalib's generator of the same kind of anomaly, DRAEM's.
 
-At batches of 8 and 32 images of 256 x 256 pixels, with an anomaly in every image, these take turns on one thread:
+In batches of 8 and 32 images of 256 x 256 pixels, with an anomaly in every image, these take turns on one thread:
 
 - noise: `generate_perlin_noise` of anomalib in a loop, as its generator calls it, and `perlin_noise`, whose random
   numbers and frequencies are drawn within the time measured;
-- turned noise: the same and DRAEM's rotation by up to 90 degrees;
+- rotated noise: the same and DRAEM's rotation by up to 90 degrees;
 - image and mask: `PerlinAnomalyGenerator`; `DraemPerlin`, which draws from the same distribution; `SaliencyPerlin`,
-  which also estimates saliency and rotates three of ten images; and `SaliencyPerlin` without both. Once without a
-  folder of textures, where `SaliencyPerlin` shows other images and the rest the noise itself, and once with one:
-  pictures that scikit-image ships, or `--textures`. Anomalib's reads a picture for each anomaly, ours keep them.
+  which also estimates saliency and rotates three of ten images; and `SaliencyPerlin` without both. All run once without
+  a folder of textures, where `SaliencyPerlin` shows other images and the others the noise itself, and once with one:
+  pictures that scikit-image ships, or `--textures`. anomalib's reads a picture for each anomaly, ours keep them.
 
-`--check` requires a speed-up of what does the same as anomalib's. Operations, and those among them that hand a value to
-the host, are counted. The latter make a GPU wait and grow with the batch.
+`--check` requires a speed-up of those that do the same as anomalib's. All operations are counted, and those among them
+that hand a value to the host: these make a GPU wait, and their number grows with the batch.
 
     python -m benchmarks.performance.augmentation [--quick] [--markdown] [--json augmentation.json] [--check]
 """
@@ -49,39 +49,39 @@ from benchmarks.common import (
 from benchmarks.performance.cost import OperationCounter
 
 REFERENCE, SIZE, BATCHES = "anomalib", 256, (8, 32)
-PLAIN = "SaliencyPerlin, no saliency, no turn"
+PLAIN = "SaliencyPerlin, no saliency, no rotation"
 LIKE_ANOMALIBS = {"ours", "DraemPerlin"}
-# How many times as fast --check wants ours to be, by what the quantity begins with.
-REQUIRED = {"noise": 10.0, "turned noise": 0.0, "image and mask": 6.0}
+# How many times as fast --check requires ours to be, by the quantity's first words.
+REQUIRED = {"noise": 10.0, "rotated noise": 0.0, "image and mask": 6.0}
 PICTURES = ("astronaut", "brick", "cat", "coffee", "coins", "grass", "gravel", "moon", "page", "text")
 CPU = torch.device("cpu")
 
 
-def anomalib_noise(batch: int, size: int, turn: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
+def anomalib_noise(batch: int, size: int, rotate: Callable[[Tensor], Tensor] | None = None) -> list[Tensor]:
     """Make noise with anomalib's function, image by image as its generator does."""
     noise = (generate_perlin_noise(size, size, device=CPU) for _ in range(batch))
-    return [turn(image[None]) if turn else image for image in noise]
+    return [rotate(image[None]) if rotate else image for image in noise]
 
 
-def our_noise(batch: int, size: int, turned: bool = False) -> Tensor:
+def our_noise(batch: int, size: int, rotated: bool = False) -> Tensor:
     """Draw and make noise of the same distribution."""
     gradients = 2 * math.pi * torch.rand(batch, LATTICE_LINES, LATTICE_LINES)
     frequency = torch.tensor(FREQUENCIES)[torch.randint(len(FREQUENCIES), (batch, 2))]
     noise = perlin_noise(gradients, frequency, (size, size))
-    return rotate_noise(noise, torch.empty(batch).uniform_(-90, 90)) if turned else noise
+    return rotate_noise(noise, torch.empty(batch).uniform_(-90, 90)) if rotated else noise
 
 
 def subjects(batch: int, size: int, textures: Path) -> dict[str, dict[str, Callable[[], object]]]:
     """Make what is measured at one batch size: quantity -> name -> call."""
-    turn, image = PerlinAnomalyGenerator().perlin_rotation_transform, torch.rand(batch, 3, size, size)
+    rotate, image = PerlinAnomalyGenerator().perlin_rotation_transform, torch.rand(batch, 3, size, size)
     # A disc, so that there is something salient.
     across = torch.linspace(-1, 1, size).square()
     image = torch.where(across[:, None] + across < 0.3, 0.5 + image / 2, image / 20)
     calls: dict[str, dict[str, Callable[[], object]]] = {
         "noise": {REFERENCE: partial(anomalib_noise, batch, size), "ours": partial(our_noise, batch, size)},
-        "turned noise": {
-            REFERENCE: partial(anomalib_noise, batch, size, turn),
-            "ours": partial(our_noise, batch, size, turned=True),
+        "rotated noise": {
+            REFERENCE: partial(anomalib_noise, batch, size, rotate),
+            "ours": partial(our_noise, batch, size, rotated=True),
         },
     }
     for title, folder in {"image and mask": None, "image and mask, folder of textures": textures}.items():
@@ -111,7 +111,7 @@ def judge(figures: Figures, counts: dict[str, dict[str, list[int]]]) -> Iterator
             yield "FAILED" if waits else "passed", f"{name}, {title}: the host waits {waits} times, allowed 0"
             if required and name in LIKE_ANOMALIBS:
                 speed = speed_up(samples, name, REFERENCE)
-                # What is faster than required in its slowest round needs no quiet machine.
+                # If even the slowest round is fast enough, noise does not matter.
                 outcome = "passed" if speed[1] >= required else judge_speed(speed, required)
                 yield outcome, f"{name}, {title}: {speed[0]:.1f} times as fast, required {required:g}"
 
@@ -120,7 +120,7 @@ def table(figures: Figures, counts: dict[str, dict[str, list[int]]], options: ar
     """Format all figures, separated by tabs or in Markdown."""
     head = [
         f"{options.size}x{options.size}, {options.threads} thread(s)",
-        "who",
+        "generator",
         "ms",
         "speed-up",
         "operations",
@@ -146,7 +146,7 @@ def parse_options() -> argparse.Namespace:
     parser = make_parser(__doc__, "seed", "threads", "markdown", "check")
     parser.add_argument("--size", type=int, default=SIZE, help="side of the images (default: 256)")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--textures", type=Path, help="folder of pictures in place of scikit-image's")
+    parser.add_argument("--textures", type=Path, help="folder of pictures, instead of scikit-image's")
     parser.add_argument("--quick", action="store_true", help="a trial: 64 pixels, 1 round, batches of 2")
     options = parser.parse_args()
     options.batches = BATCHES

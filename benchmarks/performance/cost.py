@@ -1,17 +1,17 @@
-"""Measure what AnoSeg and SGSF cost beside anomalib's DRAEM: parameters, arithmetic, latency, training, memory.
+"""Compare the costs of AnoSeg and SGSF with anomalib's DRAEM: parameters, arithmetic, latency, training, memory.
 
 All networks run in one process on one thread and take turns (A B C A B C ...), so that a machine that slows down slows
-all of them. Each turn warms up first. Times are processor time, with several threads the wall's. Speed-ups are ratios
+all of them. Each turn warms up first. Times are processor time, or wall time with several threads. Speed-ups are ratios
 of medians, with the extremes of the rounds' ratios. Weights and images are random, the layout is channels-last, which
 is no slower for DRAEM either. SGSF carries 16 references with stored features.
 
-- Counted: parameters that are trained, without AnoSeg's averaged copy; multiply-adds of convolutions and matrix
+- Counts: parameters that are trained, without AnoSeg's averaged copy; multiply-adds of convolutions and matrix
   products; operations dispatched, and those of them that hand a value to the host. On a CPU the latter include values
   that were drawn on the host, for which a GPU would not have to wait.
 - Inference: batch 1, float32, and bfloat16 by autocast where the processor has it.
-- Training: steps of Lightning's trainer in float32. Equally many images go through each network: DRAEM's batch is 4,
+- Training: steps of Lightning's trainer in float32. Each network gets equally many images: DRAEM's batch is 4,
   about half with an anomaly; SGSF's is 4, three quarters with one, each beside a reference; AnoSeg's is 2, each with
-  and without. The share of forging is of these steps.
+  and without. The share of forging is its part of these steps.
 - Forging: an anomaly in half as many images, for DRAEM and SGSF with probability 1. DRAEM gets an empty folder of
   textures, so that it shows noise and reads no picture for each anomaly.
 - Memory: how far one inference or two training steps raise the resident memory at their peak, above its level with all
@@ -67,7 +67,7 @@ from benchmarks.common import (
 REFERENCE, SIZE, WIDTHS = "DRAEM", 256, (1.0, 0.25)
 SHARE, WAITS = "share of forging in a training step, %", "host synchronisations of forging"
 REFERENCES = 16
-# What --check wants at SIZE: speed-ups, by the first word of the quantity, and upper bounds.
+# What --check requires at SIZE: speed-ups, by the first word of the quantity, and upper bounds.
 REQUIRED = {
     "AnoSeg, width 1": {"inference": 5.0, "training": 2.5},
     "AnoSeg, width 0.25": {"inference": 10.0, "training": 5.0},
@@ -258,7 +258,7 @@ def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__, "seed", "threads", "markdown", "check")
     parser.add_argument("--size", type=int, default=SIZE, help="side of the images (default: 256)")
-    parser.add_argument("--rounds", type=int, default=4, help="of training; twice as many else (default: 4)")
+    parser.add_argument("--rounds", type=int, default=4, help="rounds of training; twice as many else (default: 4)")
     parser.add_argument("--quick", action="store_true", help="a trial: 64 pixels, 1 round, a narrow network")
     options = parser.parse_args()
     options.widths, options.images = WIDTHS, 4

@@ -1,4 +1,4 @@
-"""Measure what the registration hook costs every start of Python and every start of ``anomalib``.
+"""Measure how much the registration hook slows every start of Python and every start of ``anomalib``.
 
 Registration by name works through a ``.pth`` file that Python reads at each start, so programs that never use anomalib
 pay for it, too. Two commands are measured as pairs of fresh processes in alternating order, so that a machine that
