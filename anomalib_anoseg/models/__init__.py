@@ -1,4 +1,4 @@
 """The two models, AnoSeg and SGSF, and the parts that they share."""
 
-# Importing anomalib's models first runs the registration hook while nothing of this package is half imported.
+# Import anomalib's models first: their registration hook must not meet this package half imported.
 import anomalib.models  # noqa: F401

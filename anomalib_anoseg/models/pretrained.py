@@ -18,17 +18,17 @@ def load_pretrained(
     argument: str,
     **timm_arguments: Any,  # noqa: ANN401
 ) -> None:
-    """Load the weights that timm publishes for a network into one that timm made.
+    """Load timm's published weights into a network that timm created.
 
     Args:
         network: Made by ``timm.create_model(backbone, **timm_arguments)``.
-        backbone: timm's name of it.
-        weights: File that holds them; ``None`` lets timm download them, or take them from where it keeps downloads.
-        argument: Name of the argument that asked for them, for messages.
-        **timm_arguments: Of ``timm.create_model``.
+        backbone: Its name in timm.
+        weights: Weights file; ``None`` lets timm download the weights, or read them from its cache.
+        argument: Name of the setting that requested them, for error messages.
+        **timm_arguments: Further arguments of ``timm.create_model``.
 
     Raises:
-        ValueError: If there is no such file, it holds something else, or nothing can be downloaded.
+        ValueError: If the file is missing or does not fit, or the download fails.
     """
     if weights is not None and not Path(weights).is_file():
         raise ValueError(f"{argument}: there is no file {weights!r}.")
@@ -37,15 +37,15 @@ def load_pretrained(
         with seeded_weights(0):
             source = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **timm_arguments)
     except (LookupError, OSError, RuntimeError, UnpicklingError) as error:
-        told = next(iter(str(error).splitlines()), type(error).__name__)
+        cause = next(iter(str(error).splitlines()), type(error).__name__)
         reason = (
-            f"{weights!r} does not hold timm's weights of {backbone!r}: {told}"
+            f"{weights!r} does not hold timm's weights of {backbone!r}: {cause}"
             if weights
-            else f"timm could not get weights of {backbone!r}: {told} Without a network give a file with them, as timm "
-            "publishes them, in place of true; or false, for random weights."
+            else f"timm could not get weights of {backbone!r}: {cause} Without a network connection, replace true by "
+            "the path of a file as timm publishes it, or by false for random weights."
         )
         raise ValueError(f"{argument}: {reason}") from error
-    # timm only warns of what a file does not hold, and leaves that random.
+    # timm only warns about tensors that a file lacks, and leaves them random.
     with seeded_weights(0):
         random = timm.create_model(backbone, **timm_arguments)
     missing = [
@@ -56,6 +56,6 @@ def load_pretrained(
     if missing:
         raise ValueError(
             f"{argument}: {weights!r} does not hold timm's weights of {backbone!r}: "
-            f"{missing[0]} and {len(missing) - 1} others are not in it."
+            f"{missing[0]} and {len(missing) - 1} others are missing."
         )
     network.load_state_dict(source.state_dict())

@@ -1,4 +1,4 @@
-"""How Lightning and anomalib meet a model that learns from anomalies which it forges on normal images."""
+"""What Lightning and anomalib need of a model that learns from anomalies forged on normal images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,19 +28,19 @@ from anomalib_anoseg.transforms import SyntheticAnomaly
 class SelfSupervisedModel(LightningModule):
     """The conventions of this package's models.
 
-    A mixin, to stand before :class:`anomalib.models.components.AnomalibModule`, which anomalib wants to find among the
-    bases of every model.
+    A mixin, listed before :class:`anomalib.models.components.AnomalibModule`, which must be a direct base of every
+    model.
 
     Attributes:
-        model: The networks, which can ``prepare_for_evaluation`` and ``drop_training_parts``.
+        model: The networks, with methods ``prepare_for_evaluation`` and ``drop_training_parts``.
         augmenter: Forges the anomalies.
         seed: Fixes initial weights, anomalies and the order of images; ``None`` for the global random stream.
-        max_epochs: Length of the training, if it shall override the trainer's.
+        max_epochs: Number of training epochs, which overrides the trainer's; ``None`` keeps the trainer's.
         min_side: Shortest side of an image in pixels that the networks can take.
         unexported: Names of attributes beside ``model`` that only training needs.
         find_place: Tells where a former argument stands now, see :func:`~anomalib_anoseg.models.settings.find_place`.
         shaping_arguments: See :func:`~anomalib_anoseg.training.checkpoints.explain_misfit`.
-        saved_arguments: Those of the last checkpoint that was loaded, ``None`` if there was none.
+        saved_arguments: Arguments in the last checkpoint that was loaded; ``None`` if there was none.
     """
 
     model: Any
@@ -54,13 +54,13 @@ class SelfSupervisedModel(LightningModule):
     saved_arguments: Mapping[str, Any] | None = None
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add checks of the images, repeatable random streams and a last validation to anomalib's components."""
+        """Add image checks, seeded random streams and a final validation to anomalib's callbacks."""
         components: Any = super().configure_callbacks()
         check = InputCheck(self.max_epochs, self.augmenter.check_paths)
         return [*components, check, SeededFit(self.seed), FinalValidation()]
 
     def step_generator(self) -> torch.Generator | None:
-        """Make the random stream of this training step and rank; ``None`` without a seed."""
+        """Create the random generator of this training step and rank; ``None`` without a seed."""
         if self.seed is None:
             return None
         generator = torch.Generator(self.augmenter.device)
@@ -82,7 +82,7 @@ class SelfSupervisedModel(LightningModule):
         self.model.prepare_for_evaluation()
 
     def on_fit_end(self) -> None:
-        """Prepare the networks for who predicts without a trainer after a training that was not validated."""
+        """Prepare the networks for prediction without a trainer, even after a training without validation."""
         self.model.prepare_for_evaluation()
         self.model.train()
 
@@ -90,7 +90,7 @@ class SelfSupervisedModel(LightningModule):
         """Predict anomaly maps and image scores."""
         del args, kwargs
         image: Any = batch.image
-        # As a plain tensor: on older versions torch.compile never comes to an end of torchvision's subclass.
+        # As a plain tensor: older versions of torch.compile never finish with torchvision's subclass.
         return batch.update(**self.model(image.as_subclass(Tensor))._asdict())
 
     def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -102,13 +102,13 @@ class SelfSupervisedModel(LightningModule):
         return self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare the arguments of the training with this model's where its weights do not fit, before torch lists how.
+        """If weights do not fit, explain which arguments differ, before torch lists the tensors.
 
-        An argument that ``load_from_checkpoint`` overrides in Python cannot be told from a saved one; torch's own error
-        remains there.
+        An argument that ``load_from_checkpoint`` overrides in Python looks like a saved one; then only torch's error
+        appears.
 
         Raises:
-            ValueError: If the weights are of networks of another shape.
+            ValueError: If the weights belong to networks of another shape.
         """
         super().on_load_checkpoint(checkpoint)
         self.saved_arguments = dict(checkpoint.get("hyper_parameters", {}))
@@ -120,11 +120,11 @@ class SelfSupervisedModel(LightningModule):
 
     @property
     def only_size(self) -> tuple[int, int] | None:
-        """Height and width of the only images that the networks can take; ``None`` if they take any."""
+        """Height and width of the only image size that the networks accept; ``None`` if they accept any."""
         return None
 
     def before_export(self) -> None:
-        """Warn of what the user should know of the files; nothing here."""
+        """Warn about properties of the exported files; does nothing here."""
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Export as anomalib does, see :func:`~anomalib_anoseg.deploy.export.export_torch`."""
@@ -141,19 +141,19 @@ class SelfSupervisedModel(LightningModule):
         return export_onnx(self, export_root, model_file_name, input_size, **kwargs)
 
     def _post_training_quantization_ov(self, model: Any, datamodule: Any = None) -> Any:  # noqa: ANN401
-        """Quantize the networks alone; anomalib's hook for ``INT8_PTQ``, where it quantizes scores and maps, too."""
+        """Quantize only the networks for ``INT8_PTQ``; anomalib's own version quantizes scores and maps, too."""
         from anomalib_anoseg.deploy.quantization import quantize  # noqa: PLC0415 - nncf is installed with an extra
 
         return quantize(model, datamodule)
 
     @property
     def calibration_anomalies(self) -> CalibrationAnomalies:
-        """What thresholds are found on where there are no real anomalies: those of training."""
+        """Anomalies for calibration without real ones: those of training."""
         return CalibrationAnomalies(self.augmenter)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Trainer options that override the user's: the length, if the model was given one."""
+        """Trainer options that override the user's: ``max_epochs``, if the model sets it."""
         return {} if self.max_epochs is None else {"max_epochs": self.max_epochs}
 
     @property

@@ -1,4 +1,4 @@
-"""What AnoSeg learns from and is calibrated on: pasted patches, and noise-shaped anomalies among them."""
+"""AnoSeg's anomalies, for training and calibration: pasted patches, and noise-shaped anomalies among them."""
 
 import copy
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ Augmenter = CutPaste | OneOf
 
 
 def create_augmenter(patches: PatchSettings, noise: NoiseSettings) -> Augmenter:
-    """Create what pastes patches, and gives a share of the images a noise-shaped anomaly in their place.
+    """Create the augmenter: it pastes patches or, on a share of the images, a noise-shaped anomaly.
 
-    What shows through the noise are images of the ``"batch"``, the ``"noise"`` itself, or pictures in a folder.
+    The noise shows images of the ``"batch"``, the ``"noise"`` itself, or pictures in a folder.
     """
     pasted = patches.create_transform()
     if not noise.share:
@@ -26,7 +26,7 @@ def create_augmenter(patches: PatchSettings, noise: NoiseSettings) -> Augmenter:
 
 
 def change_ranges(augmenter: Augmenter, changes: Mapping[str, tuple[float, ...]]) -> Augmenter:
-    """Copy what forges anomalies, with other ranges; each kind takes those that it has."""
+    """Copy an augmenter with other ranges; each kind takes those that it knows."""
     if isinstance(augmenter, OneOf):
         kinds: Any = augmenter.kinds
         return OneOf([_change(kind, changes) for kind in kinds], augmenter.flags["weights"])

@@ -1,11 +1,11 @@
 """AnoSeg's anomaly detector: a second GAN, which turns image and anomaly map into an image score.
 
-After arXiv 2110.03396, Sec. 3.4. Its generator reconstructs an image from the image and AnoSeg's map of it, its
-discriminator learns what pairs of a normal image and its map look like; an anomaly shows in how far the two pairs are
-apart in the discriminator's features, and in the images themselves.
+After arXiv 2110.03396, Sec. 3.4. Its generator reconstructs an image from the image and AnoSeg's map of it. Its
+discriminator learns what pairs of a normal image and its map look like. The score is the distance between the original
+and the reconstructed pair, in the discriminator's features and in the images themselves.
 
-Everything here speaks anomalib's polarity: the map of a normal image is 0 everywhere (the paper's is 1), in what the
-generator and the discriminator see, too.
+Everything here uses anomalib's polarity, also in the inputs of both networks: the map of a normal image is 0 everywhere
+(the paper's is 1).
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from anomalib_anoseg.models.network_parts import crop
 
 
 class Judgement(NamedTuple):
-    """What the discriminator makes of pairs.
+    """The discriminator's outputs for pairs of image and map.
 
     Attributes:
         features: ``(B, C, 2, 2)``, its penultimate layer, the paper's ``f``: 512 values at width 1.
@@ -35,9 +35,9 @@ class DetectorModel(nn.Module):
     Args:
         backbone: timm encoder of the generator; sees no coordinates and starts from random weights.
         width: Factor on all channels; 1 is the published size.
-        side: Shorter side of the images in pixels. The discriminator has as many layers as that can fill, see
-            :class:`~anomalib_anoseg.models.anoseg.networks.Discriminator`; larger images are no trouble.
-        beta: Weight of the difference of images in the score, beside that of features.
+        side: Shorter side of the images in pixels. It limits the discriminator's number of layers, see
+            :class:`~anomalib_anoseg.models.anoseg.networks.Discriminator`; larger images work as well.
+        beta: Weight of the image difference in the score; that of the features has weight 1.
 
     Attributes:
         min_side: Shortest side of an image in pixels that the discriminator can take.
@@ -69,7 +69,7 @@ class DetectorModel(nn.Module):
         Raises:
             ValueError: If the images are too small for its layers.
         """
-        # Exporters know the sizes by their bounds alone.
+        # During export only bounds of the sizes are known.
         if not torch.compiler.is_compiling() and min(image.shape[-2:]) < self.min_side:
             raise ValueError(
                 f"AnoSeg's detector takes images with sides of {self.min_side} pixels or more, got "
@@ -83,7 +83,7 @@ class DetectorModel(nn.Module):
         return Judgement(features, self.discriminator.judge(features))
 
     def score(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
-        """Score images by how far they are from being reconstructed as normal.
+        """Score images by their distance from a normal reconstruction.
 
         ``MSE(f(x, 0), f(x^, A^)) + beta MSE(x, x^)`` with an image ``x``, its reconstruction ``x^`` and its map ``A^``.
 
@@ -100,7 +100,7 @@ class DetectorModel(nn.Module):
         return _mean_square(normal, found) + self.beta * _mean_square(image, reconstruction)
 
     def generator_parameters(self) -> list[nn.Parameter]:
-        """List what the generator's optimiser trains."""
+        """List the parameters of the generator's optimiser."""
         return [*self.encoder.parameters(), *self.decoder.parameters()]
 
     def drop_training_parts(self) -> None:

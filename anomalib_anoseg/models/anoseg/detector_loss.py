@@ -29,9 +29,9 @@ class DetectorDiscriminatorLoss(NamedTuple):
 class DetectorLoss(nn.Module):
     """Weighted sums of the detector's losses.
 
-    Its real pairs are (normal image, normal map), its fake ones (reconstruction, predicted map) for the adversarial
-    loss, and (forged image, its mask) for the classification loss: synthetic anomalies are no class of their own. The
-    paper gives no weights and does not show its reconstruction loss: all weights and the form, l1, are our choice.
+    Real pairs are (normal image, normal map). Fake pairs are (reconstruction, predicted map) in the adversarial loss
+    and (forged image, its mask) in the classification loss: synthetic anomalies are no class of their own. The paper
+    gives no weights and does not show its reconstruction loss: all weights, and l1 as its form, are our choice.
 
     Args:
         adversarial_weight: Weight of the adversarial loss, ``>= 0``.

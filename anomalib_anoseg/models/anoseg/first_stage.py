@@ -1,4 +1,4 @@
-"""AnoSeg's networks from a checkpoint, for a training of the detector alone."""
+"""Load AnoSeg's segmentation networks from a checkpoint, to train only the detector."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,12 +27,12 @@ def load_segmentation(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds no AnoSeg, or one of another shape; the message names the option to add.
+        ValueError: If the checkpoint is not AnoSeg's, or of another shape; the message names the option to add.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"detector.segmentation_checkpoint: there is no file {path}. Name that of a trained AnoSeg, such as "
-            "results/AnoSeg/DATA/CATEGORY/latest/weights/lightning/model.ckpt."
+            f"detector.segmentation_checkpoint: there is no file {path}. Give the checkpoint of a trained AnoSeg, "
+            "such as results/AnoSeg/DATA/CATEGORY/latest/weights/lightning/model.ckpt."
         )
     with anomalib_safe_globals():
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -46,11 +46,11 @@ def load_segmentation(
         found = model.load_state_dict(weights, strict=False)
         if not found.unexpected_keys and expected == weights.keys():
             return
-        reason = "its networks are others"
+        reason = "its networks differ"
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
     networks = {name: alike for name, alike in shaping.items() if name not in {"detector.enabled", "image_size"}}
     misfit = explain_misfit(checkpoint.get("hyper_parameters", {}), own, networks)
     raise ValueError(
-        f"detector.segmentation_checkpoint {path} does not fit. {misfit or f'Is it one of AnoSeg? {reason}.'}"
+        f"detector.segmentation_checkpoint {path} does not fit. {misfit or f'Is it a checkpoint of AnoSeg? {reason}.'}"
     )

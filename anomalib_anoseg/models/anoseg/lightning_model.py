@@ -49,15 +49,15 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
 
     Trains on normal images alone: half of each step's images carry a synthetic anomaly, and the network learns to mark
     it, to reconstruct what is normal, and to deceive a discriminator of (image, map) pairs. With ``detector.enabled`` a
-    second GAN learns to score images in the rest of the training. Images must stay in ``[0, 1]``. What the paper leaves
-    open is marked [choice] and explained in the model card.
+    second GAN learns to score images in the last part of the training. Images must stay in ``[0, 1]``. What the paper
+    leaves open is marked [choice] and explained in the model card.
 
-    Settings come in groups, each a frozen dataclass of :mod:`~anomalib_anoseg.models.anoseg.settings` that says what
-    its fields mean; a plain mapping of some of them does as well: ``patches={"area": (0.01, 0.05)}``.
+    Settings come in groups, each a frozen dataclass of :mod:`~anomalib_anoseg.models.anoseg.settings` that documents
+    its fields; a mapping of some of them works as well: ``patches={"area": (0.01, 0.05)}``.
 
     Args:
         image_size (tuple[int, int]): Height and width in pixels to which the default pre-processor resizes images, 64
-            or more each; need be neither equal nor multiples of 32. Defaults to ``(256, 256)``, the paper's.
+            or more each, not necessarily equal or multiples of 32. Defaults to ``(256, 256)``, the paper's.
         encoder (EncoderSettings): The encoder and its weights.
         network (AnoSegNetworkSettings): Size of the networks and how they run.
         patches (PatchSettings): The anomalies that are pasted on normal images.
@@ -67,10 +67,10 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         image_score (Literal["map", "detector"]): What the image score is: the maximum of the smoothed map, or the
             detector's score. May be changed after training. Defaults to ``"map"``.
         calibration (CalibrationSettings): Anomalies on which the thresholds of maps are found.
-        optimizer (OptimizerSettings): Adam's learning rate and what belongs to it.
+        optimizer (OptimizerSettings): Adam, its learning rate schedule and weight averaging.
         seed (int | None): Fixes initial weights, anomalies and the order of images: two runs of one command on a CPU
             give equal weights. ``None`` draws from the global random stream. Defaults to ``0``.
-        max_epochs (int | None): Length of the training, if it shall override the trainer's, for places such as
+        max_epochs (int | None): Number of training epochs, which overrides the trainer's, for commands such as
             ``anomalib benchmark`` that pass no trainer options. Defaults to ``None``.
         pre_processor (PreProcessor | bool): Must keep images in ``[0, 1]``. Defaults to ``True``, a resize.
         post_processor (PostProcessor | bool): Defaults to ``True``, thresholds calibrated on forged anomalies where
@@ -78,11 +78,11 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         evaluator (Evaluator | bool): Defaults to ``True``, image AUROC and F1; pixel AUROC, AP, AUPRO, F1 and
             IoU at the model's threshold, at the best one, and over all.
         visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
-        **unknown (object): Refused, with a word on where a setting of this name stands now.
+        **unknown (object): Rejected; the error names the present place of a setting that has moved.
 
     Raises:
         ValueError: If a setting is out of range; the message names it and the range.
-        TypeError: If there is no such setting; the message says where it stands.
+        TypeError: If a setting is unknown; the message names its present place if it has moved.
 
     Example:
         >>> from anomalib_anoseg import AnoSeg
@@ -194,7 +194,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
 
     @property
     def image_score(self) -> ImageScore:
-        """What the image score is. It may be changed after training: both have thresholds."""
+        """The image score in use. It may be changed after training: both scores are calibrated."""
         return self.model.image_score
 
     @image_score.setter
@@ -205,22 +205,22 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
 
     @property
     def calibration_anomalies(self) -> CalibrationAnomalies:
-        """As in training, and for maps others, if the settings of ``calibration`` say so."""
+        """Anomalies of training; for maps with the ranges of ``calibration``, if any are set."""
         changes = self._calibration_changes
         return CalibrationAnomalies(self.augmenter, change_ranges(self.augmenter, changes) if changes else None)
 
     def setup(self, stage: str) -> None:
-        """Compile, if asked to, before training."""
+        """Compile the networks before training, if ``network.compile`` is set."""
         if stage == "fit" and self.use_compile:
             self.model.compile()
             if self.model.detector is not None:
                 self.model.detector.compile()
 
     def on_fit_start(self) -> None:
-        """Load first weights, if asked to; by now a checkpoint to resume from has brought its own.
+        """Load the configured initial weights, unless a checkpoint to resume from has brought its own.
 
         Raises:
-            ValueError: If that was trained with a frozen encoder, and this is not, or the other way round.
+            ValueError: If the checkpoint and this model differ in ``encoder.frozen``.
         """
         is_resumed = self.saved_arguments is not None and self.trainer.ckpt_path
         shaping = {"encoder.frozen": bool} if is_resumed and "segmentation" in self.stages.shares else {}
@@ -234,12 +234,12 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         self._has_weights = True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the post-processor use the calibration of the image score that this model uses."""
+        """Select the calibration of the image score in use."""
         super().on_load_checkpoint(checkpoint)
         self.image_score = self.model.image_score
 
     def _list_parameters(self, stage: Stage) -> list[list[nn.Parameter]]:
-        """List what the optimisers of a stage train: a generator and, if there is one, a discriminator."""
+        """List the parameters of a stage's optimisers: of a generator and, if there is one, a discriminator."""
         detector: Any = self.model.detector
         networks: AnoSegModel | DetectorModel = detector if stage == "detector" else self.model
         groups = [networks.generator_parameters()]
@@ -259,9 +259,9 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         self.stages.clip_gradients(optimizer)
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> None:
-        """Forge, predict, and let a discriminator and then its generator learn: those of the stage that runs.
+        """Forge anomalies, predict, and train the current stage's discriminator, then its generator.
 
-        The number of images through the networks is twice the batch: each as it is and with an anomaly.
+        The networks see each image twice: without and with an anomaly.
         """
         normal: Any = batch.image
         check_batch(normal, self.min_side)
@@ -277,11 +277,11 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         self.log(total, losses.pop(total), on_epoch=True, prog_bar=True, batch_size=len(image))
         self.log_dict(losses, batch_size=len(image))
         if len(stages.shares) > 1:
-            # In the progress bar, to tell which stage runs and how far it is.
+            # Show the current stage and its progress in the progress bar.
             self.log(stages.current, stages.progress(), prog_bar=True, logger=False, batch_size=len(image))
 
     def _train_segmentation(self, image: Tensor, mask: Tensor, is_step: bool) -> dict[str, Tensor]:
-        """Let the first stage's networks learn from both views of the images."""
+        """Train the first stage's networks on both views of the images."""
         output: AnoSegOutput = self.model(image)
         losses = {}
         if self.model.discriminator is not None:
@@ -291,7 +291,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         return losses
 
     def _train_detector(self, image: Tensor, mask: Tensor, is_step: bool) -> dict[str, Tensor]:
-        """Let the second stage's networks learn: the normal views are to be reconstructed, the others fakes."""
+        """Train the second stage's networks: to reconstruct normal views, and to judge the others as fakes."""
         detector: Any = self.model.detector
         (normal, forged), (no_anomaly, mask) = image.chunk(2), mask.chunk(2)
         with torch.no_grad():
@@ -322,7 +322,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         return torch.cat((image, forged)), torch.cat((torch.zeros_like(mask), mask))
 
     def _train_discriminator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> Tensor:
-        """Let the discriminator tell (image, mask) from (reconstruction, map), each in a pass of its own."""
+        """Train the discriminator to tell (image, mask) from (reconstruction, map), one forward pass each."""
         optimizer = self.stages.optimizers[1]
         with optimizer.toggle_model(sync_grad=is_step):
             judged_real = self.model.discriminate(image, mask)
@@ -332,7 +332,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         return loss
 
     def _train_generator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> GeneratorLoss:
-        """Let encoder and decoders learn from all losses; the discriminator's weights take no gradient here."""
+        """Train encoder and decoders with all losses; the discriminator's weights get no gradient here."""
         optimizer = self.stages.optimizers[0]
         with optimizer.toggle_model(sync_grad=is_step):
             judged = None if self.model.discriminator is None else self.model.discriminate(*output.pair())
@@ -343,7 +343,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
 
 
 def _divide_training(detector: DetectorSettings) -> dict[Stage, float]:
-    """Tell which fraction of the training each stage takes."""
+    """Compute the fraction of the training that each stage takes."""
     if not detector.enabled:
         return {"segmentation": 1.0}
     if detector.segmentation_checkpoint is not None:
@@ -355,7 +355,7 @@ def _check_image_score(image_score: str, detector: DetectorSettings) -> None:
     if image_score not in get_args(ImageScore):
         raise ValueError(f"image_score must be one of {get_args(ImageScore)}, got {image_score!r}.")
     if image_score == "detector" and not detector.enabled:
-        raise ValueError("image_score='detector' needs detector.enabled=True, and a training with it.")
+        raise ValueError("image_score='detector' needs detector.enabled=True and a trained detector.")
 
 
 def _count_detector_layers(image_size: Sequence[int]) -> int:

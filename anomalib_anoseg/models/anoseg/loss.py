@@ -21,10 +21,10 @@ class GeneratorLoss(NamedTuple):
 
 
 class AnoSegLoss(nn.Module):
-    """Weighted sum of AnoSeg's generator losses, and the discriminator's loss.
+    """Weighted sum of AnoSeg's generator losses.
 
     The paper prints the three terms and leaves their weights open: 50, 50 and 1 are our choice. It prints plain ``l1``
-    for the first; see :func:`segmentation_loss` for what that does and what else there is.
+    for the first; see :func:`segmentation_loss` for its effect and the alternatives.
 
     Args:
         segmentation: Form of the pixel-wise term.
@@ -100,10 +100,10 @@ def segmentation_loss(logits: Tensor, mask: Tensor, form: SegmentationLoss = "ba
     """Compare the anomaly map with the mask, pixel by pixel.
 
     ``"l1"`` is the paper's: the mean of ``|mask - map|``. Synthetic anomalies cover a few per cent of the pixels, so
-    the constant normal map is nearly as good as any, and on the way there the sigmoid saturates: its slope, the only
-    gradient that l1 leaves, vanishes for anomalous pixels as well. ``"cross_entropy"`` keeps its gradient for every
-    wrong pixel. The balanced forms average over normal and over anomalous pixels first and take the mean of the two:
-    no constant map is better than another.
+    the constant normal map is nearly as good as any. Close to it the sigmoid saturates: its slope, l1's only gradient,
+    vanishes for anomalous pixels as well. ``"cross_entropy"`` keeps its gradient for every wrong pixel. The balanced
+    forms average over normal and over anomalous pixels separately and take the mean of the two, so that no constant map
+    is better than another.
 
     Args:
         logits: ``(B, 1, H, W)``.
@@ -133,7 +133,7 @@ def segmentation_loss(logits: Tensor, mask: Tensor, form: SegmentationLoss = "ba
 
 
 def masked_reconstruction_loss(reconstruction: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute error of the reconstruction over the normal pixels alone (``L_Re``).
+    """Compute the mean absolute error of the reconstruction over the normal pixels alone (``L_Re``).
 
     Args:
         reconstruction: ``(B, 3, H, W)``.
@@ -141,7 +141,7 @@ def masked_reconstruction_loss(reconstruction: Tensor, image: Tensor, mask: Tens
         mask: ``(B, 1, H, W)``, 1 = anomalous.
 
     Returns:
-        A float32 scalar, per colour value, as if anomalous pixels did not exist.
+        A float32 scalar, averaged over the colour values of normal pixels.
     """
     normal = 1 - mask.float()
     error = ((reconstruction.float() - image.float()) * normal).abs().sum()
@@ -149,13 +149,13 @@ def masked_reconstruction_loss(reconstruction: Tensor, image: Tensor, mask: Tens
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Binary cross-entropy of the discriminator: real pairs are (image, mask), fakes (reconstruction, map).
+    """Compute the discriminator's cross-entropy: real pairs are (image, mask), fakes (reconstruction, map).
 
     Args:
         real_logits: ``(B,)``.
         fake_logits: ``(B,)``.
 
     Returns:
-        A float32 scalar, the sum of both halves, ``2 log 2`` for a guess.
+        A float32 scalar, the sum of both halves, ``2 log 2`` for logits of 0.
     """
     return F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()

@@ -1,7 +1,7 @@
-"""The networks that AnoSeg consists of: an encoder that knows where it looks, a decoder, and a discriminator.
+"""AnoSeg's networks: an encoder with coordinate channels, a decoder, and a discriminator.
 
-After arXiv 2110.03396, Sec. 3 and Table 6. Only convolutions, normalisations, activations, pooling and padding are on
-the path of inference, so that it exports as it stands.
+After arXiv 2110.03396, Sec. 3 and Table 6. Inference uses only convolutions, normalisations, activations, pooling and
+padding, so that it exports unchanged.
 """
 
 from collections.abc import Sequence
@@ -29,16 +29,16 @@ class CoordinateEncoder(nn.Module):
 
     Args:
         backbone: Name of a timm model with feature maps down to 1/32 of the image.
-        width: Factor on the channels of a ResNet; other backbones have their own sizes to choose from.
+        width: Factor on the channels of a ResNet; other backbones keep theirs.
         coordinates: Whether row and column, linear in ``[-1, 1]``, are two more input channels.
         normalize: Whether colours are shifted and scaled as timm's weights of this backbone expect; images stay in
             ``[0, 1]`` everywhere else.
         extra_channels: Further channels of the inputs to encode, which the caller appends.
-        frozen: Whether weights and normalisation statistics stay as they are loaded; not the paper's.
+        frozen: Whether weights and normalisation statistics stay as loaded; not in the paper.
 
     Attributes:
         channels: Numbers of channels of the feature maps, finest first.
-        frozen: Whether it never learns.
+        frozen: Whether it never trains.
 
     Raises:
         ValueError: If timm does not know the backbone or it does not halve its input five times.
@@ -84,7 +84,7 @@ class CoordinateEncoder(nn.Module):
         self.network.requires_grad_(False)
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.track_running_stats = False  # or those who compute statistics anew would reset it
+                module.track_running_stats = False  # otherwise update_bn would reset the statistics
 
     @property
     def _timm_arguments(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class CoordinateEncoder(nn.Module):
         timm spreads the colour filters of the first layer over the coordinate channels.
 
         Raises:
-            ValueError: If ``width`` scaled the encoder: no such weights exist. Or if they cannot be had.
+            ValueError: If ``width`` scales the encoder, for which no weights exist, or they cannot be loaded.
         """
         if self.is_scaled:
             raise ValueError(
@@ -105,7 +105,7 @@ class CoordinateEncoder(nn.Module):
         load_pretrained(self.network, self.backbone, weights, "encoder.pre_trained", **self._timm_arguments)
 
     def with_coordinates(self, image: Tensor) -> Tensor:
-        """Normalise ``(B, 3, H, W)`` images and append the coordinate channels, each if asked to."""
+        """Normalise ``(B, 3, H, W)`` images and append coordinate channels, each if enabled."""
         if self.normalize:
             image = (image - self.mean) / self.std
         if not self.coordinates:
@@ -117,23 +117,23 @@ class CoordinateEncoder(nn.Module):
         return torch.cat((image, coordinates.expand(image.shape[0], -1, -1, -1)), 1)
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """Encode :meth:`with_coordinates`, sides padded to multiples of 32: features, from 1/2 down to 1/32."""
+        """Pad the output of :meth:`with_coordinates` to multiples of 32; encode it to features at 1/2 to 1/32."""
         height, width = inputs.shape[-2:]
         padded = F.pad(inputs, (0, -width % REDUCTION, 0, -height % REDUCTION), mode="replicate")
         if self.frozen and self.network.training:
-            # Only here, whoever changed the mode: Lightning warns of modules in evaluation mode when training starts.
+            # Not earlier: Lightning warns about modules in evaluation mode when training starts.
             self.network.eval()
         return self.network(padded)
 
 
 class Decoder(nn.Module):
-    """Five times convolution and doubling transposed convolution, then two convolutions (Table 6).
+    """Five pairs of a convolution and a doubling transposed convolution, then two convolutions (Table 6).
 
     Args:
         channels: Of the encoder's feature maps, finest first.
         out_channels: 1 for an anomaly map, 3 for an image.
         width: Factor on the decoder's channels.
-        skip_connections: Whether the encoder's finer features join in after each doubling; not the paper's.
+        skip_connections: Whether the encoder's finer features are appended after each doubling; not in the paper.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Segmenter(nn.Module):
         coordinates: See :class:`CoordinateEncoder`.
         skip_connections: See :class:`Decoder`.
         normalize: See :class:`CoordinateEncoder`.
-        frozen: Whether the encoder stays as it is, see :class:`CoordinateEncoder`.
+        frozen: See :class:`CoordinateEncoder`.
     """
 
     def __init__(
@@ -203,14 +203,15 @@ class Segmenter(nn.Module):
 class Discriminator(nn.Module):
     """Tells pairs of image and mask from pairs of reconstruction and anomaly map (Table 6).
 
-    Each layer halves its input. Of the three layers with equal channels, one is left out below 256 pixels of the
-    shorter side and two below 128; larger inputs are averaged to the published 2x2 before the last layer.
+    Each layer halves its input. If the shorter side has fewer than 256 pixels, one of the three layers with equal
+    channels is left out; below 128 pixels, two. Features of larger inputs are averaged to the published 2x2 before the
+    last layer.
 
     Args:
         width: Factor on the channels.
         slope: Of the leaky ReLU for negative values.
-        side: Shorter side of the images in pixels, for which layers are left out once and for all, so that features
-            mean the same at every size and none is untrained. ``None`` leaves them out by the size of each batch.
+        side: Shorter side of the images in pixels, by which layers are left out at construction, so that features mean
+            the same at every size and every layer is trained. ``None`` leaves them out by the size of each batch.
     """
 
     def __init__(self, width: float = 1.0, slope: float = 0.2, side: int | None = None) -> None:
@@ -254,7 +255,8 @@ def _average_quarters(maps: Tensor) -> Tensor:
     for dim in (-2, -1):
         size = maps.shape[dim]
         index = torch.arange(size, device=maps.device)
-        # Where the size is odd, both halves share the middle. Torch 2.10 exports no slices of any size, but weights.
+        # If the size is odd, both halves share the middle. Torch 2.10 cannot export slices of dynamic size, so weights
+        # are used.
         halves = torch.stack((index < (size + 1) // 2, index >= size // 2), 1).to(maps.dtype)
         maps = (maps.movedim(dim, -1) @ (halves / halves.sum(0))).movedim(-1, dim)
     return maps

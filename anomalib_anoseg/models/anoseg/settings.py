@@ -28,11 +28,10 @@ class EncoderSettings(Settings):
     Args:
         backbone: timm encoder with features down to 1/32 of the image. The default is the paper's.
         pre_trained: Whether training starts from the backbone's ImageNet weights: ``true`` lets timm download them, a
-            path reads them from a file. The encoder then normalises what it sees as they expect. The paper's is
+            path reads them from a file. The encoder then normalises its inputs as these expect. The paper's is
             ``false``.
-        frozen: Whether the encoder stays as its ImageNet weights are, which spares a step the way back through it:
-            most of its time where the decoders are narrow. Needs ``pre_trained`` and no ``coordinates``. The paper's
-            is ``false``.
+        frozen: Whether the encoder keeps its ImageNet weights. This saves its backward pass, most of a step's time if
+            the decoders are narrow. Needs ``pre_trained`` and no ``coordinates``. The paper's is ``false``.
         coordinates: Whether the encoder sees coordinate channels. The paper's is ``true``.
     """
 
@@ -44,11 +43,11 @@ class EncoderSettings(Settings):
     coordinates: bool = True
 
     def check(self) -> None:
-        """Check whether an encoder that does not learn has something to know."""
+        """Check that a frozen encoder has pre-trained weights and no coordinates."""
         if self.frozen and (self.coordinates or not self.pre_trained):
             raise ValueError(
                 "encoder.frozen=True needs encoder.pre_trained, or it would keep random weights, and "
-                "encoder.coordinates=False, or its first layer would see what it cannot learn to read; got "
+                "encoder.coordinates=False, or its first layer would see channels that it cannot learn; got "
                 f"pre_trained={bool(self.pre_trained)} and coordinates={self.coordinates}."
             )
 
@@ -58,7 +57,7 @@ class AnoSegNetworkSettings(NetworkSettings):
     """Size of the networks and how they run.
 
     Args:
-        width: Factor on the channels of all networks, in ``[0.05, 4]``; those of an encoder that is not a ResNet stay.
+        width: Factor on the channels of all networks, in ``[0.05, 4]``; an encoder that is not a ResNet keeps its own.
             ``1`` is the published size, ``0.25`` suits a laptop.
         score_window: Odd side in pixels of the square over which the anomaly map is averaged before its maximum
             becomes the image score [choice].
@@ -77,21 +76,21 @@ class PatchSettings(Settings):
 
     Args:
         hard: Whether patches are cut from a rotated, permuted and jittered image; otherwise plain CutPaste.
-        hard_p: Probability of rotation, perm and jitter each, in ``[0, 1]``. The default is the paper's.
+        hard_p: Probability of rotation, permutation and jitter each, in ``[0, 1]``. The default is the paper's.
         jitter: Amounts of brightness, contrast, saturation and hue [choice].
         area: Range of a patch's area as a fraction of the image's, within ``[0.0001, 1]`` [choice].
         aspect: Range of its width over its height, within ``[0.05, 20]`` [choice].
-        rotation: Patches are rotated by up to so many degrees either way, 0 to 180 [choice].
+        rotation: Largest angle in degrees by which patches are rotated either way, 0 to 180 [choice].
         rotation_p: Probability of rotating a patch [choice].
-        count: Patches an image, 1 to 100. The paper's is 1.
-        opacity: Range of a patch's weight over what it covers, within ``[0.01, 1]``, so that faint defects are learned
+        count: Patches per image, 1 to 100. The paper's is 1.
+        opacity: Range of a patch's weight over the image below, within ``[0.01, 1]``, so that faint defects are learned
             too. The paper's is ``[1, 1]``.
-        softness: Range of the fraction of the way from a patch's rim to its centre over which that weight rises from
-            0, within ``[0, 1]``. The paper's is ``[0, 0]``, hard rims.
+        softness: Range of the width of a patch's soft rim, across which that weight rises from 0, as a fraction of the
+            way from rim to centre, within ``[0, 1]``. The paper's is ``[0, 0]``, hard rims.
         mark: Whether the mask marks the whole patch or those of its pixels that changed. The paper's is ``patch``.
-        saliency: Where patches are pasted: ``none`` for anywhere, or, as defects lie on the object, where it is found
-            by ``border_contrast``, ``spectral_residual``, or a folder of maps of all normal images, held-out ones too,
-            made by any tool. The paper's is ``none``.
+        saliency: Where patches are pasted: ``none`` for anywhere; or on the object, as defects are, found by
+            ``border_contrast``, ``spectral_residual``, or a folder of maps, made by any tool, of all normal images,
+            held-out ones too. The paper's is ``none``.
     """
 
     group: ClassVar[str] = "patches"
@@ -111,11 +110,11 @@ class PatchSettings(Settings):
     saliency: str = "none"
 
     def check(self) -> None:
-        """Let the transform check what it takes, but for maps of saliency, which it looks for on the disk."""
+        """Let the transform check its arguments, except saliency maps, which it would look for on the disk."""
         self.create_transform("none")
 
     def create_transform(self, saliency: str | None = None) -> CutPaste:
-        """Create what pastes the patches; ``saliency`` stands in for the setting of this name."""
+        """Create the transform that pastes patches; ``saliency`` overrides the setting of this name."""
         patches: dict[str, Any] = asdict(self) | ({} if saliency is None else {"saliency": saliency})
         kind: type[CutPaste] = HardCutPaste if patches.pop("hard") else CutPaste
         if kind is CutPaste:
@@ -129,10 +128,10 @@ class NoiseSettings(Settings):
     """Noise-shaped anomalies, as SGSF's, on some of the images in place of patches.
 
     Args:
-        share: Share of the images that get them, where patches would lie; their opacity in training is 0.1 to 1. The
+        share: Share of the images that get one, in the places of patches; its opacity in training is 0.1 to 1. The
             paper's is 0.
-        textures: What shows through them: images of the ``batch``, the ``noise`` itself, in grey, or pictures in a
-            folder, such as DTD's [choice].
+        textures: Their texture: images of the ``batch``, the ``noise`` itself, in grey, or pictures in a folder, such
+            as DTD's [choice].
         mark: Whether the mask marks all of the ``noise`` or those of its pixels that ``changed`` [choice].
     """
 
@@ -183,10 +182,10 @@ class DetectorSettings(Settings):
     """The paper's detector, a second GAN that scores images. It learns in the last part of the training.
 
     Args:
-        enabled: Whether there is one. Segmentation stays as it is while the detector learns.
-        share: That part, as a fraction of the training, in ``[0.01, 0.99]`` [choice].
-        segmentation_checkpoint: Checkpoint of a trained AnoSeg, for a training of its detector alone; the settings
-            that shape the networks must be the same.
+        enabled: Whether there is a detector. The segmentation networks are frozen while it learns.
+        share: Fraction of the training in which it learns, in ``[0.01, 0.99]`` [choice].
+        segmentation_checkpoint: Checkpoint of a trained AnoSeg, to train only its detector; the settings that shape the
+            networks must be the same.
         adversarial_weight: Weight of its adversarial loss, 0 or more [choice].
         reconstruction_weight: Weight of its reconstruction loss, 0 or more [choice].
         feature_weight: Weight of its feature matching, 0 or more [choice].
@@ -208,7 +207,7 @@ class DetectorSettings(Settings):
     beta: float = 0.1
 
     def check(self) -> None:
-        """Check ranges, and whether what only a detector can use has one."""
+        """Check ranges, and that a segmentation checkpoint comes with a detector."""
         self.within(0.01, 0.99, "share")
         weights = ("adversarial_weight", "reconstruction_weight", "feature_weight", "classification_weight")
         self.within(0.0, 1e6, *weights, "beta")
@@ -221,14 +220,14 @@ class DetectorSettings(Settings):
 
 @dataclass(frozen=True)
 class CalibrationSettings(Settings):
-    """Patches on which the pixel threshold and the range of anomaly maps are found, where there are no real defects.
+    """Patches that calibrate the pixel threshold and the range of anomaly maps if there are no real defects.
 
-    Faint ones give a lower threshold than those of training, which a network marks with more confidence than defects.
-    The image threshold is found on these and on anomalies as in training.
+    Faint patches give a lower threshold than those of training, which a network marks with more confidence than
+    defects. The image threshold is found on these and on the anomalies of training.
 
     Args:
         area: Range of their area, as ``patches.area``; ``null`` for that of training.
-        opacity: Range of their opacity, as ``patches.opacity``, and of that of noise among them; ``null`` for those of
+        opacity: Range of their opacity, as ``patches.opacity``, also for noise-shaped anomalies; ``null`` for those of
             training.
     """
 
@@ -262,10 +261,10 @@ class OptimizerSettings(Settings):
         lr_decay_start: Fraction of the training, or of each stage, after which the learning rate falls linearly to
             zero; ``1`` keeps it constant. Follows epochs, steps or ``max_time`` [choice].
         averaging: Decay of the exponentially averaged weights and normalisation statistics with which the model
-            predicts, in ``[0, 1)``; ``0`` predicts with the latest [choice].
-        accumulate_grad_batches: Batches an optimiser step, 1 or more; takes the place of the trainer's option of this
-            name, which Lightning forbids with two optimisers.
-        gradient_clip_val: Largest norm of each network's gradient; likewise.
+            predicts, in ``[0, 1)``; ``0`` predicts with the latest weights [choice].
+        accumulate_grad_batches: Batches per optimiser step, 1 or more; replaces the trainer's option of this name,
+            which Lightning forbids with two optimisers.
+        gradient_clip_val: Largest norm of each network's gradient; replaces the trainer's option as well.
     """
 
     group: ClassVar[str] = "optimizer"
@@ -288,7 +287,7 @@ class OptimizerSettings(Settings):
             )
 
 
-# Settings that have another name than the arguments that they were before 0.1.0.
+# Arguments from before 0.1.0 whose settings have other names now.
 RENAMED = {
     "freeze_encoder": "encoder.frozen",
     "hard_augmentation": "patches.hard",

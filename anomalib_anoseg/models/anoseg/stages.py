@@ -1,8 +1,8 @@
 """Two stages in one training: AnoSeg's networks first, then its detector with AnoSeg frozen.
 
-Each stage has optimisers and a learning rate of its own, and a share of the training, whatever bounds that: epochs,
-steps or time. Which stage runs follows from how many steps the optimisers have taken, which checkpoints hold, so that a
-resumed training goes on where it was. GANs need Lightning's manual optimisation; this module is where it is done.
+Each stage has its own optimisers, learning rate and share of the training, which epochs, steps or time may bound. The
+current stage follows from the number of optimiser steps taken. Checkpoints hold it, so that a resumed training
+continues in its stage. GANs need Lightning's manual optimisation; this module does it.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,10 +25,10 @@ class Section(NamedTuple):
     """The part of a training that a stage takes.
 
     Attributes:
-        stage: Which one.
+        stage: Its name.
         steps: Steps of each of its optimisers; may be infinite.
-        window: Fractions of the training between which it runs.
-        optimizers: Which of the trainer's optimisers, and learning rates, are its own.
+        window: Fractions of the training at which it starts and ends.
+        optimizers: Its slice of the trainer's optimisers and schedules.
     """
 
     stage: Stage
@@ -41,13 +41,13 @@ class Stages:
     """Manual optimisation of a model in one or two stages.
 
     Args:
-        model: Whose networks learn; its trainer says how long.
-        settings: Of the optimisers.
+        model: The model to train; its trainer sets the length.
+        settings: Settings of the optimisers.
         shares: Fraction of the training's batches that each stage takes, in their order; they sum up to 1.
-        parameters: Lists what each optimiser of a stage trains.
+        parameters: Lists the parameters of each optimiser of a stage.
 
     Attributes:
-        current: The stage that runs, or ran last.
+        current: The current stage, or the last one.
         shares: As given.
     """
 
@@ -77,10 +77,10 @@ class Stages:
         return optimizers, schedulers
 
     def _divide(self, optimizers: Mapping[Stage, int]) -> list[Section]:
-        """Divide the training among stages with so many optimisers each.
+        """Divide the training among stages, given the number of optimisers of each.
 
         Raises:
-            ValueError: If there are two, and the training has no end.
+            ValueError: If there are two stages and the training has no end.
         """
         total = self._count_steps(sum(self.shares[stage] * count for stage, count in optimizers.items()))
         if len(self.shares) > 1 and total == float("inf") and time_progress(self.model.trainer) is None:
@@ -101,22 +101,22 @@ class Stages:
     def _count_steps(self, optimizers: float) -> float:
         """Count the steps of each optimiser in this training; infinite if neither epochs nor steps bound it.
 
-        Lightning's ``max_steps`` counts the steps of all optimisers together, of which ``optimizers`` are taken at
-        once, on average over the training.
+        Lightning's ``max_steps`` counts the steps of all optimisers; ``optimizers`` is how many of them step together,
+        on average over the training.
         """
         trainer = self.model.trainer
         steps = trainer.estimated_stepping_batches / self.settings.accumulate_grad_batches
         return min(steps, trainer.max_steps / optimizers) if trainer.max_steps > 0 else steps
 
     def advance(self, batch_idx: int) -> Stage:
-        """Start the next stage if its time has come; never between batches whose gradients are added up."""
+        """Start the next stage if it is due; never between batches whose gradients are accumulated."""
         if batch_idx % self.settings.accumulate_grad_batches:
             return self.current
-        # Found once a step: time goes on while a step is taken.
+        # Found once per step: time passes during a step.
         self._section = self._find_section()
         if self._section.stage != self.current:
             self.current = self._section.stage
-            rank_zero_info(f"AnoSeg trains its {self.current} now.")
+            rank_zero_info(f"AnoSeg now trains its {self.current}.")
         return self.current
 
     def _find_section(self) -> Section:
@@ -153,34 +153,34 @@ class Stages:
         return _as_list(self.model.optimizers())[self._section.optimizers]
 
     def is_step(self, batch_idx: int) -> bool:
-        """Tell whether this batch is the last whose gradients are added up."""
+        """Tell whether the optimisers step after this batch."""
         return (batch_idx + 1) % self.settings.accumulate_grad_batches == 0 or self.model.trainer.is_last_batch
 
     def backward_and_step(self, loss: Tensor, optimizer: LightningOptimizer, is_step: bool) -> None:
-        """Compute the gradients of a scalar loss, and let an optimiser take a step with them if it is time to."""
+        """Compute the gradients of a scalar loss and, if ``is_step``, let an optimiser take a step."""
         self.model.manual_backward(loss / self.settings.accumulate_grad_batches)
         if is_step:
             optimizer.step()
             optimizer.zero_grad()
 
     def step_schedules(self) -> None:
-        """Let the learning rates of the current stage fall, once for each step of its optimisers."""
+        """Step the learning rate schedules of the current stage, once per step of its optimisers."""
         for scheduler in _as_list(self.model.lr_schedulers())[self._section.optimizers]:
             scheduler.step()
 
     def clip_gradients(self, optimizer: Optimizer) -> None:
-        """Clip the gradients of an optimiser's networks, if the settings say so."""
+        """Clip the gradients of an optimiser's networks, if ``gradient_clip_val`` is set."""
         if self.settings.gradient_clip_val is not None:
             self.model.clip_gradients(optimizer, self.settings.gradient_clip_val, "norm")
 
 
 def _as_list(found: Any) -> list[Any]:  # noqa: ANN401
-    """Make a list of what Lightning gives: a single optimiser, or schedule, without one."""
+    """Wrap in a list: Lightning returns a single optimiser or schedule without one."""
     return found if isinstance(found, list) else [found]
 
 
 def split_steps(total: float, shares: list[float] | tuple[float, ...]) -> list[float]:
-    """Split the steps of a training between its one or two stages, whole ones and at least one each.
+    """Split the steps of a training between its one or two stages, in whole steps and at least one each.
 
     Args:
         total: Number of steps; may be infinite.

@@ -1,6 +1,6 @@
 """AnoSeg's networks: what they predict in training and in evaluation.
 
-Everything here speaks anomalib's polarity: maps and masks are 1 where an image is anomalous (the paper's ``A`` is one
+Everything here uses anomalib's polarity: maps and masks are 1 where an image is anomalous (the paper's ``A`` is one
 minus that).
 """
 
@@ -35,7 +35,7 @@ class AnoSegOutput(NamedTuple):
     reconstruction: Tensor | None
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """Reconstruction and anomaly map, as the discriminator judges them.
+        """Return reconstruction and anomaly map, as the discriminator judges them.
 
         Raises:
             ValueError: If there is no reconstruction.
@@ -45,13 +45,13 @@ class AnoSegOutput(NamedTuple):
         return self.reconstruction, self.logits.sigmoid()
 
     def detached_pair(self) -> tuple[Tensor, Tensor]:
-        """:meth:`pair` without a way back for gradients."""
+        """Return :meth:`pair`, detached from the graph."""
         reconstruction, anomaly_map = self.pair()
         return reconstruction.detach(), anomaly_map.detach()
 
 
 class AnoSegModel(nn.Module):
-    """AnoSeg's segmentation networks, and its detector if it was given one.
+    """AnoSeg's segmentation networks and, if one is set, its detector.
 
     Args:
         backbone: timm encoder.
@@ -59,19 +59,19 @@ class AnoSegModel(nn.Module):
         coordinates: Whether the encoder sees coordinate channels.
         reconstruction: Whether a second decoder reconstructs the image in training.
         adversarial: Whether a discriminator judges the outputs in training; needs ``reconstruction``.
-        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. They have
-            statistics of their own, see :meth:`prepare_for_evaluation`.
+        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 turns averaging off. Their
+            normalisation statistics are computed separately, see :meth:`prepare_for_evaluation`.
         score_window: Side of the square over which the map is averaged before its maximum becomes the image score,
-            an odd number of pixels, so that no single hot pixel decides; 1 takes the plain maximum.
-        skip_connections: Whether the map decoder sees the encoder's finer features; not the paper's.
+            an odd number of pixels, so that no single bright pixel decides; 1 takes the plain maximum.
+        skip_connections: Whether the map decoder sees the encoder's finer features; not in the paper.
         normalize: Whether the encoder normalises colours as its pre-trained weights expect.
-        frozen: Whether the encoder stays as its pre-trained weights are; not the paper's.
+        frozen: Whether the encoder keeps its pre-trained weights; not in the paper.
 
     Attributes:
-        detector: ``None`` unless one is set; it always sees whole images.
+        detector: ``None`` unless a detector is configured; it always sees whole images.
         image_score: What becomes the image score in evaluation mode: the smoothed maximum of the ``"map"``, or the
             score of the ``"detector"``.
-        segmentation_frozen: Whether all but the detector is in evaluation mode, whatever mode the model is in.
+        segmentation_frozen: Whether all parts but the detector stay in evaluation mode, even in training.
         tiler: Set by anomalib's ``TilerConfigurationCallback``: the networks then see tiles of large images.
 
     Example:
@@ -125,7 +125,7 @@ class AnoSegModel(nn.Module):
 
         Args:
             image: ``(B, 3, H, W)`` in ``[0, 1]``.
-            anomaly_map: ``(B, 1, H, W)``, what was predicted for them.
+            anomaly_map: ``(B, 1, H, W)``, the maps predicted for them.
         """
         if self.detector is None:
             return {}
@@ -140,10 +140,10 @@ class AnoSegModel(nn.Module):
     def predict_map(self, image: Tensor) -> Tensor:
         """Predict anomaly maps ``(B, 1, H, W)`` as evaluation does, in ``[0, 1]``, from ``(B, 3, H, W)`` images.
 
-        Normalisation follows the mode in which the networks are, see :attr:`segmentation_frozen`.
+        Normalisation layers follow the networks' current mode, see :attr:`segmentation_frozen`.
         """
         segmenter = self.averaged.module if self.averaged is not None else self.segmenter
-        # In float32 even under autocast: bfloat16 has few values near 1, and the best of all pixels would tie.
+        # In float32 even under autocast: bfloat16 has few values near 1, where the highest pixels would tie.
         return self._untile(segmenter(self._inputs(image))).float().sigmoid()
 
     def _inputs(self, image: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ class AnoSegModel(nn.Module):
         return self.tiler.untile(tiles) if self.tiler else tiles
 
     def generator_parameters(self) -> list[nn.Parameter]:
-        """List what the generator's optimiser trains: encoder, unless that stays as it is, and decoders."""
+        """List the parameters of the generator's optimiser: decoders and, unless it is frozen, encoder."""
         segmenter = self.segmenter.decoder if self.segmenter.encoder.frozen else self.segmenter
         trained = [segmenter, self.reconstruction_decoder]
         return [parameter for part in trained if part is not None for parameter in part.parameters()]
@@ -194,7 +194,7 @@ class AnoSegModel(nn.Module):
             self.detector.drop_training_parts()
 
     def update_average(self, image: Tensor, step: int) -> None:
-        """Take the current weights into the average.
+        """Update the averaged weights with the current ones.
 
         Args:
             image: ``(B, 3, H, W)``, the images of this step; the last few are kept for the statistics.
@@ -204,7 +204,7 @@ class AnoSegModel(nn.Module):
             self.averaged.follow(self.segmenter, image, step)
 
     def freeze(self, frozen: bool) -> None:
-        """Keep all but the detector in evaluation mode from now on, with the weights that it predicts with, or not."""
+        """Keep all parts but the detector in evaluation mode from now on, or let them train again."""
         if frozen != self.segmentation_frozen:
             self.segmentation_frozen = frozen
             if frozen and self.averaged is not None:
@@ -212,7 +212,7 @@ class AnoSegModel(nn.Module):
             self.train(self.training)
 
     def prepare_for_evaluation(self) -> None:
-        """Switch to evaluation mode, which needs statistics of the averaged weights: of the last images."""
+        """Switch to evaluation mode, after computing statistics of the averaged weights from the last images."""
         if self.averaged is not None:
             self.averaged.refresh_statistics(self._inputs)
         self.eval()

@@ -1,4 +1,4 @@
-"""The references that a trained model carries, so that it predicts where its training images do not exist."""
+"""The references that a trained model carries, so that it predicts without its training images."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,14 +13,14 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.flo
 
 
 class ReferenceBank(nn.Module):
-    """Reference images, what they resemble, and, for speed, what the segmentation network needs of them.
+    """Reference images, their embeddings, and, for speed, the features that the segmentation network needs.
 
-    Images and embeddings belong to the checkpoint, of whatever number and size, and load into a bank of any. What was
-    prepared of them can be computed again and does not, but goes along with an exported model.
+    A checkpoint holds images and embeddings, of any number and size, whatever the bank held before. It does not hold
+    the features, which can be computed again; an exported model does.
 
     Args:
-        precision: Of what is stored; ``"float16"`` halves it.
-        single: Whether, of the references that it takes or loads, it keeps the one that resembles the others most.
+        precision: Of stored features; ``"float16"`` halves their size.
+        single: Whether it keeps only the medoid of the references: the one most similar to all.
 
     Attributes:
         images: ``(K, 3, H, W)`` uint8, normal images.
@@ -54,7 +54,7 @@ class ReferenceBank(nn.Module):
         return len(self.embeddings)
 
     def fill(self, images: Tensor, embeddings: Tensor) -> None:
-        """Take references in the place of those that are there.
+        """Replace the references.
 
         Args:
             images: ``(K, 3, H, W)`` uint8, K at least 1.
@@ -111,14 +111,14 @@ class ReferenceBank(nn.Module):
         return self._pick(self.images, index).float() / 255
 
     def store(self, prepared: Sequence[Tensor]) -> None:
-        """Keep what the segmentation network needs of each reference, tensors ``(K, C, h, w)``."""
+        """Store the features that the segmentation network needs of each reference, tensors ``(K, C, h, w)``."""
         self.forget()
         for place, tensor in enumerate(prepared):
             self.register_buffer(f"prepared_{place}", tensor.to(self.dtype), persistent=False)
         self._stored = len(prepared)
 
     def stored(self, index: Tensor | None) -> list[Tensor]:
-        """Read what was stored, in its own precision.
+        """Read the stored features, in their own precision.
 
         Args:
             index: ``(B,)`` int64, or ``None`` for all of them.
@@ -127,26 +127,26 @@ class ReferenceBank(nn.Module):
 
     @property
     def has_stored(self) -> bool:
-        """Whether something is stored."""
+        """Whether features are stored."""
         return self._stored > 0
 
     def forget(self) -> None:
-        """Throw away what was stored, because references or networks have changed."""
+        """Discard the stored features, because references or networks have changed."""
         for place in range(self._stored):
             delattr(self, f"prepared_{place}")
         self._stored = 0
 
     def drop_images(self) -> None:
-        """Keep what was stored and nothing to compute it from."""
+        """Drop the images, and keep the features stored of them."""
         self.images = self.images[:0]
 
     @staticmethod
     def _pick(tensor: Tensor, index: Tensor | None) -> Tensor:
-        # Unlike index_select, this keeps the layout of the rest, channels last or not.
+        # Unlike index_select, this keeps the memory layout, channels-last or not.
         return tensor if index is None else tensor[index]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
-        """Take the shapes of the references that are loaded, and forget what belonged to others."""
+        """Take over the shapes of the loaded references, and discard features of the former ones."""
         for name in ("images", "embeddings"):
             loaded, own = state_dict.get(prefix + name), getattr(self, name)
             if loaded is not None and loaded.shape != own.shape:

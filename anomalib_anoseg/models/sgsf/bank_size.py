@@ -1,4 +1,4 @@
-"""The size of the references of a trained model in a file, and which settings take less."""
+"""The size of the references of a trained model in a file, and which settings reduce it."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,20 +16,20 @@ class BankSize:
     """The size of references in a file.
 
     With ``H`` and ``W`` rounded up to multiples of 16, channels ``C_i`` of 64, 128, 256 and 512 times ``width``, and
-    ``s`` bytes a number, 2 or 4, it is in bytes::
+    ``s`` bytes per number, 2 or 4, it is in bytes::
 
         computed: count * (3 H W                                + 4 embedding_size)
         stored:   count * (s * sum_i C_i (H / 2^i) (W / 2^i)    + 4 embedding_size),  i = 0..3
 
-    Passing concatenated features on stores half as much again. A checkpoint always holds the first, whatever the
-    features; an export holds what it was made with. A single reference needs no embedding, which is left out then.
+    With ``passes="concatenated"`` the stored features take half as much again. A checkpoint always takes the size of
+    ``computed``; an export takes that of its ``features``. A single reference needs no embedding.
 
     Attributes:
         count: References.
         image_size: Height and width in pixels.
         width: Factor on the channels.
         features: ``"computed"`` from the images, or ``"stored"``.
-        precision: Of what is stored.
+        precision: Of stored features.
         passes: See :class:`~anomalib_anoseg.models.sgsf.networks.GuidedUNet`.
         embedding_size: Features of the extractor.
 
@@ -50,7 +50,7 @@ class BankSize:
 
     @property
     def megabytes(self) -> float:
-        """Room of all references together, in units of 10**6 bytes."""
+        """Size of all references together, in units of 10**6 bytes."""
         numbers = self.embedding_size if self.count > 1 else 0
         return self.count * (self._bytes_of_one() + 4 * numbers) / 1e6
 
@@ -64,7 +64,7 @@ class BankSize:
         return (sum(numbers[:-1]) + passed) * DTYPES[self.precision].itemsize
 
     def explain(self, limit: float) -> str | None:
-        """Say that they take more megabytes than ``limit``, and which settings take less; ``None`` if they do not.
+        """Explain that they take more megabytes than ``limit``, and what takes less; ``None`` if they do not.
 
         Example:
             >>> print(BankSize(16, (256, 256)).explain(100).partition(". ")[0])

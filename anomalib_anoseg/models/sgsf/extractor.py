@@ -1,4 +1,4 @@
-"""What makes two images similar: the pooled features of a frozen network that was never trained here."""
+"""Similarity of images, by the pooled features of a frozen network."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from anomalib_anoseg.models.pretrained import load_pretrained
 class FeatureExtractor(nn.Module):
     """A frozen timm network that describes an image by its globally pooled features.
 
-    The paper names 512 features of the last map, as a ResNet-18 has. Nothing here ever trains, whatever the mode.
+    The paper names 512 features of the last map, as a ResNet-18 has. The network never trains, whatever the mode.
 
     Args:
         backbone: Name of a timm model.
-        weights: Where the weights come from: ``True`` for timm's download, a path of a file, ``False`` for random
-            ones. They are read by :meth:`load_pretrained`, not here: a checkpoint brings its own.
-        size: Side in pixels to which images are resized for it; ``None`` keeps theirs.
+        weights: Where the weights come from: ``True`` for timm's download, the path of a file, or ``False`` for random
+            ones. :meth:`load_pretrained` reads them, not the constructor: a checkpoint brings its own.
+        size: Side in pixels to which images are resized for it; ``None`` keeps their size.
 
     Attributes:
         embedding_size: Number of features.
@@ -55,7 +55,7 @@ class FeatureExtractor(nn.Module):
             self.register_buffer("std", torch.tensor(expected.std).view(-1, 1, 1))
 
     def load_pretrained(self) -> None:
-        """Read the weights, if there are any to read."""
+        """Load the pre-trained weights, if any are configured."""
         if self.weights:
             file = self.weights if isinstance(self.weights, str) else None
             load_pretrained(self.network, self.backbone, file, "extractor.weights", num_classes=0)

@@ -40,7 +40,7 @@ from anomalib_anoseg.transforms import SaliencyPerlin
 
 __all__ = ["SGSF"]
 
-# What makes the networks of two models alike, see SelfSupervisedModel.
+# Settings that shape the networks, see SelfSupervisedModel.shaping_arguments.
 SHAPING: dict[str, Callable[[Any], object]] = {
     "network.width": float,
     "network.passes": str,
@@ -50,47 +50,47 @@ SHAPING: dict[str, Callable[[Any], object]] = {
     "extractor.weights": bool,
     "optimizer.averaging": bool,
 }
-# Second counter of the random stream that draws references, so that it is not the one that forges.
+# Counter that separates the random stream of references from that of anomalies.
 REFERENCES = 1
 
 
 class SGSF(SelfSupervisedModel, AnomalibModule):
     """SGSF's guided segmentation network (Xing et al., arXiv 2209.12440, as NIGSF in IEEE TCSVT 34(6), 2024).
 
-    Trains on normal images alone: anomalies are forged where the object is, and the network learns to mark them in
-    comparison with features of a similar normal image, the reference, from an auto-encoder that learns to reconstruct
-    it. The trained model carries references along. What is the journal version's and what our choice, marked [choice],
-    is explained in the model card.
+    Trains on normal images alone. Anomalies are forged on the object, and the network learns to mark them by comparison
+    with a similar normal image, the reference. An auto-encoder that learns to reconstruct the reference provides its
+    features. The trained model carries references along. The model card explains what follows the journal version and
+    what is our choice, marked [choice].
 
-    Settings come in groups, each a frozen dataclass of :mod:`~anomalib_anoseg.models.sgsf.settings` that says what its
-    fields mean; a plain mapping of some of them does as well: ``bank={"size": 8}``.
+    Settings come in groups, each a frozen dataclass of :mod:`~anomalib_anoseg.models.sgsf.settings` that documents its
+    fields; a mapping of some of them works as well: ``bank={"size": 8}``.
 
     Args:
         image_size (tuple[int, int]): Height and width in pixels to which the default pre-processor resizes images, 32
             or more each. Defaults to ``(256, 256)``, the paper's.
         network (SGSFNetworkSettings): Size of the networks and how they run.
         guidance (GuidanceSettings): What guides the segmentation.
-        extractor (ExtractorSettings): What tells which images are similar.
+        extractor (ExtractorSettings): The network that finds similar images.
         bank (BankSettings): The references that the trained model carries.
-        anomalies (AnomalySettings): What is forged on normal images.
+        anomalies (AnomalySettings): The anomalies that are forged on normal images.
         losses (LossSettings): Weights of the losses.
-        optimizer (OptimizerSettings): Adam's learning rate and what belongs to it.
+        optimizer (OptimizerSettings): Adam, its learning rate schedule and weight averaging.
         seed (int | None): Fixes initial weights, anomalies, references and the order of images: two runs of one command
             on a CPU give equal weights. ``None`` draws from the global random stream. Defaults to ``0``.
-        max_epochs (int | None): Length of the training, if it shall override the trainer's, for places such as
+        max_epochs (int | None): Number of training epochs, which overrides the trainer's, for commands such as
             ``anomalib benchmark`` that pass no trainer options. Defaults to ``None``.
-        pre_processor (PreProcessor | bool): Must keep images in ``[0, 1]`` and give all the same size. Defaults to
+        pre_processor (PreProcessor | bool): Must keep images in ``[0, 1]`` and bring all to the same size. Defaults to
             ``True``, a resize.
         post_processor (PostProcessor | bool): Defaults to ``True``, thresholds calibrated on forged anomalies where
             there are no real ones.
         evaluator (Evaluator | bool): Defaults to ``True``, image AUROC and F1; pixel AUROC, AP, AUPRO, F1 and
             IoU at the model's threshold, at the best one, and over all.
         visualizer (Visualizer | bool): Defaults to ``True``, anomalib's.
-        **unknown (object): Refused, with a word on where a setting of this name stands now.
+        **unknown (object): Rejected; the error names the present place of a setting that has moved.
 
     Raises:
         ValueError: If a setting is out of range; the message names it and the range.
-        TypeError: If there is no such setting; the message says where it stands.
+        TypeError: If a setting is unknown; the message names its present place if it has moved.
 
     Example:
         >>> from anomalib_anoseg import SGSF
@@ -169,27 +169,26 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
 
     @property
     def calibration_anomalies(self) -> CalibrationAnomalies:
-        """As in training, but on images that are not rotated: those that are judged are not rotated either."""
+        """Anomalies of training, but on images that are not rotated: test images are not rotated either."""
         upright = copy.copy(self.augmenter)
         upright.flags = {**upright.flags, "rotation_p": 0.0}
         return CalibrationAnomalies(upright)
 
     @property
     def only_size(self) -> tuple[int, int] | None:
-        """Images are compared with references pixel by pixel, so they have their size."""
+        """Size of the references, with which images are compared; ``None`` without references."""
         bank = self.model.bank
         return None if bank is None else (bank.images.shape[-2], bank.images.shape[-1])
 
     def setup(self, stage: str) -> None:
-        """Compile, if asked to, before training."""
+        """Compile the networks before training, if ``network.compile`` is set."""
         if stage == "fit" and self.use_compile:
             self.model.compile()
 
     def on_fit_start(self) -> None:
-        """Read the references, and fill the bank from which inference takes them.
+        """Read the references, and fill the bank, from which inference takes them.
 
-        The weights that tell which are similar are loaded once, if asked to; a checkpoint to resume from has brought
-        its own.
+        The extractor's pre-trained weights are loaded once, unless a checkpoint to resume from has brought its own.
         """
         if not self.model.needs_bank:
             return
@@ -210,13 +209,13 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
             rank_zero_warn(excess)
 
     def _collect_references(self) -> ReferenceSet:
-        """Read all training images as those that will be judged: through the augmentations of test images."""
-        self.trainer.fit_loop.setup_data()  # has happened already, unless the training has no end
+        """Read all training images as test images are read: through the augmentations of test images."""
+        self.trainer.fit_loop.setup_data()  # already done, unless the training has no end
         loader: Any = self.trainer.train_dataloader
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         pre_processor: Any = self.pre_processor
         transforms = [getattr(datamodule, "test_augmentations", None), getattr(pre_processor, "transform", None)]
-        with seeded_streams(self.seed or 0):  # augmentations may be random; all processes must read alike
+        with seeded_streams(self.seed or 0):  # augmentations may be random; all processes must read the same
             guidance = self.guidance_settings
             contrast_size = guidance.contrast_size if guidance.use_contrast_set else None
             return collect_references(
@@ -228,7 +227,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         return self.model.embed(image.to(self.device)).cpu()
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        """Forge anomalies, draw references, and let the networks learn to tell them apart."""
+        """Forge anomalies, draw references, predict, and compute the loss."""
         del batch_idx
         normal: Any = batch.image
         check_batch(normal, MIN_SIDE)
@@ -258,20 +257,20 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         reference = self.references.draw(paths, generator)
         if reference.shape != image.shape:
             raise ValueError(
-                f"Training images are {tuple(image.shape[-2:])} pixels, but references, which take no training "
-                f"augmentations, {tuple(reference.shape[-2:])}. Let pre_processor resize both to (height, width)."
+                f"Training images are {tuple(image.shape[-2:])} pixels, but references, which get no training "
+                f"augmentations, are {tuple(reference.shape[-2:])}. Let pre_processor resize both to (height, width)."
             )
         return reference.to(image.device, non_blocking=True).to(image.dtype) / 255
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Take a step, and the new weights into the average, if there is one."""
+        """Take a step, and update the averaged weights, if there are any."""
         super().optimizer_step(*args, **kwargs)  # runs training_step
         if self._seen is not None:
             self.model.update_average(*self._seen, self.trainer.global_step + 1)
             self._seen = None
 
     def on_fit_end(self) -> None:
-        """Let go of the references; the bank holds what inference needs."""
+        """Release the references; the bank holds what inference needs."""
         super().on_fit_end()
         self.references = None
 

@@ -25,7 +25,7 @@ class SGSFLoss(nn.Module):
 
     Args:
         reconstruction_weight: The paper's lambda, ``>= 0``.
-        focal_gamma: How much the focal loss turns to what is still wrong, ``>= 0``; 0 is plain cross-entropy.
+        focal_gamma: How much the focal loss concentrates on wrong pixels, ``>= 0``; 0 is plain cross-entropy.
 
     Raises:
         ValueError: If either is negative.
@@ -54,7 +54,7 @@ class SGSFLoss(nn.Module):
             logits: ``(B, 2, H, W)``, of normal and anomalous.
             mask: ``(B, 1, H, W)``, 1 = anomalous.
             reconstruction: ``(B, 3, H, W)``, or ``None`` to leave the term out.
-            reference: ``(B, 3, H, W)`` in ``[0, 1]``, what it should be.
+            reference: ``(B, 3, H, W)`` in ``[0, 1]``, the target of the reconstruction.
 
         Raises:
             ValueError: If there is a reconstruction and no reference.
@@ -63,16 +63,16 @@ class SGSFLoss(nn.Module):
         if reconstruction is None:
             return SGSFLosses(segmentation, segmentation, segmentation.new_zeros(()))
         if reference is None:
-            raise ValueError("reference is missing: a reconstruction needs what it should be.")
+            raise ValueError("reference is missing: the loss of a reconstruction needs its target.")
         reconstructed = reconstruction_loss(reconstruction, reference)
         total = self.reconstruction_weight * reconstructed + segmentation
         return SGSFLosses(total, segmentation, reconstructed)
 
 
 def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
-    """Mean of ``(1 - p)^gamma * -log(p)`` over all pixels, p the softmax probability of the true class.
+    """Average ``(1 - p)^gamma * -log(p)`` over all pixels; p is the softmax probability of the true class.
 
-    A softmax over two classes is a sigmoid of the difference of their logits. No class is weighted.
+    A softmax over two classes is a sigmoid of the difference of their logits. Both classes have equal weight.
 
     Args:
         logits: ``(B, 2, H, W)``, of normal and anomalous.
@@ -88,7 +88,7 @@ def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0) -> Tensor:
 
 
 def reconstruction_loss(reconstruction: Tensor, reference: Tensor) -> Tensor:
-    """Mean squared error plus one minus the mean structural similarity (``L_N``).
+    """Compute the mean squared error plus one minus the mean structural similarity (``L_N``).
 
     Args:
         reconstruction: ``(B, 3, H, W)``, sides of 6 pixels or more.

@@ -1,8 +1,8 @@
-"""Which normal images resemble each other, and which few can stand for all.
+"""Find normal images that resemble each other, and a few that represent all.
 
-Similarity is the cosine of embeddings of length 1. Features of an untrained network point nearly all in one direction,
-with cosines that differ from 1 by less than float32 resolves. So distances are compared instead, which order vectors of
-one length as cosines do, and the mean is subtracted first, which leaves digits for what differs.
+Similarity is the cosine of embeddings of length 1. Features of an untrained network nearly all point in one direction:
+their cosines differ from 1 by less than float32 resolves. So distances are compared instead, which order vectors of
+equal length as cosines do. The mean is subtracted first, which leaves more digits for the differences.
 """
 
 import warnings
@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional as F
 
-# Similarities that are held at a time: 64 MiB in float32.
+# Similarities in memory at a time: 64 MiB in float32.
 MAX_SIMILARITIES = 2**24
 
 Choice = Literal["k_center", "k_means"]
@@ -23,8 +23,8 @@ Choice = Literal["k_center", "k_means"]
 def closeness(embeddings: Tensor, candidates: Tensor) -> Tensor:
     """Compare ``(M, D)`` embeddings with ``(N, D)`` candidates, all of length 1: ``(M, N)``.
 
-    Greater for greater cosines within a row: minus half the squared distance, but for what is the same for all
-    candidates. One matrix product, so that it exports and needs no second table.
+    Greater for greater cosines within a row: minus half the squared distance, up to a constant for each row. One matrix
+    product, so that it exports and needs no second table.
     """
     mean = candidates.mean(0)
     centered = candidates - mean
@@ -39,9 +39,9 @@ def nearest_others(
     Args:
         embeddings: ``(M, D)`` float32 of length 1.
         candidates: ``(N, D)``, likewise.
-        own_index: ``(M,)`` int64, each image's place among the candidates; -1 where it is none of them.
-        n: How many, at least 1 and fewer than there are candidates.
-        max_similarities: How many are held at a time; the images are taken in as many parts as that needs.
+        own_index: ``(M,)`` int64, each image's index among the candidates; -1 if it is none of them.
+        n: Number of neighbours, at least 1 and fewer than there are candidates.
+        max_similarities: Similarities in memory at a time; images are processed in parts accordingly.
 
     Returns:
         ``(M, n)`` int64, the most similar first.
@@ -71,9 +71,10 @@ def nearest_others(
 
 
 def medoid(embeddings: Tensor) -> Tensor:
-    """Find which of ``(N, D)`` embeddings of length 1 is the most similar to all together: an int64 scalar.
+    """Find the index of the medoid of ``(N, D)`` embeddings of length 1, an int64 scalar.
 
-    It has the smallest sum of squared distances, and so it is the nearest to their mean: no table of pairs is needed.
+    The medoid has the smallest sum of squared distances to all, and so is nearest to their mean: no table of pairs is
+    needed.
 
     Example:
         >>> import torch
@@ -86,15 +87,15 @@ def medoid(embeddings: Tensor) -> Tensor:
 
 
 def choose_representatives(embeddings: Tensor, count: int, method: Choice = "k_center", seed: int = 0) -> Tensor:
-    """Choose images that stand for all.
+    """Choose images that represent all.
 
     Args:
         embeddings: ``(N, D)`` of length 1.
-        count: How many, at least 1; all if there are not more.
-        method: ``"k_center"`` starts at the medoid and adds the image that is farthest from those chosen, so that none
-            is far from all of them and rare ones are kept; ``"k_means"`` takes the image in the middle of each of
-            ``count`` clusters, so that many alike get more of them.
-        seed: Of the clustering; the other method draws nothing.
+        count: How many, at least 1; all images if there are not more.
+        method: ``"k_center"`` starts at the medoid and repeatedly adds the image farthest from those chosen, so that
+            rare images are kept; ``"k_means"`` takes the image nearest to the centre of each of ``count`` clusters, so
+            that frequent kinds of image get more.
+        seed: Of the clustering; ``"k_center"`` draws nothing.
 
     Returns:
         ``(min(count, N),)`` int64, ascending, no image twice.
@@ -123,7 +124,7 @@ def _add_farthest(embeddings: Tensor, chosen: Tensor, count: int) -> Tensor:
     """Add the one farthest from all that are chosen until there are ``count`` (Gonzalez 1985)."""
     distance = torch.cdist(embeddings, embeddings[chosen]).amin(1)
     while len(chosen) < count:
-        # Copies of one image have no distance; what is chosen has less, so that nothing is chosen twice.
+        # Copies of one image have distance 0; chosen images get less, so that none is chosen twice.
         distance[chosen] = -1.0
         farthest = distance.argmax()[None]
         chosen = torch.cat((chosen, farthest))
@@ -132,7 +133,7 @@ def _add_farthest(embeddings: Tensor, chosen: Tensor, count: int) -> Tensor:
 
 
 def _middles(embeddings: Tensor, count: int, seed: int) -> Tensor:
-    """Find the image next to the centre of each cluster; copies of one image may make fewer clusters than asked for."""
+    """Find the image nearest each cluster's centre; copies of one image may make fewer clusters than asked for."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         clusters = KMeans(count, n_init=1, random_state=seed).fit(embeddings.cpu().numpy())

@@ -1,13 +1,12 @@
 """The networks of SGSF's guidance: an auto-encoder of normal images and a U-Net that its features guide.
 
 After NIGSF (IEEE TCSVT 34(6), 2024), the journal version of arXiv 2209.12440: the decoder of an auto-encoder that
-reconstructs a *normal* image shows the segmentation network at four scales what the picture in question should look
-like. Only convolutions, normalisations, activations, pooling and padding are on the path of inference, so that it
-exports as it stands.
+reconstructs a *normal* image shows the segmentation network at four scales what the image should look like. Inference
+uses only convolutions, normalisations, activations, pooling and padding, so that it exports unchanged.
 
-Where the paper convolves reference features and image features side by side, here each has a convolution of its own and
-the two are added: the same function with the same number of weights, but the reference's half is known before the
-picture is, which saves a part of the inference and lets it be stored.
+The paper convolves the concatenated features of reference and image. Here each has its own convolution, and the results
+are added: the same function with the same number of weights. The reference's part can be computed before the image is
+known and stored, which saves a part of the inference.
 """
 
 from itertools import pairwise, starmap
@@ -19,19 +18,19 @@ from torch.nn import functional as F
 
 from anomalib_anoseg.models.network_parts import crop, scale_channels
 
-# Of both networks, finest first; the last is the bottleneck's.
+# Channels of both networks, finest first; the last are the bottleneck's.
 CHANNELS = (64, 128, 256, 512, 1024)
-# Those above the bottleneck, at which the features of image and reference meet; each halves its input for the next.
+# Scales above the bottleneck, at which features of image and reference meet; each halves its input for the next.
 SCALES = 4
 REDUCTION = 2**SCALES
-# Below, the coarsest features are a single pixel, of which no normalisation statistics can be computed in training.
+# Smaller images have a single pixel at the coarsest scale: no normalisation statistics can be computed in training.
 MIN_SIDE = 32
 
 Passes = Literal["fused", "concatenated"]
 
 
 class Convolution(nn.Module):
-    """A 3x3 convolution of an image's features, beside a reference's if there are any, normalisation and ReLU.
+    """A 3x3 convolution of an image's features plus one of a reference's, if any; normalisation and ReLU.
 
     Args:
         in_channels: Of the image's features.
@@ -52,14 +51,14 @@ class Convolution(nn.Module):
         """Convolve the reference's features ``(B, reference_channels, h, w)``: ``(B, out_channels, h, w)``.
 
         Raises:
-            ValueError: If there is nothing to convolve them with.
+            ValueError: If it was built without ``reference_channels``.
         """
         if self.from_reference is None:
             raise ValueError("This convolution takes no reference; build it with reference_channels > 0.")
         return self.from_reference(reference)
 
     def forward(self, features: Tensor, prepared: Tensor | None = None) -> Tensor:
-        """Convolve ``(B, in_channels, h, w)``, beside what was prepared for each image, or for all as ``(1, ...)``."""
+        """Convolve ``(B, in_channels, h, w)``; add the prepared reference of each image, or ``(1, ...)`` of all."""
         convolved = self.from_image(features)
         if prepared is not None:
             # Stored references may have another precision than this image.
@@ -68,7 +67,7 @@ class Convolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions, of which the first may see a reference.
+    """Two convolutions; the first may take a reference.
 
     Args:
         in_channels: Of the image's features.
@@ -140,8 +139,8 @@ class GuidedUNet(nn.Module):
     Args:
         width: Factor on the channels; 1 is the published size.
         guidance: Whether there is a reference; otherwise this is a plain U-Net.
-        passes: What goes on into the next encoder block: the ``"fused"`` features, to which the paper's number of
-            parameters points [choice], or the ``"concatenated"`` ones of image and reference, as it prints.
+        passes: What the next encoder block gets: the ``"fused"`` features, which fit the paper's parameter count
+            [choice], or the ``"concatenated"`` ones of image and reference, as it prints.
 
     Raises:
         ValueError: If ``passes`` is neither.
@@ -172,14 +171,14 @@ class GuidedUNet(nn.Module):
         self.apply(initialize)
 
     def prepare(self, features: list[Tensor]) -> list[Tensor]:
-        """Compute what :meth:`segment` needs of a reference, before the picture is known.
+        """Compute what :meth:`segment` needs of a reference, before the image is known.
 
         Args:
             features: The reference's, from :class:`AutoEncoder`.
 
         Returns:
-            A tensor a scale, of the features' shapes; another four where concatenated features go on, which have half
-            their sides and twice their channels.
+            One tensor per scale, of the features' shapes; with concatenated features four more, with half the sides and
+            twice the channels.
         """
         convolutions: list[Any] = list(self.fusions)
         if self.is_concatenated:
@@ -192,7 +191,7 @@ class GuidedUNet(nn.Module):
 
         Args:
             image: ``(B, 3, H, W)`` in ``[0, 1]``, sides of 32 pixels or more.
-            prepared: From :meth:`prepare`, of a reference an image or, ``(1, ...)``, of one for all; empty without
+            prepared: From :meth:`prepare`, of one reference per image or, ``(1, ...)``, of one for all; empty without
                 guidance.
 
         Returns:
@@ -220,7 +219,7 @@ def pad(image: Tensor) -> Tensor:
 
 
 def initialize(module: nn.Module) -> None:
-    """Draw a layer's first weights as DRAEM does [choice]: convolutions from N(0, 0.02), scales from N(1, 0.02)."""
+    """Draw a layer's initial weights as DRAEM does [choice]: convolutions from N(0, 0.02), scales from N(1, 0.02)."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:

@@ -1,7 +1,7 @@
-"""Normal pictures to compare with: each training image's most similar other ones, which NIGSF calls its contrast set.
+"""References of training images: the most similar other training images, which NIGSF calls the contrast set.
 
-They are read once when a training starts, as pictures that are judged will be read, without the random augmentations of
-the training, and kept as 8-bit values within a stated bound on memory.
+They are read once when training starts, as test images are read, without the random augmentations of training. They are
+kept as 8-bit values within a limit on memory.
 """
 
 import copy
@@ -24,7 +24,7 @@ MEBIBYTE = 2**20
 PATIENCE = 1.0
 NO_PATH = (
     "SGSF finds the references of a training image by its image_path, which is missing. Use one of anomalib's data "
-    "modules, set image_path in the items and batches of your own, or train with guidance=none."
+    "modules, set image_path in the items and batches of your own, or train with guidance.kind=none."
 )
 
 
@@ -34,11 +34,11 @@ class ReferenceSet:
 
     Attributes:
         images: ``(K, 3, H, W)`` uint8, no two of them equal.
-        embeddings: ``(K, D)``, theirs, of length 1.
+        embeddings: ``(K, D)``, their embeddings, of length 1.
         rows: The row in ``own`` and ``similar`` of every training image, by its path.
-        own: ``(N,)`` int64, the place among ``images`` of each training image itself, -1 if it is not there.
-        similar: ``(N, n)`` int64, the places of the most similar others, most similar first; ``None`` if any other one
-            may serve.
+        own: ``(N,)`` int64, the index in ``images`` of each training image itself, -1 if it is not there.
+        similar: ``(N, n)`` int64, the indices of the most similar others, most similar first; ``None`` if any other may
+            serve.
     """
 
     images: Tensor
@@ -51,22 +51,22 @@ class ReferenceSet:
         """Draw a reference for each image of a batch.
 
         Args:
-            paths: Where the images of the batch come from.
+            paths: Files of the batch's images.
             generator: Random stream on the host; the global one if ``None``.
 
         Returns:
             ``(B, 3, H, W)`` uint8.
 
-        Paths that are missing or not those of training images are a ``ValueError``.
+        Paths that are missing, or not of training images, raise a ``ValueError``.
         """
         return self.images[self.choose(paths, generator)]
 
     def choose(self, paths: Sequence[str] | None, generator: torch.Generator | None = None) -> Tensor:
-        """Draw as :meth:`draw` does: places among ``images``, ``(B,)`` int64."""
+        """Draw as :meth:`draw` does, but return indices into ``images``, ``(B,)`` int64."""
         row = self._find(paths)
         if self.similar is not None:
             return self.similar[row, torch.randint(self.similar.shape[1], row.shape, generator=generator)]
-        # Any but the own one: draw among one less, and step over it.
+        # Any image but itself: draw from one fewer, and skip its own index.
         own = self.own[row]
         count = len(self.images) - (own >= 0).long()
         place = (torch.rand(row.shape, dtype=torch.float64, generator=generator) * count).long()
@@ -78,16 +78,16 @@ class ReferenceSet:
         unknown = [path for path in paths if str(path) not in self.rows]
         if unknown:
             raise ValueError(
-                f"{unknown[0]} is none of the {len(self.rows)} training images that were there when the training "
-                "started. Keep the training images as they are until it ends."
+                f"{unknown[0]} is not among the {len(self.rows)} training images found at the start of training. Do "
+                "not change the training images until it ends."
             )
         return torch.tensor([self.rows[str(path)] for path in paths])
 
     def choose_bank(self, count: int, method: Choice, seed: int) -> tuple[Tensor, Tensor]:
-        """Choose the references that inference has to choose from.
+        """Choose the references for inference.
 
         Args:
-            count: How many at most. One is the medoid.
+            count: How many at most; 1 takes the medoid.
             method: How representatives are chosen if there are more.
             seed: Of that choice.
 
@@ -116,10 +116,10 @@ def collect_references(
     Args:
         dataset: Training images; items with ``image``, ``(3, H, W)`` in ``[0, 1]``, and ``image_path``. Augmentations
             of its own are left out.
-        transforms: What images go through instead, in this order.
-        embed: Makes ``(B, 3, H, W)`` images in ``[0, 1]`` embeddings ``(B, D)`` of length 1 on the host.
-        size: How many references an image has, fewer if there are not so many; ``None`` for all.
-        include_itself: Whether an image may be its own reference, of which the paper warns.
+        transforms: Transforms of the images instead, in this order.
+        embed: Maps ``(B, 3, H, W)`` images in ``[0, 1]`` to embeddings ``(B, D)`` of length 1 on the host.
+        size: References per image, fewer if there are not enough; ``None`` for all.
+        include_itself: Whether an image may be its own reference, which the paper warns against.
         memory: Mebibytes that the references may take. If the images take more, evenly spaced ones serve.
 
     Returns:
@@ -148,8 +148,8 @@ def collect_references(
             embeddings.append(embed(_stack(fresh).float() / 255))
     if len(kept) < 2:  # noqa: PLR2004
         raise ValueError(
-            f"SGSF compares each training image with another one, but of {len(dataset)} training images {len(kept)} "
-            "differs from the others. Add images, or train with guidance=none."
+            f"SGSF compares each training image with a different one, but found {len(kept)} different of "
+            f"{len(dataset)} training images. Add images, or train with guidance.kind=none."
         )
     everything, images = torch.cat(embeddings), _stack(kept)
     own = torch.arange(len(everything))
@@ -200,7 +200,7 @@ def _stack(images: list[Tensor]) -> Tensor:
 
 
 def _find_spacing(count: int, size: int, memory: float) -> int:
-    """Compute of how many images one is kept, so that those kept fit into memory.
+    """Compute the spacing of the images to keep, so that they fit into memory.
 
     Raises:
         ValueError: If two do not fit.
@@ -208,12 +208,12 @@ def _find_spacing(count: int, size: int, memory: float) -> int:
     fitting = int(memory * MEBIBYTE / size)
     if fitting < 2:  # noqa: PLR2004
         raise ValueError(
-            f"reference_memory must hold two images of {size / MEBIBYTE:.3g} MiB at least, got {memory} MiB."
+            f"guidance.memory must hold two images of {size / MEBIBYTE:.3g} MiB at least, got {memory} MiB."
         )
     spacing = -(-count // fitting)
     if spacing > 1:
         rank_zero_warn(
-            f"reference_memory of {memory} MiB holds {fitting} of {count} training images: one in {spacing} serves as "
+            f"guidance.memory of {memory} MiB holds {fitting} of {count} training images: one in {spacing} serves as "
             "a reference."
         )
     return spacing

@@ -58,10 +58,10 @@ class GuidanceSettings(Settings):
         use_contrast_set: Whether training draws references among the most similar images, as NIGSF; otherwise among
             all.
         contrast_size: Number of the most similar images. The default is the paper's (4 in its ablation).
-        include_itself: Whether an image may be its own reference, of which the paper warns.
+        include_itself: Whether an image may be its own reference, which the paper warns against.
         denoise: Whether the auto-encoder reconstructs the normal image from the forged one instead of a reference from
             itself; the paper's ablation.
-        detach: Whether the segmentation loss leaves the auto-encoder alone [choice].
+        detach: Whether the auto-encoder learns from its reconstruction alone [choice].
         memory: Mebibytes that the references may take in training. If the training images take more, evenly spaced
             ones serve [choice].
     """
@@ -77,7 +77,7 @@ class GuidanceSettings(Settings):
     memory: float = 1024.0
 
     def check(self) -> None:
-        """Check kind, size and memory, and whether what denoises has something to guide."""
+        """Check kind, size and memory, and that denoising comes with guidance."""
         self.one_of("kind", Guidance)
         self.within(1, 1_000_000, "contrast_size")
         self.within(0.1, 1e6, "memory")
@@ -90,13 +90,13 @@ class GuidanceSettings(Settings):
 
 @dataclass(frozen=True)
 class ExtractorSettings(Settings):
-    """A timm network whose features tell which images are similar. It never learns.
+    """A timm network whose features tell which images are similar. It never trains.
 
     Args:
-        name: timm's name of it [choice].
+        name: Its name in timm [choice].
         weights: Its weights: ``true`` lets timm download them, a path reads them from a file, ``false`` leaves them
             random [choice].
-        size: Side in pixels of the image that it sees; ``null`` for the image's own.
+        size: Side in pixels to which images are resized for it; ``null`` keeps their size.
     """
 
     group: ClassVar[str] = "extractor"
@@ -122,8 +122,8 @@ class BankSettings(Settings):
         features: Whether exports hold the references' features, which are large, or compute them for each picture from
             the references' images, which takes time [choice].
         precision: Of stored features [choice].
-        limit: Megabytes that the references may take in an exported file; of more the model warns, before training and
-            at export, and names the settings that take less [choice].
+        limit: Megabytes that the references may take in an exported file. Above it, the model warns before training and
+            at export, and names settings that take less [choice].
     """
 
     group: ClassVar[str] = "bank"
@@ -154,7 +154,7 @@ class AnomalySettings(Settings):
         threshold: Of the noise: a constant, and the weight of the mean saliency, which 0 switches off. The default is
             the paper's.
         textures: Folder with pictures of textures, such as DTD's; ``null`` for other images of the batch [choice].
-        opacity: Range of an anomaly's weight over what it covers. The default is the paper's.
+        opacity: Range of an anomaly's weight over the image below. The default is the paper's.
         rotation_p: Probability of rotating a training image by up to 90 degrees. The default is DRAEM's.
         p: Probability of an anomaly on an image. The default is the paper's.
     """
@@ -170,11 +170,11 @@ class AnomalySettings(Settings):
     p: float = 0.75
 
     def check(self) -> None:
-        """Let the transform check what it takes, but for folders, which it looks for on the disk."""
+        """Let the transform check its arguments, except folders, which it would look for on the disk."""
         self._create("none", None)
 
     def create_transform(self) -> SaliencyPerlin:
-        """Create what forges the anomalies."""
+        """Create the augmenter."""
         return self._create(self.saliency, self.textures)
 
     def _create(self, saliency: str, textures: str | None) -> SaliencyPerlin:
@@ -190,7 +190,7 @@ class LossSettings(Settings):
 
     Args:
         reconstruction_weight: Weight of the reconstruction loss, the paper's lambda, 0 or more.
-        focal_gamma: How much the focal loss turns to what is still wrong, 0 or more. The default is the paper's.
+        focal_gamma: How much the focal loss concentrates on wrong pixels, 0 or more. The default is the paper's.
     """
 
     group: ClassVar[str] = "losses"
@@ -213,7 +213,7 @@ class OptimizerSettings(Settings):
             ``max_time``. The default is the paper's.
         factor: By which factor it falls, in ``[0, 1]``. The default is the paper's.
         averaging: Decay of the exponentially averaged weights and normalisation statistics with which the model
-            predicts, in ``[0, 1)``; ``0`` predicts with the latest, as the paper.
+            predicts, in ``[0, 1)``; ``0`` predicts with the latest weights, as the paper does.
     """
 
     group: ClassVar[str] = "optimizer"
@@ -233,7 +233,7 @@ class OptimizerSettings(Settings):
         self.within(0.0, 0.99999, "averaging")
 
 
-# Settings that have another name than the arguments that they were before 0.1.0.
+# Arguments from before 0.1.0 whose settings have other names now.
 RENAMED = {"detach_guidance": "guidance.detach", "reference_memory": "guidance.memory"}
 GROUPS = (
     SGSFNetworkSettings,

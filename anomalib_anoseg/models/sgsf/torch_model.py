@@ -1,6 +1,6 @@
 """SGSF's networks together: what they predict in training and, with the references that they carry, in evaluation.
 
-Everything here speaks anomalib's polarity: maps and masks are 1 where an image is anomalous.
+Everything here uses anomalib's polarity: maps and masks are 1 where an image is anomalous.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -53,7 +53,7 @@ class GuidanceNetwork(nn.Module):
         self.segmenter = GuidedUNet(width, guidance, passes)
 
     def forward(self, inputs: Tensor) -> SGSFOutput:
-        """Predict from ``(B, 6, H, W)`` inputs, images beside what guides them, or images alone without guidance."""
+        """Predict from ``(B, 6, H, W)`` inputs, images and their guides, or images alone without guidance."""
         image = inputs[:, :3]
         if self.autoencoder is None:
             return SGSFOutput(self.segmenter(image), None)
@@ -76,29 +76,29 @@ class SGSFModel(nn.Module):
         width: Factor on the channels; 1 is the published size.
         guidance: ``"nearest"``, by the most similar reference of the bank; ``"single"``, by one for all, the medoid;
             or ``"none"``, an ablation: a plain U-Net.
-        passes: What goes on in the encoder, ``"fused"`` or ``"concatenated"``; see
+        passes: What the encoder passes on, ``"fused"`` or ``"concatenated"``; see
             :class:`~anomalib_anoseg.models.sgsf.networks.GuidedUNet`.
         detach_guidance: Whether the auto-encoder learns from its reconstruction alone; in the paper, it learns from
             the segmentation as well.
         denoise: An ablation: the auto-encoder sees the image itself, and learns to reconstruct it without anomalies.
-        extractor: timm model whose features tell what is similar.
+        extractor: timm model whose features tell which images are similar.
         extractor_weights: ``True`` for timm's download, a path, or ``False`` for random ones; see
             :class:`~anomalib_anoseg.models.sgsf.extractor.FeatureExtractor`.
-        extractor_size: Side in pixels of what it sees; ``None`` for the image's.
-        bank_features: Whether evaluation computes what it needs of a reference from its image for each picture, or
-            stores that for all references before, which is faster and larger: see
+        extractor_size: Side in pixels to which images are resized for it; ``None`` keeps their size.
+        bank_features: Whether evaluation computes the features of a reference for each image, or stores those of all
+            references beforehand, which is faster and larger: see
             :class:`~anomalib_anoseg.models.sgsf.bank_size.BankSize`.
-        bank_precision: Of what is stored.
-        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing. They have
-            statistics of their own, see :meth:`prepare_for_evaluation`.
+        bank_precision: Of stored features.
+        averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 turns averaging off. Their
+            normalisation statistics are computed separately, see :meth:`prepare_for_evaluation`.
         score_window: Odd side in pixels of the square over which the map is averaged before its maximum becomes the
             image score.
 
     Attributes:
-        bank: The references; ``None`` where nothing needs them, as is ``extractor`` then.
+        bank: The references; ``None`` if the model needs none, and so is ``extractor``.
 
     Raises:
-        ValueError: If an argument has no such value, or ``denoise`` has nothing to guide.
+        ValueError: If an argument has an unknown value, or ``denoise`` comes without guidance.
 
     Example:
         >>> import torch
@@ -143,7 +143,7 @@ class SGSFModel(nn.Module):
         self._is_outdated = True
 
     def forward(self, image: Tensor, reference: Tensor | None = None) -> SGSFOutput | InferenceBatch:
-        """Predict.
+        """Predict from images and, in training mode, their references.
 
         Args:
             image: ``(B, 3, H, W)`` in ``[0, 1]``, sides of 32 pixels or more.
@@ -154,27 +154,27 @@ class SGSFModel(nn.Module):
             In training mode :class:`SGSFOutput`; in evaluation mode the anomaly map ``(B, 1, H, W)`` and its score
             ``(B,)``, float32 in ``[0, 1]``.
 
-        An empty bank is a ``RuntimeError``, references that are missing or of another size than the image are a
+        An empty bank raises a ``RuntimeError``. References that are missing, or of another size than the image, raise a
         ``ValueError``.
         """
         if self.training:
             self._is_outdated = True
             return self.network(self._inputs(image, reference))
         logits = self.inference_network.segmenter.segment(image, self._guide(image))
-        # In float32 even under autocast: bfloat16 has few values near 1, and the best of all pixels would tie.
+        # In float32 even under autocast: bfloat16 has few values near 1, where the highest pixels would tie.
         anomaly_map = logits.float().softmax(1)[:, 1:]
         return InferenceBatch(pred_score=smoothed_maximum(anomaly_map, self.score_window), anomaly_map=anomaly_map)
 
     @property
     def tiler(self) -> None:
-        """None: anomalib's tiling is refused."""
+        """Always ``None``: SGSF does not support anomalib's tiling."""
 
     @tiler.setter
     def tiler(self, tiler: object) -> None:
         del tiler
         raise ValueError(
-            "SGSF compares whole pictures with whole references and takes no tiles. Leave the tiler out, and set "
-            "image_size to what the defects need."
+            "SGSF compares whole images with whole references and takes no tiles. Remove the tiler, and set "
+            "image_size as large as the defects require."
         )
 
     @property
@@ -192,7 +192,7 @@ class SGSFModel(nn.Module):
         return torch.cat((image, guide), 1)
 
     def _guide(self, image: Tensor) -> list[Tensor]:
-        """Prepare what guides each of ``(B, 3, H, W)`` images, or, ``(1, ...)``, all of them."""
+        """Prepare the guiding features of each of ``(B, 3, H, W)`` images or, ``(1, ...)``, of all."""
         if self.bank is None:
             return self.inference_network.prepare(image)
         self.bank.check_size(image)
@@ -205,21 +205,21 @@ class SGSFModel(nn.Module):
         return self.bank.stored(index)
 
     def embed(self, image: Tensor) -> Tensor:
-        """Describe ``(B, 3, H, W)`` images in ``[0, 1]``: ``(B, D)`` float32 of length 1, the more alike the closer.
+        """Embed ``(B, 3, H, W)`` images in ``[0, 1]``: ``(B, D)`` float32 of length 1, close for similar images.
 
         Raises:
-            RuntimeError: If nothing needs to be found here.
+            RuntimeError: If the model needs no references.
         """
         if self.extractor is None:
             raise RuntimeError("This model has no extractor, because it needs no references.")
         return self.extractor(image)
 
     def fill_bank(self, images: Tensor, embeddings: Tensor) -> None:
-        """Take references in the place of those that are there, of a single one the medoid.
+        """Replace the references; ``"single"`` guidance keeps only their medoid.
 
         Args:
-            images: ``(K, 3, H, W)`` uint8, normal images, as large as those that will be judged.
-            embeddings: ``(K, D)``, what :meth:`embed` makes of them.
+            images: ``(K, 3, H, W)`` uint8, normal images of the size of test images.
+            embeddings: ``(K, D)``, the outputs of :meth:`embed` for them.
 
         Raises:
             RuntimeError: If the model needs no references.
@@ -229,12 +229,12 @@ class SGSFModel(nn.Module):
         self.bank.fill(images, embeddings)
 
     def store_features(self) -> None:
-        """Prepare what the segmentation module needs of each reference, in float32 before it is rounded."""
+        """Store the features that the segmentation module needs of each reference, computed in float32."""
         bank = self.bank
         if bank is None or self.bank_features == "computed" or not len(bank):
             return
         device = bank.images.device
-        # Lightning evaluates in inference mode, whose tensors could take no part in anything else.
+        # Lightning evaluates in inference mode, whose tensors cannot be used outside of it.
         with torch.inference_mode(mode=False), torch.no_grad(), torch.autocast(device.type, enabled=False):
             places = torch.arange(len(bank), device=device).split(PART)
             parts = [self.inference_network.prepare(bank.pictures(part)) for part in places]
@@ -243,7 +243,7 @@ class SGSFModel(nn.Module):
 
     @property
     def bank_size(self) -> BankSize | None:
-        """The size of the references in an exported file; ``None`` where nothing needs them."""
+        """The size of the references in an exported file; ``None`` if the model needs none."""
         if self.bank is None or self.extractor is None:
             return None
         height, width = self.bank.images.shape[-2:]
@@ -273,7 +273,7 @@ class SGSFModel(nn.Module):
             self.bank.drop_images()
 
     def update_average(self, image: Tensor, reference: Tensor | None, step: int) -> None:
-        """Take the current weights into the average.
+        """Update the averaged weights with the current ones.
 
         Args:
             image: ``(B, 3, H, W)``, the images of this step; the last few are kept for the statistics.
@@ -284,9 +284,9 @@ class SGSFModel(nn.Module):
             self.averaged.follow(self.network, self._inputs(image, reference), step)
 
     def prepare_for_evaluation(self) -> None:
-        """Switch to evaluation mode, which needs two things of the networks as they are now.
+        """Switch to evaluation mode, after refreshing what depends on the current weights.
 
-        These are statistics of the averaged weights, of the last images, and features of the references.
+        These are the statistics of the averaged weights, from the last images, and the features of the references.
         """
         if self.averaged is not None:
             self.averaged.refresh_statistics()

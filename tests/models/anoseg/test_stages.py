@@ -275,7 +275,7 @@ def test_refuses_checkpoints_that_are_no_first_stage(plain, tmp_path):
     with pytest.raises(ValueError, match=r"Add --model.losses.adversarial true to the command"):
         tiny(detector={"segmentation_checkpoint": str(plain[1])}, losses={"adversarial": False}).on_fit_start()
     torch.save({"state_dict": {"model.weight": torch.zeros(1)}}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match=r"segmentation_checkpoint .*other.ckpt does not fit. Is it one of AnoSeg\?"):
+    with pytest.raises(ValueError, match=r"_checkpoint .*other.ckpt does not fit. Is it a checkpoint of AnoSeg\?"):
         tiny(detector={"segmentation_checkpoint": str(tmp_path / "other.ckpt")}).on_fit_start()
 
 

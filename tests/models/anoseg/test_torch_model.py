@@ -253,7 +253,7 @@ def test_tells_what_to_do_without_a_network(monkeypatch):
 
     encoder = CoordinateEncoder()
     monkeypatch.setattr("anomalib_anoseg.models.pretrained.timm.create_model", fail)
-    with pytest.raises(ValueError, match=r"of 'resnet18': There is no connection\. Without a network give a file"):
+    with pytest.raises(ValueError, match=r"of 'resnet18': There is no connection\. Without a network connection,"):
         encoder.load_pretrained()
 
 

@@ -115,9 +115,9 @@ def test_bank_holds_all_representatives_or_the_medoid():
 @pytest.mark.parametrize(
     ("dataset", "arguments", "message"),
     [
-        (Pictures(1), {}, "of 1 training images 1 differs from the others"),
-        (Pictures(greys=[0.5, 0.5, 0.5]), {}, "of 3 training images 1 differs"),
-        (Pictures(), {"memory": 1e-6}, "reference_memory must hold two images"),
+        (Pictures(1), {}, "found 1 different of 1 training images"),
+        (Pictures(greys=[0.5, 0.5, 0.5]), {}, "found 1 different of 3 training images"),
+        (Pictures(), {"memory": 1e-6}, "guidance.memory must hold two images"),
     ],
 )
 def test_what_cannot_be_is_refused(dataset, arguments, message):
@@ -135,7 +135,7 @@ def test_paths_are_needed():
     references = collect()
     with pytest.raises(ValueError, match="by its image_path, which is missing"):
         references.draw(None)
-    with pytest.raises(ValueError, match=r"new\.png is none of the 6 training images"):
+    with pytest.raises(ValueError, match=r"new\.png is not among the 6 training images"):
         references.draw(["0.png", "new.png"])
 
 
