@@ -1,1 +1,1 @@
-"""What training needs whatever the model is: seeds, schedules, calibration, averaging, checks and callbacks."""
+"""Training of any model: seeds, schedules, calibration, averaging, checks and callbacks."""

@@ -1,7 +1,7 @@
 """Weights averaged over a training, and normalisation statistics that belong to them.
 
-The averaged weights are not the ones whose normalisation statistics training tracks, and in a short training both
-change fast; so evaluation needs statistics computed anew from the last batches.
+Training tracks the normalisation statistics of the current weights, which differ from the averaged ones, above all in a
+short training. So evaluation recomputes the statistics from the last batches.
 """
 
 from collections import deque
@@ -19,7 +19,7 @@ class AveragedModule(ModelEmaV3):
     """An exponential moving average of a module's weights, to predict with.
 
     Args:
-        module: Is copied; its weights go into the average with each :meth:`follow`.
+        module: The module to average; it is copied, and each :meth:`follow` adds its weights.
         decay: How much of the average each step keeps, in ``(0, 1)``; less in the first steps.
 
     Example:
@@ -34,26 +34,26 @@ class AveragedModule(ModelEmaV3):
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         super().__init__(module, decay, use_warmup=True)
-        # Lightning warns of modules in evaluation mode when training starts; only evaluation uses this one.
+        # Lightning warns about modules in evaluation mode when training starts; only evaluation uses this one.
         self.requires_grad_(False).train()
         self._remembered: deque[Tensor] = deque(maxlen=REMEMBERED_BATCHES)
 
     def follow(self, module: nn.Module, batch: Tensor, step: int) -> None:
-        """Take the current weights into the average.
+        """Update the averaged weights with the current ones.
 
         Args:
-            module: The one that learns.
-            batch: What it saw in this step; the last few are kept for the statistics.
+            module: The module in training.
+            batch: Its inputs in this step; the last few are kept for the statistics.
             step: Number of the optimiser step, from 1.
         """
         self.update(module, step)
         self._remembered.append(batch.detach())
 
     def refresh_statistics(self, prepare: Callable[[Tensor], Tensor] = lambda batch: batch) -> None:
-        """Compute the normalisation statistics anew from the batches kept, if there are new ones.
+        """Recompute the normalisation statistics from the kept batches, if there are new ones.
 
         Args:
-            prepare: Makes a batch that was kept the module's input.
+            prepare: Maps a kept batch to the module's input.
         """
         if self._remembered:
             update_bn((prepare(batch) for batch in self._remembered), self.module)

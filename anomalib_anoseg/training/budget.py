@@ -1,8 +1,8 @@
-"""What a training takes, by two clocks, and the budget that ends it.
+"""Time that a training takes, by two clocks, and the budget that ends it.
 
-A machine with other work gives a training less of itself in the same wall time. CPU time, that of all threads of the
-training process, counts only the work that was done, and so gives models equal work on a busy machine. Two threads use
-up two seconds of it in one of the wall's.
+On a busy machine a training gets less work done in the same wall time. CPU time, summed over the threads of the
+training process, counts only work done, and so gives models equal work even then. Two threads use two CPU seconds per
+second of wall time.
 """
 
 import time
@@ -49,24 +49,24 @@ class Stopwatch:
 
     @property
     def is_running(self) -> bool:
-        """Whether it counts."""
+        """Whether it is running."""
         return self._start is not None
 
     def start(self) -> None:
-        """Go on."""
+        """Start, or resume."""
         self._start = {name: clock() for name, clock in CLOCKS.items()}
 
     def stop(self) -> None:
-        """Stand still."""
+        """Pause."""
         self._earlier, self._start = self.seconds, None
 
     def set(self, seconds: dict[str, float]) -> None:
-        """Take up from what an earlier attempt took."""
+        """Continue from the seconds of an earlier attempt."""
         self._earlier, self._start = dict(seconds), None
 
     @contextmanager
     def paused(self) -> Generator[None, None, None]:
-        """Leave something out of the account."""
+        """Pause in a ``with`` block."""
         was_running = self.is_running
         self.stop()
         try:
@@ -77,12 +77,12 @@ class Stopwatch:
 
 
 class BudgetTimer(Timer):
-    """Lightning's timer by either clock, which ends a training, and which schedules can ask how far it is.
+    """Lightning's timer by either clock: it ends a training, and schedules can ask for its progress.
 
     Args:
         seconds: The budget.
         clock: ``"wall"`` or ``"cpu"``.
-        stopwatch: What is read; someone else starts and keeps it.
+        stopwatch: The stopwatch to read; its owner starts it and saves its state.
     """
 
     def __init__(self, seconds: float, clock: str, stopwatch: Stopwatch) -> None:
@@ -90,22 +90,22 @@ class BudgetTimer(Timer):
         self.clock, self.stopwatch = clock, stopwatch
 
     def time_elapsed(self, stage: str = RunningStage.TRAINING) -> float:
-        """Seconds of training so far; other stages take nothing from a budget."""
+        """Return the seconds of training so far; other stages do not use the budget."""
         return self.stopwatch.seconds[self.clock] if RunningStage(stage) == RunningStage.TRAINING else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep nothing: the stopwatch's seconds are kept."""
+        """Save nothing: the stopwatch's seconds are saved elsewhere."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up nothing."""
+        """Load nothing."""
 
 
 class TrainingMeter(Callback):
-    """Counts a training's seconds, images and steps, across interruptions, and ends it after so many images.
+    """Counts a training's seconds, images and steps, across interruptions, and ends it after a number of images.
 
-    Seconds go from the first batch to the last, without validation and checkpoints: how large a model is, or how often
-    it is looked at, must not shorten its training. How far that has come is written to a file after each epoch.
+    Seconds run from the first batch to the last, without validations and checkpoints: a model's size and the number of
+    validations must not shorten its training. The progress is written to a file after each epoch.
 
     Args:
         progress: The file.
@@ -142,12 +142,12 @@ class TrainingMeter(Callback):
         self._report(trainer)
 
     def on_validation_start(self, _trainer: Trainer, _module: LightningModule) -> None:
-        """Let the clocks stand still."""
+        """Pause the clocks."""
         self._was_running = self.stopwatch.is_running
         self.stopwatch.stop()
 
     def on_validation_end(self, _trainer: Trainer, _module: LightningModule) -> None:
-        """Let the clocks go on, if they went before."""
+        """Resume the clocks, if they ran before."""
         if self._was_running:
             self.stopwatch.start()
 
@@ -157,18 +157,18 @@ class TrainingMeter(Callback):
         self.load["load_end"] = load_average()
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint keeps."""
+        """Return the state to save in a checkpoint."""
         counts = {"images": self.images, "steps": self.steps, "epochs_begun": self.epochs_begun}
         return {"seconds": self.stopwatch.seconds, "load": dict(self.load), **counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up from a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.stopwatch.set(state_dict["seconds"])
         self.load = dict(state_dict["load"])
         self.images, self.steps, self.epochs_begun = (state_dict[name] for name in ("images", "steps", "epochs_begun"))
 
     def figures(self) -> dict[str, float | None]:
-        """Give what a row keeps."""
+        """Return the figures for a row."""
         seconds = self.stopwatch.seconds
         return {
             "seconds": seconds["wall"],

@@ -1,6 +1,6 @@
-"""Thresholds and ranges of scores, found on real anomalies or on those that are forged on normal images.
+"""Thresholds and ranges of scores, found on real anomalies or on anomalies forged on normal images.
 
-Pure functions. They know a model by what it predicts, and by the anomalies that it declares, see :class:`Calibratable`.
+Pure functions. They need only a model's predictions and the anomalies that it declares, see :class:`Calibratable`.
 :class:`~anomalib_anoseg.training.post_processor.SelfCalibratingPostProcessor` calls them while a model trains.
 """
 
@@ -17,15 +17,15 @@ from torch import Tensor
 
 from anomalib_anoseg.transforms import ForgedBatch, SyntheticAnomaly
 
-# Normal and forged ones that a threshold is found on by further draws: to sort many more takes gigabytes.
+# Limit on the pixels, normal and forged, of repeated draws: sorting many more for a threshold takes gigabytes.
 MAX_CALIBRATION_PIXELS = 2**24
-# Name of the image score of a network that has one alone.
+# Name of the image score of a network that has only one.
 ONLY_SCORE = "only"
 
 
 @dataclass(frozen=True)
 class CalibrationAnomalies:
-    """What forges the anomalies on which a model is calibrated where there are no real ones.
+    """The augmenters that forge anomalies for a calibration without real ones.
 
     Attributes:
         image: Forges those for the thresholds and ranges of image scores.
@@ -43,7 +43,7 @@ class Calibratable(Protocol):
 
     @property
     def calibration_anomalies(self) -> CalibrationAnomalies:
-        """Tell what forges anomalies for the calibration."""
+        """The augmenters for the calibration."""
         ...
 
 
@@ -62,7 +62,7 @@ class SeveralScores(Protocol):
 
         Args:
             image: ``(B, 3, H, W)``.
-            anomaly_map: ``(B, 1, H, W)``, what was predicted for them.
+            anomaly_map: ``(B, 1, H, W)``, the maps predicted for them.
         """
         ...
 
@@ -85,11 +85,11 @@ class Prediction(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """What a model predicts for a batch, and what is true.
+    """What a model predicts for a batch, and the ground truth.
 
     Attributes:
         prediction: Scores and maps.
-        label: Bool ``(B,)``, whether an image is anomalous; ``None`` where nobody knows.
+        label: Bool ``(B,)``, whether an image is anomalous; ``None`` where unknown.
         mask: Bool ``(B, H, W)``, whether a pixel is; likewise.
     """
 
@@ -103,8 +103,8 @@ class ScoreRange(NamedTuple):
 
     Attributes:
         threshold: Scalar, where F1 is best; ``None`` where there are no labels.
-        low: Scalar, the least score.
-        high: Scalar, the greatest.
+        low: Scalar, the lowest score.
+        high: Scalar, the highest score.
     """
 
     threshold: Tensor | None
@@ -152,7 +152,7 @@ def with_all_scores(network: object, image: Tensor, score: Tensor | None, maps: 
     """Add the image scores that are not in use to what was predicted.
 
     Args:
-        network: Predicted it.
+        network: The network that predicted it.
         image: ``(B, C, H, W)``.
         score: ``(B,)``, the image score in use.
         maps: ``(B, H, W)``.
@@ -173,7 +173,7 @@ def calibrate(batches: Iterable[Labelled]) -> Calibration:
     """Find thresholds and ranges, as anomalib does; processes of a distributed training find them together.
 
     Args:
-        batches: Predictions with what is true of them.
+        batches: Predictions with ground truth.
 
     Example:
         >>> scores, label = torch.tensor([1.0, 2.0, 7.0]), torch.tensor([False, False, True])
@@ -190,12 +190,12 @@ def calibrate(batches: Iterable[Labelled]) -> Calibration:
 
 
 def count_draws(wanted: int, images: int, size: Sequence[int]) -> int:
-    """Tell how often anomalies are forged on each of some normal images.
+    """Compute how often to forge anomalies on each normal image.
 
     Args:
-        wanted: Forged images, all together.
-        images: Normal images.
-        size: Their height and width. On large ones anomalies are forged less often, for memory's sake.
+        wanted: Number of forged images in total.
+        images: Number of normal images.
+        size: Their height and width. On large ones anomalies are forged less often, to save memory.
 
     Returns:
         At least 1.
@@ -217,23 +217,23 @@ def forge_and_predict(
     paths: Sequence[str] = (),
     normalisation: Normalisation = AS_THEY_ARE,
 ) -> Iterator[Labelled]:
-    """Forge an anomaly on each image by each generator, predict, and put the normal images before.
+    """Forge an anomaly on each image with each augmenter, predict, and prepend the normal images.
 
-    What the generator for maps forges without a trace is left out, together with the normal image: as one more normal
-    image it would move the threshold of image scores. Where it leaves no trace at all, the other generator serves for
-    the maps as well.
+    An image that the augmenter for maps leaves unchanged is left out, together with its normal image: as one more
+    normal image it would move the threshold of image scores. If all are unchanged, the
+    augmenter for images serves for the maps as well.
 
     Args:
         predict: Predicts for ``(B, C, H, W)`` images.
         image: ``(B, C, H, W)`` normal images, as ``predict`` takes them.
         normal: What it predicts for them.
-        anomalies: What forges.
+        anomalies: The augmenters.
         seeds: Anomalies are forged once with each.
         paths: Files of the images, where they are known.
-        normalisation: Is undone before anomalies are forged, and done again.
+        normalisation: Undone before anomalies are forged, and applied again.
 
     Yields:
-        Normal and forged images, as many of both.
+        Predictions for normal and forged images, equally many.
     """
     for seed in seeds:
         view = _forge(anomalies.image, image, seed, paths, normalisation)
@@ -261,7 +261,7 @@ def _forge(
 
 
 def _after_normal(normal: Prediction, view: ForgedBatch, forged: Prediction) -> Labelled:
-    """Put what was predicted for normal images before what was predicted for those with anomalies."""
+    """Join the predictions for normal images and for images with anomalies, in this order."""
     mask = torch.cat((torch.zeros_like(view.mask), view.mask)).squeeze(1).bool()
     scores = {name: torch.cat((normal.scores[name], score)) for name, score in forged.scores.items()}
     maps = None
@@ -271,7 +271,7 @@ def _after_normal(normal: Prediction, view: ForgedBatch, forged: Prediction) -> 
 
 
 def _find_range(batches: Sequence[tuple[Tensor | None, Tensor | None]]) -> ScoreRange | None:
-    """Find threshold and range from scores and what is true, batch by batch; ``None`` without scores."""
+    """Find threshold and range from scores and ground truth, batch by batch; ``None`` without scores."""
     best = F1AdaptiveThreshold(fields=["scores", "truth"], strict=False)
     extremes = MinMax(fields=["scores"], strict=False)
     for scores, truth in batches:

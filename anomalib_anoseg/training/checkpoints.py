@@ -1,4 +1,4 @@
-"""A clear word when a checkpoint does not fit the model that shall load it."""
+"""Explain why a checkpoint does not fit the model that loads it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,9 +9,9 @@ MISSING = object()
 
 
 def fits(network: nn.Module, weights: Mapping[str, Tensor]) -> bool:
-    """Tell whether weights have the names that a network expects, and its parameters their shapes.
+    """Tell whether weights have the names that a network expects, and the shapes of its parameters.
 
-    Shapes of buffers may differ: some belong to what was learned, as the number of references does.
+    Shapes of buffers may differ: some follow from training, such as the number of references.
 
     Example:
         >>> fits(nn.Linear(2, 1), nn.Linear(2, 1).state_dict()), fits(nn.Linear(2, 1), nn.Linear(3, 1).state_dict())
@@ -29,13 +29,13 @@ def explain_misfit(
 
     Args:
         saved: Arguments with which the model of the checkpoint was built.
-        own: Those of the model that shall load it.
-        shaping: Names of the arguments that shape the networks, each with what makes two values alike: ``float`` for
-            a factor, ``bool`` where only on or off matters. ``"network.width"`` is the width in a group ``network``, a
-            mapping or an object with attributes.
+        own: Arguments of the model that loads it.
+        shaping: Names of the arguments that shape the networks, each with a function whose result is equal for
+            equivalent values: ``float`` for a factor, ``bool`` where only on or off matters. ``"network.width"`` is the
+            width in a group ``network``, a mapping or an object with attributes.
 
     Returns:
-        The explanation, or ``None`` if the arguments do not tell.
+        The explanation, or ``None`` if the arguments do not explain it.
 
     Example:
         >>> trained, own = {"network": {"width": 0.25}}, {"network": {"width": 1.0}}

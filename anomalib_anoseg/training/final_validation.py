@@ -4,16 +4,16 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-# A `check_val_every_n_epoch` that asks for no validation at all, for those who do that themselves.
+# A `check_val_every_n_epoch` for no validation at all, for callers that validate themselves.
 NEVER = 10**9
 
 
 class FinalValidation(Callback):
     """Validate when the training ends, wherever in an epoch that is.
 
-    anomalib writes a checkpoint after each validation. Lightning leaves the validation out where ``max_steps`` ends an
-    epoch early, and after the last epochs that ``check_val_every_n_epoch`` does not divide: what was learned since the
-    last one would be lost, or all of it. An interval of :data:`NEVER` is respected.
+    anomalib writes a checkpoint after each validation. Lightning skips the last validation where ``max_steps`` ends an
+    epoch early, or ``check_val_every_n_epoch`` does not divide the number of epochs: the training since the validation
+    before would be lost, or all of it. An interval of :data:`NEVER` is respected.
     """
 
     def __init__(self) -> None:

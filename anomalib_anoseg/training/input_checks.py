@@ -1,4 +1,4 @@
-"""Checks of what a model of ours is about to train on, before hours are spent on it."""
+"""Check the training data before hours are spent on it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -14,10 +14,10 @@ from torch import nn
 from torchvision.transforms.v2 import Normalize
 from tqdm import tqdm
 
-# What Lightning trains when nobody said how long.
+# Lightning's number of epochs if the user sets none.
 DEFAULT_MAX_EPOCHS = 1000
 EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
-# What Pillow raises at broken files, depending on where they are broken.
+# What Pillow raises for corrupt files, depending on where they are corrupt.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 # Resizing rounds white to a little more than 1.
@@ -34,12 +34,12 @@ class InputCheck(Callback):
     """Check the images, their range, and the length of the training when a fit starts.
 
     Every file to train or validate on is read once: anomalib would clip 16-bit images to white and drop an alpha
-    channel without a word, and would stop at a corrupt file wherever in the epoch it comes. Images that reach the
-    trainer without a datamodule are checked in the first batch.
+    channel without a warning, and would stop at a corrupt file in the middle of an epoch. Images that reach the trainer
+    without a datamodule are checked in the first batch.
 
     Args:
-        max_epochs: The model's own length; if it has none, Lightning's default of 1000 epochs gets a warning.
-        check_paths: Raises if something that the model needs beside an image, such as its map of saliency, is missing.
+        max_epochs: The model's own number of epochs; without one, Lightning's default of 1000 epochs gets a warning.
+        check_paths: Raises if something that the model needs beside an image, such as its saliency map, is missing.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class InputCheck(Callback):
             check_images(batch.image, "the first batch")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put the remedy in front of an error with which a datamodule stops before :meth:`setup` sees its images."""
+        """Put the remedy in front of an error that a datamodule raises before :meth:`setup` sees its images."""
         del pl_module
         datamodule: Any = getattr(trainer, "datamodule", None)
         is_unclear = isinstance(exception, (LookupError, TypeError, ValueError))
@@ -105,8 +105,8 @@ def check_pre_processor(pre_processor: Any) -> None:  # noqa: ANN401
     """
     if _normalizes(getattr(pre_processor, "transform", None)):
         raise ValueError(
-            "pre_processor must keep images in [0, 1]: anomalies are forged there and the reconstruction ends in a "
-            "sigmoid. Remove Normalize from its transform."
+            "pre_processor must keep images in [0, 1]: anomalies are forged in this range and the reconstruction ends "
+            "in a sigmoid. Remove Normalize from its transform."
         )
 
 

@@ -1,4 +1,4 @@
-"""Thresholds without bad parts: calibration on held-out normal images and on defects forged on them.
+"""Thresholds without defective parts: calibration on held-out normal images and on defects forged on them.
 
 anomalib's post-processor finds thresholds and the range of scores on the validation images, which for most users are
 normal images alone: the best F1 score is then undefined, and without validation images the thresholds stay NaN. A
@@ -40,53 +40,54 @@ CalibrationSource = Literal["anomalous images", "forged on held-out images", "fo
 # Normal images: enough for a threshold, and a bound on the cost of a calibration, which every validation repeats.
 MAX_NORMAL_IMAGES = 64
 MAX_FORGED_IMAGES = 10_000  # a larger ``forged_images`` is a mistake
-# While a training goes on, a rough threshold will do for its checkpoints: the last validation finds a better one.
+# During training a rough threshold suffices for checkpoints: the last validation finds a better one.
 FORGED_DURING_TRAINING = 20
-# Images a forward pass where no data loader says how many.
+# Images per forward pass where no data loader sets their number.
 CHUNK = 8
-# Scores up to this distance from the threshold, in ranges of the calibration's scores, are mapped linearly ...
+# Scores up to this distance from the threshold, relative to the range of the calibration's scores, are linear ...
 LINEAR = 0.4
-# ... and what remains up to 0 and 1 is for all those beyond.
+# ... and the rest, up to 0 and 1, is for all scores beyond.
 TAIL = 0.5 - LINEAR
-# Before the name of an image score: the buffer with its threshold and range, where a model has several.
+# Prefix of the buffers with threshold and range of each image score, if a model has several.
 BUFFER_PREFIX = "image_score_"
 
 
 class SelfCalibratingPostProcessor(PostProcessor):
     """anomalib's post-processor, calibrated on forged anomalies where there are no real ones.
 
-    It serves any model of images: models that are :class:`~anomalib_anoseg.training.calibration.Calibratable` declare
-    what forges their anomalies, others are given it. Anomalies are forged on images in ``[0, 1]``; a normalisation at
-    the end of the model's pre-processor is undone for that and done again.
+    It works with any image model: :class:`~anomalib_anoseg.training.calibration.Calibratable` models declare their
+    augmenters, others need ``augmenter``. Anomalies are forged on images in ``[0, 1]``; a normalisation at the end of
+    the model's pre-processor is undone for that and done again.
 
     - Validation images with anomalies among them: used as anomalib does.
-    - Normal validation images alone: each of the first 64 is judged as it is and with an anomaly forged on it, and this
-      several times, where there are fewer than ``forged_images``: otherwise the threshold depends on a few random
-      anomalies. Validations after which a training goes on forge 20 at most, and large images fewer than small ones,
-      for memory's sake, but always one on each. Where a model declares other anomalies for maps, the pixel threshold
-      and the range of maps are found on those alone, and those of image scores on both: a network finds the bold
-      anomalies that it learned from with more confidence than real defects, and a threshold that is best for the former
-      lies too high for the latter. A picture can then have a marked mask though its image score is normal.
+    - Normal validation images alone: each of the first 64 is predicted without and with a forged anomaly, repeatedly
+      until there are ``forged_images``: otherwise the threshold depends on a few random anomalies. Validations during a
+      training forge at most 20. Large images get fewer anomalies than small ones, to save memory, but at least one
+      each. Where a model declares other anomalies for maps, the pixel threshold and the range of maps are found on
+      those alone, and those of image scores on both: a network marks the bold anomalies of its training with more
+      confidence than real defects, so that the best threshold for them is too high for defects. An image can then have
+      a marked mask though its image score is normal.
     - No validation images: the same with training images, with a warning, because a model knows those too well.
 
-    No image is predicted twice: what the validation predicts for normal images serves for the calibration as well. Of a
-    model with several image scores all are calibrated, and :meth:`choose` tells which one is in use.
+    No image is predicted twice: the calibration reuses the validation's predictions for normal images. All image scores
+    of a model are calibrated, and :meth:`choose` selects the one in use.
 
-    Scores and maps are brought into ``[0, 1]`` with the threshold at 0.5, as by anomalib, but not cut off at the ends:
-    scores beyond the calibration's range approach 0 and 1 and keep their order. Cut off, they would tie, and every
-    figure that ranks (AUROC, average precision) would suffer.
+    Scores and maps are normalised to ``[0, 1]`` with the threshold at 0.5, as by anomalib, but not clipped: scores
+    beyond the calibration's range approach 0 and 1 and keep their order. Clipped scores would tie, and every ranking
+    metric (AUROC, average precision) would suffer.
 
     Every validation repeats this, so that every checkpoint carries thresholds that fit its weights. They are stored
     in checkpoints and exports, and ``calibrated_on`` tells where they came from.
 
     Args:
         calibration_seed: Seed of the forged anomalies: every calibration uses the same ones.
-        augmenter: What forges them, for both thresholds. What the model declares if ``None``; a model that declares
-            nothing is then calibrated as anomalib does.
-        forged_images: Anomalies are forged on each image as often as it takes to have so many, 1 to 10000. Defaults to
+        augmenter: Forges them, for both thresholds. ``None`` uses what the model declares; a model that declares
+            nothing is calibrated as anomalib does.
+        forged_images: Number of forged images to reach by repeated draws on each normal image, 1 to 10000. Defaults to
             ``200``.
-        use_training_images: Whether training images are the last resort; without, thresholds stay undefined until a
-            validation. Models that keep a memory bank cannot predict before their training has ended.
+        use_training_images: Whether training images serve if there are no validation images; otherwise thresholds stay
+            undefined until a validation. Set it to ``False`` for models with a memory bank, which cannot predict before
+            their training has ended.
         **kwargs: Arguments of :class:`anomalib.post_processing.PostProcessor`.
 
     Attributes:
@@ -125,14 +126,14 @@ class SelfCalibratingPostProcessor(PostProcessor):
         return (*super()._checkpoint_config_keys, "calibration_seed", "forged_images", "calibrated_on")
 
     def choose(self, image_score: str) -> None:
-        """Use the threshold and range of one of a model's image scores; they stay where it has one alone."""
+        """Use the threshold and range of one of a model's image scores; nothing changes if it has only one."""
         self.image_score = image_score
         stored = self._buffers.get(BUFFER_PREFIX + image_score)
         if stored is not None:
             self._use("image", ScoreRange(*stored))
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look whether there are real anomalies to calibrate on."""
+        """Check whether there are real anomalies to calibrate on."""
         self._batches = []
         loaders = _as_list(trainer.val_dataloaders)
         has_anomalies = any(_has_anomalies(loader) for loader in loaders)
@@ -150,7 +151,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         *args: Any,  # noqa: ANN401
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
-        """Take a batch, with what the validation step predicted, into the calibration; forge on it if need be."""
+        """Add a batch and its predictions to the calibration; forge anomalies on it if there are no real ones."""
         del args, kwargs
         network: Any = pl_module.model
         with trainer.precision_plugin.val_step_context():
@@ -194,7 +195,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         self.on_validation_epoch_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say once what the thresholds rest on."""
+        """Report once what the thresholds were calibrated on."""
         del trainer, pl_module
         thresholds = f"image {self.image_threshold:.3f}, pixel {self.pixel_threshold:.3f}"
         message = f"Thresholds ({thresholds}) calibrated on: {self.calibrated_on}."
@@ -205,7 +206,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
 
     @staticmethod
     def _normalize(preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor) -> Tensor | None:
-        """Map scores to ``(0, 1)``, rising strictly, the threshold to 0.5; as they are if nothing was calibrated."""
+        """Map scores to ``(0, 1)``, strictly rising, the threshold to 0.5; unchanged without a calibration."""
         if preds is None:
             return None
         threshold = torch.where(torch.isnan(threshold), (norm_min + norm_max) / 2, threshold)
@@ -216,13 +217,13 @@ class SelfCalibratingPostProcessor(PostProcessor):
         return torch.where(torch.isnan(span), preds, normalized)
 
     def _start(self, trainer: Trainer, images: int) -> None:
-        """Begin a calibration on so many normal images."""
+        """Start a calibration on a number of normal images."""
         goes_on = trainer.state.fn == TrainerFn.FITTING and not trainer.should_stop
         self._seen, self._images = 0, max(1, min(images, MAX_NORMAL_IMAGES))
         self._wanted = min(self.forged_images, FORGED_DURING_TRAINING) if goes_on else self.forged_images
 
     def _forge(self, pl_module: Any, image: Tensor, normal: Prediction, paths: Sequence[str] = ()) -> None:  # noqa: ANN401
-        """Take normal images into the calibration, each as often as anomalies are forged on it."""
+        """Add normal images to the calibration, each as often as anomalies are forged on it."""
         anomalies = self._find_anomalies(pl_module)
         if anomalies is None:
             return
@@ -251,7 +252,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
                 getattr(self, name).copy_(value)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
-        """Load the calibrations of all image scores that were saved, and use that of the score in use."""
+        """Load the saved calibrations of all image scores, and apply that of the score in use."""
         start = prefix + BUFFER_PREFIX
         saved = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(start)}
         for name in [name for name in self._buffers if name.startswith(BUFFER_PREFIX)]:
@@ -264,7 +265,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
 
 
 def _paths_of(batch: Any) -> list[str]:  # noqa: ANN401
-    """Files of a batch's images; none where a data set does not tell them."""
+    """Files of a batch's images; none if the data set does not provide them."""
     return list(getattr(batch, "image_path", None) or [])
 
 
@@ -281,7 +282,7 @@ def _as_list(loaders: Any) -> list[DataLoader[Any]]:  # noqa: ANN401
 
 
 def _has_anomalies(loader: DataLoader[Any]) -> bool:
-    """Tell whether a loader serves anomalous images; a data set that cannot say is taken to, as anomalib does."""
+    """Tell whether a loader serves anomalous images; one that does not say counts as anomalous."""
     return bool(getattr(loader.dataset, "has_anomalous", True))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints from which an interrupted training goes on."""
+"""Checkpoints from which an interrupted training continues."""
 
 import time
 from pathlib import Path
@@ -13,15 +13,14 @@ __all__ = ["ResumePoint"]
 
 
 class ResumePoint(ModelCheckpoint):
-    """Keeps the latest state of a training, after an epoch and not more often than every so many seconds.
+    """Saves the latest state of a training after an epoch, at most once in ``every_seconds``.
 
-    Writing a large model after each epoch can take longer than the epoch. A new file is complete before the last one
-    is deleted.
+    Writing a large model can take longer than an epoch. A new file is complete before the last one is deleted.
 
     Args:
-        folder: Where the file goes.
-        every_seconds: Least time between two of them.
-        stopwatch: Stands still meanwhile, because the size of a model must not shorten its training.
+        folder: Folder of the checkpoint.
+        every_seconds: Shortest time between two checkpoints.
+        stopwatch: Paused meanwhile, because the size of a model must not shorten its training.
     """
 
     def __init__(self, folder: Path, every_seconds: float, stopwatch: Stopwatch) -> None:
@@ -38,6 +37,6 @@ class ResumePoint(ModelCheckpoint):
 
     @staticmethod
     def latest(folder: Path) -> Path | None:
-        """Find the latest checkpoint of a folder that is whole."""
+        """Find the latest complete checkpoint of a folder."""
         whole = filter(is_zipfile, folder.glob("*.ckpt"))
         return max(whole, key=lambda path: path.stat().st_mtime, default=None)

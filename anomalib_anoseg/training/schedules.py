@@ -61,7 +61,7 @@ class StepDecay:
 
     Args:
         milestones: Fractions, in ``[0, 1]``.
-        factor: By which it falls at each.
+        factor: Factor by which it falls at each.
         total: Number of steps; may be infinite, for a constant factor of 1.
 
     Example:
@@ -93,7 +93,7 @@ def timed(decay: Decay, trainer: Trainer, window: tuple[float, float] = (0.0, 1.
     Args:
         decay: The decay by steps.
         trainer: The trainer; ``max_time`` gives it a timer.
-        window: From which to which fraction of the time the decay lasts, for a part of a training.
+        window: Fractions of the time at which the decay starts and ends, for a part of a training.
 
     Returns:
         Decay | Callable[[int], float]: What :class:`torch.optim.lr_scheduler.LambdaLR` takes; without a timer the
@@ -103,7 +103,7 @@ def timed(decay: Decay, trainer: Trainer, window: tuple[float, float] = (0.0, 1.
         return decay
     start, end = window
 
-    # A function, because of an object the scheduler would write its attributes, and so the timer, into checkpoints.
+    # A function: the scheduler would write the attributes of an object, and so the timer, into checkpoints.
     def follow(step: int) -> float:
         return decay.at(max(step / decay.total, ((time_progress(trainer) or 0.0) - start) / (end - start)))
 

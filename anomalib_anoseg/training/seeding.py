@@ -1,8 +1,8 @@
 """Repeatable runs in a host whose ``--seed_everything`` does nothing.
 
-anomalib 2.7 parses that option and never uses it, and its benchmark seeds after the model was built. A model of ours
-owns its seed instead: :func:`seeded_weights` for its first weights, :func:`step_seed` for what it forges, and
-:class:`SeededFit` for the rest of the process while it trains.
+anomalib 2.7 parses that option and never uses it, and its benchmark seeds after the model was built. Models of this
+package own their seed instead: :func:`seeded_weights` for initial weights, :func:`step_seed` for forged anomalies, and
+:class:`SeededFit` for the rest of the process during training.
 """
 
 import random
@@ -42,7 +42,7 @@ def seeded_weights(seed: int | None) -> Generator[None, None, None]:
 
 @contextmanager
 def seeded_streams(seed: int) -> Generator[None, None, None]:
-    """Seed the global random streams of torch, NumPy and Python, and give the caller's back afterwards.
+    """Seed the global random streams of torch, NumPy and Python, and restore the caller's afterwards.
 
     Args:
         seed: A whole number, ``0 <= seed < 2**32``.
@@ -69,7 +69,7 @@ def _seed_global_streams(seed: int) -> None:
 def step_seed(seed: int, *counters: int) -> int:
     """Mix a seed with counters (rank, step, ...) to a seed that shares no stream with its neighbours.
 
-    Because it follows from the counters, a resumed training goes on as if it had never stopped.
+    Because it follows from the counters, a resumed training continues as if it had never stopped.
 
     Example:
         >>> step_seed(0, 0, 1) == step_seed(0, 0, 1), step_seed(0, 0, 1) == step_seed(0, 1, 0)
@@ -79,7 +79,7 @@ def step_seed(seed: int, *counters: int) -> int:
 
 
 class SeededFit(Callback):
-    """Give a fit its own global random stream, and the caller's stream back afterwards.
+    """Seed the global random streams for a fit, and restore the caller's afterwards.
 
     The order of the images and random transforms of a datamodule come from the global streams of torch, NumPy and
     Python. They are seeded from (seed, epoch) before each epoch's iterator is made, so that a run resumed at an epoch
@@ -102,7 +102,7 @@ class SeededFit(Callback):
             self._seed_epoch(0)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Seed the epoch with which a resumed run goes on."""
+        """Seed the epoch at which a resumed run continues."""
         del pl_module
         if trainer.training and self.seed is not None:
             self._seed_epoch(checkpoint["epoch"] + 1)
@@ -114,12 +114,12 @@ class SeededFit(Callback):
             self._seed_epoch(trainer.current_epoch)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the caller's streams back."""
+        """Restore the caller's streams."""
         del trainer, pl_module
         self._borrowed.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the caller's streams back if training fails."""
+        """Restore the caller's streams if training fails."""
         del trainer, pl_module, exception
         self._borrowed.close()
 
