@@ -1,9 +1,9 @@
 """Import hook that registers installed models as soon as ``anomalib.models`` has been imported.
 
 anomalib resolves ``--model AnoSeg`` and ``get_model("AnoSeg")`` among the classes that exist at that moment, and offers
-no way to declare more of them. ``anomalib_anoseg.pth`` therefore imports this module at every start of the interpreter.
-All that happens then is that a finder takes the first place of :data:`sys.meta_path`; it waits for ``anomalib.models``,
-which a process that does not use anomalib never imports. Set ``ANOMALIB_ANOSEG_AUTOLOAD=0`` to start without it.
+no way to declare more. ``anomalib_anoseg.pth`` therefore imports this module at every start of the interpreter. The
+module then only puts a finder first in :data:`sys.meta_path`. The finder waits for ``anomalib.models``, which a process
+without anomalib never imports. Set ``ANOMALIB_ANOSEG_AUTOLOAD=0`` to start without it.
 
 Only ``os`` and ``sys``, which the interpreter has loaded anyway, are imported here, and annotations are strings: even
 ``typing`` would cost more than everything in this file (``benchmarks/performance/startup.py`` measures it).
@@ -29,7 +29,7 @@ class _Finder:
         if fullname != "anomalib.models":
             return None
         for finder in tuple(sys.meta_path):
-            if finder is self or not hasattr(finder, "find_spec"):  # importlib, too, passes over finders without it
+            if finder is self or not hasattr(finder, "find_spec"):  # importlib skips such finders, too
                 continue
             spec: ModuleSpec | None = finder.find_spec(fullname, path, target)
             if spec is not None:
@@ -40,7 +40,7 @@ class _Finder:
 
 
 class _Loader:
-    """Runs the host's loader, then registers the models; everything else is answered by the host's loader."""
+    """Runs the host's loader, then registers the models; everything else comes from the host's loader."""
 
     def __init__(self, loader: "Loader", finder: _Finder) -> None:
         self._loader = loader
@@ -60,9 +60,9 @@ class _Loader:
 
 
 def _register() -> None:
-    """Register the models and warn of moved settings; a failure is told, never raised.
+    """Register the models and warn of moved settings.
 
-    Never raised because the user asked for ``anomalib.models`` only.
+    A failure is logged, never raised, because the user asked for ``anomalib.models`` only.
     """
     try:
         from anomalib_anoseg._autoload.moved_settings import warn_of_moved_settings  # noqa: PLC0415

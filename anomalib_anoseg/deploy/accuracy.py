@@ -1,4 +1,4 @@
-"""What a form of a model is worth: the board's figures, of its predictions for the test images."""
+"""Accuracy of an exported form of a model: the board's figures on the test images."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ THRESHOLD = 0.5  # of anomalib's normalised maps
 def measure_accuracy(
     runtime: Runtime, batches: Iterable[LabelledPictures], advance: Callable[[int], object] = lambda _: None
 ) -> dict[str, Any]:
-    """Predict test images and compare with the truth.
+    """Predict test images and compare with the ground truth.
 
     Args:
         runtime (Runtime): A loaded model.
         batches (Iterable[LabelledPictures]): The test images.
-        advance (Callable[[int], object]): Called with the number of images of each batch that is done.
+        advance (Callable[[int], object]): Called with the number of images of each finished batch.
 
     Returns:
         dict[str, Any]: ``image_AUROC``, ``pixel_AUROC``, ``pixel_AP`` and ``pixel_IoU`` (at threshold 0.5), each in
@@ -54,7 +54,7 @@ def measure_accuracy(
 
 
 def _compute(metrics: MetricCollection, *, is_defined: bool) -> dict[str, float | None]:
-    """Compute metrics that need pictures, or pixels, of both kinds."""
+    """Compute metrics; all are ``None`` unless there are images, or pixels, of both kinds."""
     if not is_defined:
         return dict.fromkeys(map(str, metrics), None)
     return {name: value.item() for name, value in metrics.compute().items()}

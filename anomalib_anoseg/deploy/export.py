@@ -1,4 +1,4 @@
-"""Export of what predicts, without what only training needs."""
+"""Export of models without the parts that only training needs."""
 
 import copy
 from collections.abc import Generator
@@ -16,11 +16,11 @@ from anomalib_anoseg.deploy.metadata import describe_thresholds, write_onnx_meta
 OPSET_VERSION = 18
 
 
-def inference_copy(model: Any) -> Any:  # noqa: ANN401 - a SelfSupervisedModel, of which this room knows nothing
-    """Copy a model of this package without what only training needs, ready to predict.
+def inference_copy(model: Any) -> Any:  # noqa: ANN401 - a SelfSupervisedModel, which this folder does not import
+    """Copy a model of this package without the parts that only training needs, ready to predict.
 
     Args:
-        model (SelfSupervisedModel): Stays as it is. Its ``unexported`` names the attributes that the copy lacks, its
+        model (SelfSupervisedModel): Stays unchanged. Its ``unexported`` names the attributes that the copy lacks; its
             networks drop their own parts.
     """
     model.before_export()
@@ -32,7 +32,7 @@ def inference_copy(model: Any) -> Any:  # noqa: ANN401 - a SelfSupervisedModel, 
 
 
 def export_torch(model: Any, export_root: Path | str, model_file_name: str = "model") -> Path:  # noqa: ANN401
-    """Export as anomalib does, without what only training needs."""
+    """Export as anomalib does, without the parts that only training needs."""
     return _host().to_torch(inference_copy(model), export_root, model_file_name)
 
 
@@ -53,7 +53,7 @@ def export_onnx(
         **kwargs: Options of ``torch.onnx.export``.
 
     Raises:
-        ValueError: If pictures of any size shall be resized by their shorter edge alone, which cannot be exported.
+        ValueError: If images of any size are resized by their shorter edge alone, which cannot be exported.
     """
     kwargs.setdefault("opset_version", OPSET_VERSION)
     resizes = extract_transforms_by_type(getattr(model.pre_processor, "transform", None), Resize)
@@ -62,10 +62,10 @@ def export_onnx(
     if input_size is None and not resizes:
         input_size = model.only_size
     if input_size is None and not resizes:
-        # anomalib traces with 2x2 pixels, where the exporter takes the sizes of feature maps for constants.
+        # anomalib traces with 2x2 pixels, where the exporter takes the sizes of feature maps as constants.
         sides = {axis: Dim(name, min=model.min_side) for axis, name in ((2, "height"), (3, "width"))}
         kwargs.setdefault("dynamic_shapes", ({0: Dim("batch_size"), **sides},))
-        # Of the one forward pass that finds the names of the outputs; the shapes above decide what is exported.
+        # Only for the forward pass that finds the names of the outputs; the shapes above decide what is exported.
         input_size = (model.min_side, model.min_side)
     path = _host().to_onnx(inference_copy(model), export_root, model_file_name, input_size, **kwargs)
     write_onnx_metadata(path, describe_thresholds(model.post_processor))
@@ -74,7 +74,7 @@ def export_onnx(
 
 @contextmanager
 def _without(model: Any, names: tuple[str, ...]) -> Generator[None, None, None]:  # noqa: ANN401
-    """Take attributes from a model for a while: they may be large, and some cannot be copied."""
+    """Remove attributes from a model for a while: they may be large, and some cannot be copied."""
     parts = {name: getattr(model, name) for name in names}
     try:
         for name in parts:
@@ -86,7 +86,7 @@ def _without(model: Any, names: tuple[str, ...]) -> Generator[None, None, None]:
 
 
 def _host() -> Any:  # noqa: ANN401
-    """Import anomalib's base of models; at the top, registration would meet this module while it is half imported."""
+    """Import anomalib's base of models here: at the top, registration would meet this module half imported."""
     from anomalib.models.components import AnomalibModule  # noqa: PLC0415
 
     return AnomalibModule

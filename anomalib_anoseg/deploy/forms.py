@@ -1,4 +1,4 @@
-"""Exports a trained model in every form whose cost is measured, by anomalib's own export."""
+"""Export a trained model in every form whose cost is measured, by anomalib's own export."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def export_forms(
     calibration: Callable[[], Sequence[Tensor]],
     forms: Sequence[Form] = FORMS,
 ) -> tuple[dict[Form, Path], dict[str, str]]:
-    """Export a model.
+    """Export a model in several forms.
 
     Args:
         model (Any): Trained model of anomalib's.
         folder (Path): Where the files go.
         input_size (tuple[int, int]): Height and width in pixels that the ONNX and OpenVINO files take.
-        calibration (Callable[[], Sequence[Tensor]]): Gives the pictures for INT8, ``(3, H, W)`` in ``[0, 1]``; called
+        calibration (Callable[[], Sequence[Tensor]]): Returns the images for INT8, ``(3, H, W)`` in ``[0, 1]``; called
             only if they are needed.
         forms (Sequence[Form]): Which forms.
 
     Returns:
-        tuple[dict[Form, Path], dict[str, str]]: Files by form, and one line of why by the name of each form that the
-        model could not be exported in.
+        tuple[dict[Form, Path], dict[str, str]]: Files by form, and a reason in one line by the name of each form whose
+        export failed.
     """
     files: dict[Form, Path] = {}
     left_out: dict[str, str] = {}
@@ -101,7 +101,7 @@ class _Exporter:
 
 @contextlib.contextmanager
 def _ready_made_onnx(model: Any, path: Path) -> Generator[None, None, None]:  # noqa: ANN401
-    """Let ``to_openvino`` start from an ONNX file that is there, instead of converting the model once more."""
+    """Let ``to_openvino`` start from an existing ONNX file, instead of converting the model once more."""
 
     def to_onnx(export_root: Path | str, *_args: Any, **_kwargs: Any) -> Path:  # noqa: ANN401
         return Path(shutil.copytree(path.parent, Path(export_root) / "onnx")) / path.name
@@ -125,7 +125,7 @@ def _check_installed(form: Form) -> None:
 
 
 def size_of_file_mb(path: Path) -> float:
-    """Size of an exported file with the weights beside it (``.bin``, ``.onnx.data``), in megabytes.
+    """Return the size of an exported file with the weights beside it (``.bin``, ``.onnx.data``), in megabytes.
 
     Example:
         >>> from tempfile import TemporaryDirectory

@@ -2,7 +2,7 @@
 
 Libraries in one process disturb one another (their thread pools, their allocators), and a machine that slows down for
 a minute would favour whatever is not measured then. So every form has a worker process, and a coordinator lets them
-take turns, round after round; only one of them computes at a time. Times are the wall's.
+take turns, round after round; only one of them computes at a time. Times are wall times.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "WorkerError", "measure_in_turns", "summarise"]
 
 NOISY_SPREAD = 0.25
-LAST_CHARACTERS = 400  # of what a process that died has said
+LAST_CHARACTERS = 400  # of the output of a process that died
 
 
 class WorkerError(RuntimeError):
-    """A worker process that could not do what it was asked; the message says why, in one line."""
+    """A worker process failed; the message says why, in one line."""
 
 
 class Worker:
@@ -48,11 +48,11 @@ class Worker:
         form (Form): Runtime and precision.
         path (Path): The exported file.
         pictures (Path): ``.npy`` of float32 pictures ``(B, 3, H, W)`` in ``[0, 1]``, as many as the largest batch.
-        threads (int): Threads a prediction. Defaults to ``1``.
-        timeout (float): Seconds for an answer, after which the process is ended. Defaults to ``600``.
+        threads (int): Threads per prediction. Defaults to ``1``.
+        timeout (float): Seconds to wait for an answer; then the process is ended. Defaults to ``600``.
 
     Attributes:
-        in_use: What the runtime really computes in.
+        in_use: Precision in which the runtime computes.
         peak_memory_mb: Largest resident memory of the process in MiB, libraries included, after it has loaded the model
             and predicted one picture.
 
@@ -63,7 +63,7 @@ class Worker:
     def __init__(self, form: Form, path: Path, pictures: Path, threads: int = 1, timeout: float = 600.0) -> None:
         self._timeout = timeout
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        # The numbers of threads of libraries that read them only when they are loaded.
+        # Some libraries read their number of threads only when they are loaded.
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "anomalib_anoseg.deploy.latency_worker"],
@@ -84,9 +84,9 @@ class Worker:
         self.peak_memory_mb: float | None = ready["peak_memory_mb"]
 
     def time_calls(self, batch: int, seconds: float) -> list[float]:
-        """Predict a batch again and again for some seconds, after a warm-up; return the milliseconds of each call.
+        """Predict a batch repeatedly for some seconds, after a warm-up; return the milliseconds of each call.
 
-        A :class:`WorkerError` says that a prediction failed or took longer than the timeout.
+        Raises a :class:`WorkerError` if a prediction fails or takes longer than the timeout.
         """
         times: list[float] = self._ask({"batch": batch, "seconds": seconds})["ms"]
         return times
@@ -146,18 +146,18 @@ def measure_in_turns(
     seconds: float = 0.5,
     advance: Callable[[], object] = lambda: None,
 ) -> tuple[dict[tuple[Key, int], list[list[float]]], dict[tuple[Key, int], str]]:
-    """Let all workers take turns: each in every round, for each size of batch.
+    """Let all workers take turns: each in every round, for each batch size.
 
     Args:
-        workers (Mapping[Key, Worker]): Workers by whatever names them.
-        batches (Sequence[int]): Pictures a call.
-        rounds (int): Turns of each worker a batch size.
+        workers (Mapping[Key, Worker]): Workers by any key.
+        batches (Sequence[int]): Images per call.
+        rounds (int): Turns of each worker per batch size.
         seconds (float): Length of a turn; it has three calls at least.
         advance (Callable[[], object]): Called after each turn, ``len(workers) * len(batches) * rounds`` times.
 
     Returns:
         tuple[dict[tuple[Key, int], list[list[float]]], dict[tuple[Key, int], str]]: Milliseconds of each call by round,
-        by worker and batch, and one line of why for those that failed.
+        by worker and batch, and a reason in one line for those that failed.
     """
     samples: dict[tuple[Key, int], list[list[float]]] = {}
     failed: dict[tuple[Key, int], str] = {}
@@ -177,7 +177,7 @@ def summarise(samples: Sequence[Sequence[float]]) -> dict[str, Any]:
 
     Returns:
         dict[str, Any]: Median and 95th percentile of all calls, the medians of the rounds, their spread (largest minus
-        smallest, over the median), and whether that is more than a quarter, so that the figure deserves no trust.
+        smallest, over the median), and whether that is more than a quarter: the figure is then unreliable.
 
     Example:
         >>> summarise([[10.0, 11.0, 12.0], [10.0, 13.0, 20.0]])["noisy"]

@@ -1,4 +1,4 @@
-"""The process that holds one model in one form: reads questions, one JSON a line, and answers likewise.
+"""The process that holds one model in one form: reads requests, one JSON object per line, and answers likewise.
 
 :mod:`~anomalib_anoseg.deploy.latency` starts it. It imports the library under measurement and no other.
 """
@@ -25,7 +25,7 @@ LEAST_CALLS, MOST_CALLS = 3, 100
 
 
 class Server:
-    """Loads a model for the first question, and times it for the others."""
+    """Loads a model for the first request, and times it for the others."""
 
     def __init__(self, form: list[str], path: str, pictures: str, threads: int) -> None:
         self.model = load_runtime(Form(*form), Path(path), threads)
@@ -33,11 +33,11 @@ class Server:
         self.model.predict(self._batch(1))
 
     def describe(self) -> dict[str, Any]:
-        """Say what is in use, and how much memory loading and one prediction took."""
+        """Report the precision in use, and the memory that loading and one prediction took."""
         return {"in_use": self.model.in_use, "threads": self.model.threads, "peak_memory_mb": peak_memory()}
 
     def time_calls(self, batch: int, seconds: float) -> dict[str, list[float]]:
-        """Predict again and again; answer the milliseconds of each call."""
+        """Predict repeatedly; return the milliseconds of each call."""
         images = self._batch(batch)
         return {"ms": time_calls(lambda: self.model.predict(images), seconds)}
 
@@ -48,7 +48,7 @@ class Server:
 def time_calls(
     call: Callable[[], object], seconds: float = 0.0, least: int = LEAST_CALLS, most: int = MOST_CALLS
 ) -> list[float]:
-    """Call once to warm up, then again for some seconds; give the milliseconds of each call.
+    """Call once to warm up, then repeatedly for some seconds; return the milliseconds of each call.
 
     Args:
         call: What to time.
@@ -71,7 +71,7 @@ def time_calls(
 
 
 def main() -> None:
-    """Answer until there are no more questions; whatever the libraries print goes to stderr."""
+    """Answer until there are no more requests; what the libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     server: Server | None = None
@@ -83,7 +83,7 @@ def main() -> None:
                 result = server.describe()
             else:
                 result = server.time_calls(**question)
-        except Exception as error:  # noqa: BLE001 - told to whoever asked
+        except Exception as error:  # noqa: BLE001 - reported to the caller
             result = {"error": one_line(error)}
         print(json.dumps(result), file=answers, flush=True)
 

@@ -1,4 +1,4 @@
-"""What an exported file says of its thresholds.
+"""The thresholds of an exported file, in its metadata.
 
 anomalib folds thresholds and the range of scores into the graph, where they are constants without a name. Written into
 an ONNX file's metadata they can be read again; OpenVINO's converter takes them along.
@@ -23,7 +23,7 @@ def describe_thresholds(post_processor: Any) -> dict[str, str]:  # noqa: ANN401 
         post_processor (Any): anomalib's, or ``None``.
 
     Returns:
-        dict[str, str]: What it has of ``FIELDS``, as text; ``"nan"`` where training has not set it.
+        dict[str, str]: Its values of ``FIELDS``, as text; ``"nan"`` where training has not set it.
 
     Example:
         >>> from types import SimpleNamespace
@@ -55,7 +55,7 @@ def write_onnx_metadata(path: Path, entries: dict[str, str]) -> None:
 
 
 def own_entries(entries: dict[str, str]) -> dict[str, str]:
-    """Choose what :func:`write_onnx_metadata` has written.
+    """Select the entries that :func:`write_onnx_metadata` wrote.
 
     Example:
         >>> own_entries({"anomalib_anoseg.image_threshold": "0.5", "author": "somebody"})

@@ -36,7 +36,7 @@ def resize_of(model: Any) -> Callable[[Tensor], Tensor]:  # noqa: ANN401
 
 
 class LabelledPictures(NamedTuple):
-    """A batch with its truth.
+    """A batch with its ground truth.
 
     Attributes:
         image: ``(B, 3, H, W)``, float32 in ``[0, 1]``.
@@ -54,7 +54,7 @@ class Pictures:
 
     Args:
         datamodule (Any): A datamodule of anomalib's, as built; it is set up here, once.
-        model (Any): The model, for what its pre-processor does to pictures.
+        model (Any): The model, whose pre-processor resizes the pictures.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -130,7 +130,8 @@ class CalibrationData:
     """Stands in for a datamodule while anomalib calibrates an INT8 file.
 
     anomalib calibrates on the validation loader: on test images where a data set validates on those, and at the
-    pictures' own size, which a file of a fixed size does not take. Here the caller says which pictures, ready to use.
+    pictures' own size, which a file of a fixed size does not take. Here the caller provides the pictures, already
+    resized.
 
     Args:
         pictures (Sequence[Tensor]): ``(3, H, W)`` each, in ``[0, 1]``.

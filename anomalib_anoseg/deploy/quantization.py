@@ -1,4 +1,4 @@
-"""Quantization of an exported model to 8 bits: of its networks, and no further."""
+"""Quantization of an exported model's networks, and nothing else, to 8 bits."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NO_IMAGES = "INT8 is calibrated on validation images, and there are none. Hold some out (val_split_mode: from_train)."
-# OpenVINO's names of what has weights, where nearly all of the time goes.
+# OpenVINO's names of the layers with weights, which take nearly all of the time.
 LAYERS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"}
-# As many as anomalib and NNCF recommend; more are not looked at.
+# As many as anomalib and NNCF recommend; further images are ignored.
 RECOMMENDED_IMAGES = 300
 
 
 def quantize(model: Model, datamodule: AnomalibDataModule | None) -> Model:
     """Quantize an OpenVINO model, calibrated on the validation images of a data module and on anomalies forged on them.
 
-    NNCF takes the ranges of values from what it sees. Normal images have scores near 0, and the scores of defects would
-    be cut off. So anomalies are forged for the networks, and what follows the last layers, from logits to map, score
-    and labels, stays in floating point.
+    NNCF takes the ranges of values from these images. Normal images have scores near 0, so the scores of defects would
+    be clipped. So anomalies are forged for the networks, and the operations after the last layers, from logits to map,
+    score and labels, stay in floating point.
 
     Args:
         model: Its input is ``(B, 3, H, W)``; any of these may be dynamic.
@@ -55,7 +55,7 @@ def quantize(model: Model, datamodule: AnomalibDataModule | None) -> Model:
     batch_size = batch.get_length() if batch.is_static else None
     images = CalibrationImages(validation_loader(datamodule, batch_size), size, batch_size)
     rest = nncf.IgnoredScope(names=behind_layers(model), validate=False)
-    # The widest range seen, not the mean of each batch's: anomalies are rare, and must not be cut off either.
+    # The widest range seen, not the mean of each batch's: anomalies are rare, and must not be clipped either.
     widest = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX)
     return nncf.quantize(
         model, nncf.Dataset(images), subset_size=len(images), ignored_scope=rest, advanced_parameters=widest
@@ -65,12 +65,12 @@ def quantize(model: Model, datamodule: AnomalibDataModule | None) -> Model:
 class CalibrationImages:
     """The first 300 images of a loader, batch by batch, each batch as it is and then with anomalies forged on it.
 
-    Can be gone through again, with the same anomalies; nothing is kept in memory.
+    Can be iterated again, with the same anomalies; nothing is kept in memory.
 
     Args:
         loader: Its batches hold images ``(B, 3, H, W)``, in ``[0, 1]``, under ``"image"``.
         size: Height and width to resize them to; ``None`` leaves them as they are.
-        batch_size: Images in every batch: of a smaller one, images are repeated. ``None`` leaves batches as they are.
+        batch_size: Images in every batch; a smaller one repeats its images. ``None`` leaves batches as they are.
 
     Example:
         >>> loader = torch.utils.data.DataLoader([{"image": torch.rand(3, 32, 32)}] * 3, batch_size=2)
@@ -85,14 +85,14 @@ class CalibrationImages:
         self.batches = min(len(loader), math.ceil(RECOMMENDED_IMAGES / (loader.batch_size or 1)))
 
     def __len__(self) -> int:
-        """Count the batches, those with anomalies, too."""
+        """Count the batches, including those with anomalies."""
         return 2 * self.batches
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Give the batches.
+        """Iterate over the batches.
 
         Yields:
-            ``(B, 3, H, W)`` in ``[0, 1]``, normal and forged in turns.
+            ``(B, 3, H, W)`` in ``[0, 1]``, normal and forged alternately.
         """
         augmenter = HardCutPaste(hard_p=1.0, jitter=(1.0, 1.0, 1.0, 0.5))  # of colours that normal images do not have
         generator = torch.Generator().manual_seed(0)
@@ -129,10 +129,10 @@ def validation_loader(datamodule: AnomalibDataModule, batch_size: int | None) ->
 
 
 def behind_layers(model: Model) -> list[str]:
-    """Name the operations of an OpenVINO model from which no way leads to a layer."""
+    """Name the operations of an OpenVINO model from which no path leads to a layer with weights."""
     nodes = model.get_ordered_ops()
     leads_to_layer: dict[str, bool] = {}
-    # Last first, so that what reads a node's outputs is known before the node.
+    # Last first, so that the readers of a node's outputs are known before the node.
     for node in reversed(nodes):
         leads_to_layer[node.get_friendly_name()] = any(
             reader.get_type_name() in LAYERS or leads_to_layer[reader.get_friendly_name()] for reader in _readers(node)

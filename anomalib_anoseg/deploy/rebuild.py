@@ -1,4 +1,4 @@
-"""Names the class of a trained model and loads it, without the files and downloads of its training."""
+"""Name the class of a trained model and load it, without the files and downloads of its training."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def load_model(checkpoint: Path, class_path: str) -> Any:  # noqa: ANN401
 
 
 def _without_files(model: type) -> dict[str, Any]:
-    """Arguments that spare a constructor the files and downloads of a training: a checkpoint brings all weights."""
+    """Arguments with which a constructor needs no files and downloads: a checkpoint brings all weights."""
     if hasattr(model, "without_files"):
         return dict(model.without_files)
     is_anomalibs = model.__module__.startswith("anomalib.")

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMS", "Form", "OnnxRuntime", "OpenVinoRuntime", "Prediction", "Runtime", "TorchRuntime", "load_runtime"]
 
-# Where the arithmetic is; what else a graph holds may be in another precision without much effect.
+# Layers with most of the arithmetic; the precision of all others has little effect.
 HEAVY_LAYERS = {"Convolution", "Deconvolution", "FullyConnected", "GroupConvolution", "MatMul"}
 IMAGE_RANK = 4  # (B, C, H, W)
 
 
 class Form(NamedTuple):
-    """A runtime and the precision that it is given.
+    """A runtime and the precision of its model.
 
     Attributes:
         runtime: ``"torch"``, ``"onnxruntime"`` or ``"openvino"``.
@@ -62,7 +62,7 @@ FORMS = (
 
 
 class Prediction(NamedTuple):
-    """What a model says of a batch.
+    """What a model predicts for a batch.
 
     Attributes:
         pred_score: ``(B,)``, float32, normalised to ``[0, 1]`` if the model has a post-processor.
@@ -102,11 +102,11 @@ class Runtime(ABC):
 
     Attributes:
         form: Runtime and precision asked for.
-        in_use: What the runtime really computes in, in words.
-        threads: Threads a prediction.
-        input_size: Height and width that the file insists on; ``None`` if it takes any.
+        in_use: Precision in which the runtime computes, in words.
+        threads: Threads per prediction.
+        input_size: Height and width that the file requires; ``None`` if it accepts any.
         stored: Precision of the weights in the file: ``"FP32"``, ``"FP16"`` or ``"INT8"``.
-        thresholds: What the file tells of its thresholds, see :mod:`anomalib_anoseg.deploy.metadata`.
+        thresholds: The thresholds in the file's metadata, see :mod:`anomalib_anoseg.deploy.metadata`.
     """
 
     in_use: str
@@ -126,7 +126,7 @@ class Runtime(ABC):
         """Predict from ``(B, 3, H, W)`` float32 pictures in ``[0, 1]``.
 
         Raises:
-            ValueError: If shape or type are others.
+            ValueError: If shape or type differ.
         """
         if images.ndim != IMAGE_RANK or images.shape[1] != 3 or images.dtype != np.float32:  # noqa: PLR2004
             raise ValueError(f"images must be (B, 3, H, W) of float32, got {images.shape} of {images.dtype}")
@@ -140,7 +140,7 @@ class Runtime(ABC):
 class TorchRuntime(Runtime):
     """anomalib's Torch export, a pickle: load only what you trust.
 
-    The number of threads is torch's, of the whole process.
+    The number of threads applies to torch in the whole process.
     """
 
     def __init__(self, form: Form, path: Path, threads: int = 1) -> None:
@@ -223,10 +223,10 @@ def load_runtime(form: Form, path: Path, threads: int = 1) -> Runtime:
     Args:
         form (Form): Runtime and precision.
         path (Path): File that anomalib exported for this form: ``.pt``, ``.onnx`` or ``.xml``. A ``.pt`` is a pickle.
-        threads (int): Threads a prediction, 1 or more. Defaults to ``1``.
+        threads (int): Threads per prediction, 1 or more. Defaults to ``1``.
 
     Raises:
-        ValueError: If the runtime or the number of threads is none of the above.
+        ValueError: If the runtime or the number of threads is not valid.
         ModuleNotFoundError: If the runtime's library is not installed; the message names the remedy.
         FileNotFoundError: If there is no such file.
 
@@ -259,13 +259,13 @@ def load_runtime(form: Form, path: Path, threads: int = 1) -> Runtime:
 
 
 def _fixed_size(shape: list[Any]) -> tuple[int, int] | None:
-    """Height and width of a ``(B, C, H, W)`` input; ``None`` if either is free, which is a name or ``None``."""
+    """Height and width of a ``(B, C, H, W)`` input; ``None`` if either is dynamic: a name or ``None``."""
     height, width = shape[-2:]
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _openvino_metadata(model: Any) -> dict[str, str]:  # noqa: ANN401
-    """List what OpenVINO's converter took along from an ONNX file's metadata."""
+    """List the entries that OpenVINO's converter copied from an ONNX file's metadata."""
     names = [f"{PREFIX}{name}" for name in FIELDS]
     return {
         name: model.get_rt_info(["framework", name]).astype(str)
@@ -281,7 +281,7 @@ def _stored_precision(model: Any) -> str:  # noqa: ANN401
 
 
 def _openvino_precision(compiled: Any) -> str:  # noqa: ANN401
-    """Count the precisions of the layers that the processor will run: the hint alone would hide an INT8 graph's."""
+    """Count the precisions of the layers that the processor runs: the hint alone would hide those of INT8 graphs."""
     precisions: Counter[str] = Counter()
     for layer in compiled.get_runtime_model().get_ops():
         info = layer.get_rt_info()
