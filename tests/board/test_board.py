@@ -591,7 +591,7 @@ def test_process_that_is_killed_leaves_a_reason(finished, monkeypatch):
     monkeypatch.setattr(board, "CODE", "import os; print('almost', flush=True); os.kill(os.getpid(), 9)")
     board._run(task, other, True, 60, lambda _: None)
     reason = other.error(task.job.id).splitlines()
-    assert reason[-1] == "The job's process was killed by signal 9, possibly for want of memory."
+    assert reason[-1] == "The job's process was killed by signal 9, possibly for lack of memory."
     assert "almost" in reason
 
 

@@ -1,6 +1,6 @@
 """Models to compare with: anomalib's from local files (:mod:`.local_weights`), and trivial ones (:mod:`.trivial`).
 
-They are for comparison, not for use, and so are no names in everybody's list of models: a configuration reaches them by
+They are only for comparison, and so are not in anomalib's list of models: a configuration names them by path,
 ``class_path: anomalib_anoseg.board.baselines.PadimLite0``.
 """
 

@@ -28,8 +28,8 @@ __all__ = ["LocalDraem", "PadimLite0", "PatchcoreLite0", "SupersimplenetLite0"]
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_LAYERS = ("blocks.1", "blocks.2", "blocks.4")  # strides 4, 8 and 16; 24, 40 and 112 channels
-FIXED = {"backbone", "pre_trained"}  # arguments that a checkpoint holds of the class below
-NOISE_SIDE = 32  # anomalib's Perlin noise has up to so many cells a side; features have a quarter of the image's
+FIXED = {"backbone", "pre_trained"}  # arguments of the base class that a checkpoint holds
+NOISE_SIDE = 32  # largest number of cells a side of anomalib's Perlin noise; features have a quarter of the image's
 NO_PICTURES = Path(__file__).parent  # a folder that exists and holds no pictures
 ImageSize = tuple[int, int]
 
@@ -39,11 +39,11 @@ def local_weights(backbone: str, path: Path | str) -> Generator[None, None, None
     """Let timm load a backbone's pre-trained weights from a file, or none at all.
 
     anomalib's models take the name of a backbone and let timm fetch its weights; they pass no path on, and a built
-    module does not survive their feature extraction. So timm's own entry for the name points to the file meanwhile.
+    module breaks in their feature extraction. So timm's own entry for the name points to the file temporarily.
 
     Args:
         backbone: timm's name of the architecture.
-        path: File with its state dict; ``"random"`` for untrained weights even where the model asks for others.
+        path: File with its state dict; ``"random"`` for untrained weights even if the model requests others.
 
     Raises:
         ValueError: If timm has no pre-trained weights under this name, or the file holds those of another model.
@@ -67,7 +67,7 @@ def _read_weights(backbone: str, path: Path | str) -> dict[str, torch.Tensor]:
         ValueError: If they are those of another model.
     """
     if path == "random":
-        return {"nothing": torch.empty(0)}  # timm takes an empty one for none
+        return {"nothing": torch.empty(0)}  # timm treats an empty one as none
     weights = timm.models.load_state_dict(str(existing("weights", path)))
     missing = timm.create_model(backbone, pretrained=False).state_dict().keys() - weights.keys()
     if missing:
@@ -92,32 +92,32 @@ def existing(name: str, path: Path | str) -> Path:
 
 
 class OwnLength:
-    """Lets a model carry its length, for anomalib's benchmark, which passes no trainer options on."""
+    """Lets a model set its number of epochs, for anomalib's benchmark, which passes no trainer options on."""
 
     max_epochs: int | None
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """Trainer options that override the user's: the model's own, and its length if it was given one."""
+        """Trainer options that override the user's: the model's own, and ``max_epochs`` if it is set."""
         own: dict[str, Any] = super().trainer_arguments  # type: ignore[misc]
         return own if self.max_epochs is None else {**own, "max_epochs": self.max_epochs}
 
 
 def _resized(model: AnomalibModule, pre_processor: PreProcessor | bool, size: ImageSize) -> PreProcessor | bool:
-    """Configure the model's own pre-processor for a size, if it shall be used."""
+    """Configure the model's own pre-processor for a size, unless another is given."""
     return model.configure_pre_processor((size[0], size[1])) if pre_processor is True else pre_processor
 
 
 def on_lite0(base: type[Any], layers: tuple[str, ...], min_side: int = 1, **defaults: Any) -> type[Any]:  # noqa: ANN401
-    """Make a model of features work on an EfficientNet-Lite0 whose weights come from a local file.
+    """Make a feature-based model use an EfficientNet-Lite0 with weights from a local file.
 
-    The class that is made takes the arguments of its base but ``backbone`` and ``pre_trained``, and besides:
+    The new class takes the arguments of its base except ``backbone`` and ``pre_trained``, and in addition:
 
     - ``weights``: File with timm's ImageNet weights of ``tf_efficientnet_lite0``; ``"random"`` leaves the features
       untrained, for loading a checkpoint, which brings its own.
     - ``layers``: Blocks whose features are taken.
     - ``image_size``: Height and width in pixels. Defaults to ``(256, 256)``.
-    - ``max_epochs``: Length of the training, if it shall override the trainer's.
+    - ``max_epochs``: Number of training epochs, which overrides the trainer's.
 
     Args:
         base: anomalib's model.
@@ -126,7 +126,7 @@ def on_lite0(base: type[Any], layers: tuple[str, ...], min_side: int = 1, **defa
         **defaults: Other defaults of the base's arguments.
 
     Returns:
-        The class. It raises a ``FileNotFoundError`` if there is no such file.
+        The class. It raises a ``FileNotFoundError`` if the file is missing.
     """
 
     class OnLite0(OwnLength, base):
@@ -170,16 +170,16 @@ class LocalDraem(OwnLength, Draem):  # type: ignore[misc]
             foreign textures, as published, with anomalib's generator; ``"draem_perlin"`` does so with
             :class:`~anomalib_anoseg.transforms.DraemPerlin`, several times as fast; ``"hard_cut_paste"`` pastes patches
             of the image itself with :class:`~anomalib_anoseg.transforms.HardCutPaste`. Defaults to ``"textures"``.
-        dtd_dir (str | None): Folder with pictures of textures; needed for ``"textures"``. Without, ``"draem_perlin"``
-            shows its noise, as anomalib's generator does. Defaults to ``None``.
+        dtd_dir (str | None): Folder with pictures of textures; needed for ``"textures"``. Without it,
+            ``"draem_perlin"`` shows its noise, as anomalib's generator does. Defaults to ``None``.
         image_size (tuple[int, int]): Height and width in pixels, multiples of 32. Defaults to ``(256, 256)``.
-        max_epochs (int | None): Length of the training, if it shall override the trainer's. Defaults to ``None``.
+        max_epochs (int | None): Number of training epochs, which overrides the trainer's. Defaults to ``None``.
         pre_processor (PreProcessor | bool): Defaults to ``True``, a resize.
         **options: Other arguments of anomalib's DRAEM.
 
     Raises:
-        ValueError: If ``anomalies`` is unknown, or textures are asked for without a folder.
-        FileNotFoundError: If the folder does not exist.
+        ValueError: If ``anomalies`` is unknown.
+        FileNotFoundError: If the folder does not exist, or ``"textures"`` lacks one.
 
     Example:
         >>> LocalDraem(anomalies="hard_cut_paste", image_size=(64, 64), max_epochs=3).trainer_arguments["max_epochs"]

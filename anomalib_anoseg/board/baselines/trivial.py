@@ -1,8 +1,8 @@
-"""Models too simple to know what a defect is, for what they reveal about a data set.
+"""Models too simple to know what a defect is: their figures reveal properties of a data set.
 
-A figure that one of them reaches says nothing about a model that reaches it, too: the images of a set may differ by
-how they were taken, and the share of defects alone makes some F1 scores high. They have no weights, learn in one pass,
-and give scores in ``[0, 1]`` with a fixed threshold at 0.5, so that they need no validation data.
+A model that only reaches their figures shows no skill: the images of a set may differ by how they were taken, and the
+share of defects alone makes some F1 scores high. They have no weights, learn in one pass, and give scores in ``[0, 1]``
+with a fixed threshold at 0.5, so that they need no validation data.
 """
 
 from collections.abc import Callable
@@ -59,7 +59,7 @@ class ImageStatisticsModel(nn.Module):
             self.register_buffer(name, torch.zeros(2))
 
     def learn(self, image: Tensor) -> None:
-        """Take ``(B, 3, H, W)`` training images into the statistics, which never keep the images."""
+        """Update the statistics with ``(B, 3, H, W)`` training images, which are not kept."""
         for index, values in enumerate(self._measure(image)):
             seen, mean = values.numel(), values.mean()
             scatter = (values - mean).square().sum()
@@ -94,7 +94,7 @@ class ImageStatisticsModel(nn.Module):
         return average(_squared_gradient(grey))
 
     def _score(self, distance: Tensor) -> Tensor:
-        """Map distances in standard deviations to ``(0, 1)``, three of them to 0.5, without making any two equal."""
+        """Map distances in standard deviations to ``(0, 1)``, three of them to 0.5, without ties."""
         beyond = {"both": distance.abs(), "high": distance, "low": -distance}[self.side] - THREE_SIGMA
         return 0.5 + 0.5 * beyond / (1 + beyond.abs())
 
@@ -148,7 +148,7 @@ class Untrained:
     device: torch.device
 
     def training_step(self, batch: ImageBatch, *_: Any, **__: Any) -> Tensor:  # noqa: ANN401
-        """Show a batch to the model; the loss is there for Lightning alone."""
+        """Show a batch to the model; only Lightning needs the loss."""
         with torch.no_grad():
             self.model.learn(batch.image)
         return torch.zeros((), requires_grad=True, device=self.device)
@@ -217,8 +217,8 @@ class ConstantMap(Untrained, AnomalibModule):  # type: ignore[misc]
     """Gives every image and every pixel the same score.
 
     Args:
-        score (float): The score, in ``[0, 1]``. More than 0.5 calls everything anomalous, with which a constant
-            reaches its highest F1 and IoU. Defaults to ``1``.
+        score (float): The score, in ``[0, 1]``. Above 0.5 everything is anomalous, which gives a constant its highest
+            F1 and IoU. Defaults to ``1``.
         image_size (tuple[int, int]): Height and width in pixels to which the default pre-processor resizes images.
             Defaults to ``(256, 256)``.
         **components: Pre-processor, post-processor, evaluator and visualizer of an anomalib model.

@@ -1,1 +1,1 @@
-"""Measure what the models of a board cost and what their exported forms are worth."""
+"""Measure the cost of a board's models and the accuracy of their exported forms."""

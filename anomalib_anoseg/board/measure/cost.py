@@ -1,4 +1,4 @@
-"""What the models of a board cost to run, measured in every form in which they can be shipped.
+"""Cost of running the models of a board, measured in every form in which they can be shipped.
 
 For each chosen job the trained model is exported by anomalib (Torch, ONNX, OpenVINO in FP32, FP16 and INT8). Of each
 form we measure the size of its files, its accuracy on the job's test images, so that one sees what a cheaper form
@@ -59,8 +59,8 @@ def measure_cost(
 ) -> list[Path]:
     """Measure what the finished jobs of a board cost to run, and write a ``cost.json`` beside each one's row.
 
-    Latency is the wall's time of one call, from pictures at the model's size in memory to scores and maps in memory,
-    on the CPU. Multiply-adds are half of what torch's counter of floating-point operations finds in convolutions and
+    Latency is the wall time of one call, from pictures at the model's size in memory to scores and maps in memory, on
+    the CPU. Multiply-adds are half of what torch's counter of floating-point operations finds in convolutions and
     matrix products of one picture. Memory is the largest resident size of a process that predicts one picture at a
     time, its libraries included. OpenVINO's FP32 computes in float32; FP16 and INT8 are files of that precision, which
     compute in what OpenVINO chooses for the processor; ``in_use`` says what that was. INT8 is calibrated on validation
@@ -68,23 +68,23 @@ def measure_cost(
 
     Args:
         runs: Folder that ``anomalib-anoseg board`` wrote; any other is refused.
-        seeds: So many seeds of each model and category are measured, the first ones; null for all.
-        latency_categories: Latency and memory are measured on so many categories of each model, the first ones,
-            because they hardly depend on it; null for all.
-        batches: Pictures a call for which latency is measured.
-        rounds: Turns of each form a batch size; more are more robust.
+        seeds: Number of seeds to measure of each model and category, the first ones; null for all.
+        latency_categories: Number of categories on which to measure latency and memory of each model, the first ones;
+            null for all. Both hardly depend on the category.
+        batches: Pictures per call for which latency is measured.
+        rounds: Turns of each form per batch size; more are more robust.
         seconds: Length of a turn; it has three calls at least.
         threads: Threads of each library. One is the least disturbed by neighbours.
         calibration_images: Pictures on which INT8 is calibrated, at most.
-        jobs_at_once: So many jobs take turns with each other, each with a process for each form, which need memory.
+        jobs_at_once: Number of jobs that take turns with each other. Each needs memory for one process per form.
         force: Whether to measure again what has a ``cost.json``.
 
     Returns:
         list[Path]: The files written. A form that cannot be measured is named under ``left_out``, with the reason.
 
     Raises:
-        ValueError: If a number is out of range, no job of the board is finished, or nothing could be measured; files
-            that say why are there then.
+        ValueError: If a number is out of range, no job of the board is finished, or nothing could be measured; the
+            files then say why.
     """
     numbers = {"seeds": seeds, "latency_categories": latency_categories, "rounds": rounds, "threads": threads}
     numbers |= {"calibration_images": calibration_images, "jobs_at_once": jobs_at_once}
@@ -136,7 +136,7 @@ def _choose(folder: RunFolder, seeds: int | None, latency_categories: int | None
 
 
 def _is_measured(job: JobCost) -> bool:
-    """Tell whether there is a file with all that is wanted; one that says why nothing was measured is none."""
+    """Tell whether a job's file has all requested figures; one with nothing but reasons has not."""
     if not job.path.is_file():
         return False
     found = json.loads(job.path.read_text(encoding="utf-8"))

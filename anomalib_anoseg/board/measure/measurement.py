@@ -1,4 +1,4 @@
-"""One job under measurement: its model in all forms, and what each of them costs and is worth."""
+"""One job under measurement: its model in all forms, with the cost and accuracy of each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class JobCost:
 
     Attributes:
         figures: What the job's ``cost.json`` says of the model.
-        left_out: One line of why, by what is missing.
+        left_out: Reasons in one line, by what is missing.
     """
 
     def __init__(self, row: Row, folder: Path, wants_latency: bool) -> None:
@@ -61,7 +61,7 @@ class JobCost:
         return ", ".join((self.row.label, self.row.data_name, f"seed {self.row.seed}"))
 
     def export(self, folder: Path, batch: int, calibration_images: int, threads: int, progress: Progress) -> None:
-        """Export the model, and pictures for the largest ``batch``, into a folder; measure what needs no clock."""
+        """Export the model, and pictures for the largest ``batch``, into a folder; measure file sizes and accuracy."""
         task = progress.add_task(f"{self.title}: exporting", total=None)
         try:
             pictures = self._export(folder, batch, calibration_images)
@@ -111,7 +111,7 @@ class JobCost:
         return pictures
 
     def _count(self, model: Any) -> None:  # noqa: ANN401
-        """Count parameters and multiply-adds of what is shipped, without what only training needs."""
+        """Count parameters and multiply-adds of the exported model, without the parts that only training needs."""
         path = self.files.get(Form("torch", "float32"))
         shipped: Any = torch.load(path, weights_only=False)["model"] if path else model
         picture = torch.from_numpy(np.load(self._pictures_file)[:1])

@@ -1,4 +1,4 @@
-"""Reads run folders and puts them together."""
+"""Read run folders and merge them."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from anomalib_anoseg.common.naming import tell_apart
 from anomalib_anoseg.board.run.run_folder import read_json
 
 REQUIRED = ("id", "label", "dataset", "category", "seed", "metrics", "trivial")
-# What says how images are read or which are held out, but not which images there are.
+# Settings of how images are read and which are held out, not of which images there are.
 NO_MATTER = {"category", "eval_batch_size", "num_workers", "seed"}
 NOT_RUN = "not started"
 OWN_LENGTH = "each model's own length"
@@ -19,7 +19,7 @@ EXCEPTION = re.compile(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*", re.MULT
 
 
 def collect(runs: Sequence[Path]) -> Collection:
-    """Read run folders and put them together.
+    """Read run folders and merge them.
 
     A job that several folders hold counts once: the later finished one. Finished jobs that ``board.json`` does not
     name are left out, and notes say so.
@@ -67,14 +67,14 @@ def collect(runs: Sequence[Path]) -> Collection:
 def _expected(folder: Path, entry: dict[str, Any]) -> Missing:
     error = folder / "jobs" / entry["id"] / "error.txt"
     text = error.read_text(encoding="utf-8", errors="replace").strip() if error.is_file() else NOT_RUN
-    # Messages may have many lines: the one that names the exception is the telling one.
+    # Messages may have many lines: take the one that names the exception.
     reason = (EXCEPTION.findall(text) or text.splitlines() or [NOT_RUN])[-1].strip()
     data = entry.get("data_label") or entry["category"]
     return Missing(entry["id"], str(entry["label"]), str(data), int(entry["seed"]), reason)
 
 
 def _add_finished(folder: Path, labels: dict[str, str], finished: dict[str, FinishedJob], notes: list[str]) -> None:
-    """Add finished jobs under the labels that their board gives them now: more models may call for longer ones."""
+    """Add finished jobs under the present labels of their board: more models may need longer labels."""
     unnamed = []
     for path in sorted(folder.glob("jobs/*/row.json")):
         job = _read_job(path)
@@ -111,7 +111,7 @@ def _nothing_finished(runs: Sequence[Path], missing: list[Missing]) -> str:
 
 
 def _check_budgets(jobs: list[FinishedJob]) -> None:
-    """Refuse to put figures of an equal wall time beside figures of published lengths.
+    """Refuse to compare models that were trained with different budgets.
 
     Raises:
         ValueError: If budgets differ.
@@ -134,7 +134,7 @@ def budget_of(job: FinishedJob) -> str:
 
 
 def _name_models(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]:
-    """Tell models apart that boards call alike though their settings differ."""
+    """Tell apart models that have one label but different settings."""
     settings = []
     for job in jobs:
         trainer = {f"trainer.{name}": value for name, value in (job.row.get("trainer") or {}).items()}
@@ -147,7 +147,7 @@ def _name_models(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]
 
 
 def _name_data(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]:
-    """Name data by its label or category, and equally for equal data alone, because figures of a name are averaged."""
+    """Name data by its label or category; only equal data share a name, because figures of a name are averaged."""
     with_dataset = len({job.row["dataset"] for job in jobs if not job.row.get("data_label")}) > 1
     names, settings = [], []
     for job in jobs:
@@ -165,10 +165,10 @@ def _name_data(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]:
 
 
 def _once_each(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]:
-    """Keep the later of two jobs of one model, category and seed, which differ only in what is no setting.
+    """Keep the later of two jobs of one model, category and seed, which differ in no setting.
 
     Raises:
-        ValueError: If they are of one board, where they stand for different models.
+        ValueError: If they are of one board, where they must be different models.
     """
     kept: dict[tuple[str, str, int], FinishedJob] = {}
     for job in jobs:

@@ -53,7 +53,7 @@ def form_name(form: str) -> str:
 
 
 def models(jobs: Sequence[FinishedJob]) -> pd.DataFrame:
-    """Average the cost of each model over its jobs: a row a label, with ``image_size`` and the columns of a table."""
+    """Average the cost of each model over its jobs: one row per label, with ``image_size`` and table columns."""
     records = [
         {
             "label": job.label,
@@ -74,9 +74,9 @@ def forms(jobs: Sequence[FinishedJob]) -> pd.DataFrame:
     """Average the cost and the accuracy of each exported form over the jobs that were measured.
 
     Returns:
-        One row a label and form (``"openvino INT8"``), with columns ``label``, ``form``, ``file_mb``,
-        ``peak_memory_mb``, ``median_<batch>`` and ``p95_<batch>`` in milliseconds a batch, ``noisy_<batch>`` (the share
-        of jobs in which these went up and down), accuracies, and ``jobs``.
+        One row per label and form (``"openvino INT8"``), with columns ``label``, ``form``, ``file_mb``,
+        ``peak_memory_mb``, ``median_<batch>`` and ``p95_<batch>`` in milliseconds per batch, ``noisy_<batch>`` (the
+        share of jobs in which these were unstable), accuracies, and ``jobs``.
     """
     records = [record for job in jobs for record in _forms_of(job)]
     if not records:
@@ -105,7 +105,7 @@ def _forms_of(job: FinishedJob) -> list[dict[str, Any]]:
 
 
 def model_table(jobs: Sequence[FinishedJob], labels: Sequence[str]) -> Table:
-    """Cost of each model, a row a model; the least of each column is best."""
+    """Make a table of the cost of each model, one row per model; the lowest of each column is best."""
     found = models(jobs).reindex(labels)
     frame = table_of_numbers(found, OF_MODELS)
     frame.insert(0, ("", "Image size (px)"), found["image_size"].map(lambda size: Cell(size) if size else NOTHING))
@@ -113,7 +113,7 @@ def model_table(jobs: Sequence[FinishedJob], labels: Sequence[str]) -> Table:
 
 
 def form_table(jobs: Sequence[FinishedJob], labels: Sequence[str]) -> Table | None:
-    """Cost and accuracy of each exported form, a row a form; ``None`` if no cost has been measured."""
+    """Make a table of the cost and accuracy of each exported form; ``None`` if no cost has been measured."""
     found = forms(jobs)
     if found.empty:
         return None
@@ -142,7 +142,7 @@ def form_table(jobs: Sequence[FinishedJob], labels: Sequence[str]) -> Table | No
 
 
 def _add(frame: pd.DataFrame, column: Column, details: pd.Series, title: str) -> None:
-    """Add details to cells of a column; one that is noisy is no best."""
+    """Add details to cells of a column; a noisy cell is never the best."""
     frame[column.heading] = [
         replace(cell, detail=detail, title=title.format(detail), best=cell.best and detail != "noisy") if detail else cell
         for cell, detail in zip(frame[column.heading], details, strict=True)

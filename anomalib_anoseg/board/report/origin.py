@@ -99,7 +99,7 @@ def _held_out_differently(jobs: Sequence[FinishedJob]) -> bool:
 
 
 def settings_table(jobs: Sequence[FinishedJob]) -> Table:
-    """List the settings of each model as its board gives them, a row a model."""
+    """List the settings of each model as its board gives them, one row per model."""
     rows = {}
     for job in jobs:
         text = ", ".join(f"{name}={value}" for name, value in job.settings.items()) or "defaults"
@@ -121,7 +121,7 @@ def _distinct(values: Iterable[Any]) -> list[str]:
 
 
 def _loads(jobs: Sequence[FinishedJob]) -> list[str]:
-    """Say how many processes wanted to run while models trained, theirs among them."""
+    """Give the range of the load average while models trained, their own processes included."""
     found = [job.training.get(name) for job in jobs if not job.is_trivial for name in ("load_begin", "load_end")]
     loads = [load for load in found if load is not None]
     return [f"{min(loads):.1f} to {max(loads):.1f}"] if loads else []

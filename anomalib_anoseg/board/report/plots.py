@@ -23,7 +23,7 @@ LONGEST, LINE = 48, 110  # characters of a name, and of a line of a legend
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", "-.", ":")
 FAINT = "#6b7280"
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B87D00", "#3A9BD0")  # Okabe and Ito's, for all eyes
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#B87D00", "#3A9BD0")  # Okabe and Ito's, colour-blind safe
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -53,7 +53,7 @@ class Plot(NamedTuple):
 
 @mpl.rc_context(STYLE)
 def intervals(overall: pd.DataFrame, labels: Sequence[str]) -> Plot | None:
-    """Draw mean, interval and complete seeds of the headline metrics, a line a model."""
+    """Draw mean, interval and complete seeds of the headline metrics, one line per model."""
     metrics = [metric for metric in HEADLINES if metric in set(overall["metric"])]
     if not metrics or not labels:
         return None
@@ -82,7 +82,7 @@ def intervals(overall: pd.DataFrame, labels: Sequence[str]) -> Plot | None:
 
 @mpl.rc_context(STYLE)
 def iou_curves(jobs: Sequence[FinishedJob], labels: Sequence[str], categories: Sequence[str]) -> Plot | None:
-    """Draw IoU against threshold, a panel a category and a line a model; lines are means over seeds."""
+    """Draw IoU against threshold, one panel per category, one line per model; lines are means over seeds."""
     curves = _curves(jobs)
     shown = [category for category in categories if any(key[1] == category for key in curves)]
     if not shown:

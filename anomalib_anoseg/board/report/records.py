@@ -33,7 +33,7 @@ class FinishedJob:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What its training took."""
+        """Time, images and steps of its training."""
         return self.row.get("training") or {}
 
     @property
@@ -43,7 +43,7 @@ class FinishedJob:
 
     @property
     def finished(self) -> pd.Timestamp:
-        """When the job ended; the epoch's start if it does not say."""
+        """When the job ended; 1970 if unknown."""
         return pd.to_datetime(self.provenance.get("finished") or 0, utc=True)
 
     @property
@@ -54,7 +54,7 @@ class FinishedJob:
 
 @dataclass(frozen=True)
 class Missing:
-    """A job that should exist and has not finished, with the line of its error that names it."""
+    """An expected job that has not finished, with the line of ``error.txt`` that names the error."""
 
     id: str
     label: str
@@ -70,9 +70,9 @@ class Collection:
     Attributes:
         jobs: Finished jobs, in the order of the boards.
         missing: Jobs without a result.
-        expected: Number of jobs that should exist.
+        expected: Number of expected jobs.
         left_out: Why models take no part, by label.
-        notes: What the reader has to know about how folders were put together.
+        notes: What the reader must know about how folders were merged.
         configs: Text of each board's configuration, by the name of its folder.
     """
 

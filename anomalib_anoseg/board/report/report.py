@@ -41,17 +41,17 @@ def write_report(
     title: str = "Leaderboard",
     images: int = 4,
 ) -> Path:
-    """Write the report of one or more boards; give the path of its page.
+    """Write the report of one or more boards; return the path of its page.
 
-    Everything is computed from the run folders alone; equal input gives equal files. Several folders are put together
-    into one board: a job that is in more than one of them counts once, the later finished one.
+    Everything is computed from the run folders alone; equal input gives equal files. Several folders are merged into
+    one board: a job in more than one of them counts once, the later finished one.
 
     Args:
         runs: Folders that ``anomalib-anoseg board`` wrote.
         out: Folder of the report; ``report.html``, ``report.md`` and ``report.csv`` in it are overwritten.
         reference: Model that all others are compared with, by its name in the report, such as ``DRAEM``.
         title: Heading of the page.
-        images: Images a group in contact sheets; 0 leaves pictures out, for a page that may be passed on where the
+        images: Images per group in contact sheets; 0 leaves pictures out, for a page that may be shared although the
             data set may not.
 
     Raises:
@@ -173,7 +173,7 @@ def _environment() -> Any:  # noqa: ANN401
 
 
 def _csv(estimates: "pd.DataFrame", overall: "pd.DataFrame") -> str:
-    """Write all means and intervals as one long table; an empty cell is a figure that there is none of."""
+    """Write all means and intervals as one long table; an empty cell is an undefined figure."""
     import pandas as pd  # noqa: PLC0415
 
     both = pd.concat([overall.assign(level="all categories"), estimates.assign(level="category")], ignore_index=True)

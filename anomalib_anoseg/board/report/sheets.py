@@ -17,9 +17,9 @@ class Sheet(NamedTuple):
     """The images of one model, category and seed.
 
     Attributes:
-        title: What they are of.
-        groups: Images that were chosen for one reason, by that reason. Each has ``name``, ``defect`` and ``score``, and
-            its ``pictures``: data URIs by what they show; ``None`` if it cannot be read.
+        title: Model, category and seed.
+        groups: Images by the reason for which they were chosen. Each has ``name``, ``defect`` and ``score``, and its
+            ``pictures``: data URIs by what they show; ``None`` if it cannot be read.
     """
 
     title: str
@@ -31,7 +31,7 @@ def contact_sheets(jobs: Sequence[FinishedJob], count: int) -> list[Sheet]:
 
     Args:
         jobs: Finished jobs; trivial rows get no sheet.
-        count: Number of images a group.
+        count: Number of images per group.
     """
     chosen: dict[tuple[str, str], FinishedJob] = {}
     for job in sorted(jobs, key=lambda job: job.seed):
@@ -48,7 +48,7 @@ def choose(images: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 
     Args:
         images: Columns ``gt_label``, ``pred_score`` and ``iou``.
-        count: Number of images a group; an image of a small set is in one group only. The most telling goes first.
+        count: Number of images per group; an image of a small set is in one group only. The most extreme goes first.
 
     Example:
         >>> images = pd.DataFrame({"gt_label": [1, 1, 0], "pred_score": [0.9, 0.2, 0.6], "iou": [0.7, 0.1, None]})

@@ -26,7 +26,7 @@ def figures(jobs: Iterable[FinishedJob]) -> pd.DataFrame:
     a figure, and ``variant`` names it.
 
     Returns:
-        One row a figure, with columns ``label``, ``variant``, ``trivial``, ``category``, ``defect`` (``""`` for all
+        One row per figure, with columns ``label``, ``variant``, ``trivial``, ``category``, ``defect`` (``""`` for all
         test images), ``seed``, ``metric`` and ``value``.
 
     Raises:
@@ -54,7 +54,7 @@ def _best_variants(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def half_width(sem: Any, count: Any) -> Any:  # noqa: ANN401
-    """Half the width of Student's 95 % interval of a mean of ``count`` values, from its standard error.
+    """Compute half the width of Student's 95 % interval of a mean of ``count`` values from its standard error.
 
     It is NaN for fewer than two values. Both may be series.
 
@@ -116,8 +116,8 @@ def over_categories(frame: pd.DataFrame) -> pd.DataFrame:
 def ranks(estimates: pd.DataFrame) -> pd.DataFrame:
     """Average the ranks of models (1 is best, ties share their mean) over categories.
 
-    Only models are ranked, and only in the categories in which every model has the figure: a row a model, a column a
-    metric; empty where nothing can be ranked.
+    Only models are ranked, and only in the categories in which every model has the figure: one row per model, one
+    column per metric; empty if nothing can be ranked.
     """
     models = estimates[~estimates["trivial"] & (estimates["defect"] == WHOLE)]
     wide = models.pivot_table(index=["metric", "category"], columns="label", values="mean").dropna()
@@ -151,7 +151,7 @@ def paired(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def _p_value(values: pd.Series) -> float:
-    """Probability of a mean as far from 0 by chance; NaN for fewer than two values."""
+    """Compute the probability of a mean at least as far from 0 by chance; NaN for fewer than two values."""
     if len(values) < 2:  # noqa: PLR2004
         return float("nan")
     if values.sem() <= TOLERANCE:  # equal values, for which t is not defined
@@ -160,7 +160,7 @@ def _p_value(values: pd.Series) -> float:
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """Correct p-values for their number, as Holm (1979); those that are NaN do not count.
+    """Correct p-values for their number, as Holm (1979); NaN values do not count.
 
     Example:
         >>> holm(pd.Series([0.02, 0.01, float("nan"), 0.9])).tolist()

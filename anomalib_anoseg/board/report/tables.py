@@ -1,4 +1,4 @@
-"""Tables of a report: pandas' frames of cells, shown on a page and in Markdown alike."""
+"""Tables of a report: data frames of cells, for the page and for Markdown."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -49,7 +49,7 @@ NOTHING = Cell("\N{EN DASH}")
 
 @dataclass(frozen=True)
 class Column:
-    """A column: the name of its group, its own with unit, where its better figures lie, and how they are written."""
+    """A column: names of its group and itself with unit, direction of better figures, and their format."""
 
     name: str
     group: str = ""
@@ -65,7 +65,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A frame of cells and plain words, its rows named by cells, with caption and notes."""
+    """A frame of cells and plain text, with rows named by cells, a caption and notes."""
 
     caption: str
     frame: pd.DataFrame
@@ -101,7 +101,7 @@ METRICS = {
     "pixel_BestIoU": Column("best IoU", "Pixel", UP),
     "pixel_IoUCurveArea": Column("IoU area", "Pixel", UP),
 }
-# What the mean rank is of. Figures at a threshold are left out, because they depend on how it was found as well, and
+# Metrics of the mean rank. Figures at a threshold are left out, because they depend on how it was found as well, and
 # the area under the IoU curve, because it depends on how scores are spread.
 RANKED = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_AUPRO", "pixel_BestIoU")
 
@@ -118,7 +118,7 @@ def metric_name(metric: str) -> str:
 
 
 def summary(overall: pd.DataFrame, ranked: pd.DataFrame, labels: Sequence[str], short: Collection[str] = ()) -> Table:
-    """Means over all categories, a row a model, with average ranks, and a word at models ``short`` of an epoch."""
+    """Make a table of means over all categories, with average ranks; it marks models ``short`` of an epoch."""
     complete = overall[overall["categories"] == overall["of"]]
     frame = _spread(_mark_best(overall, complete.index), ["label"], labels, _figure)
     rank_of = [metric for metric in RANKED if metric in ranked]
@@ -140,7 +140,7 @@ def summary(overall: pd.DataFrame, ranked: pd.DataFrame, labels: Sequence[str], 
 
 
 def rank_table(ranked: pd.DataFrame, labels: Sequence[str]) -> Table:
-    """Average ranks, a row a model and a column a metric."""
+    """Make a table of average ranks, one row per model and one column per metric."""
     columns = {metric: replace(column, arrow=DOWN, digits=2) for metric, column in METRICS.items()}
     frame = table_of_numbers(ranked.reindex([label for label in labels if label in ranked.index]), columns)
     note = "Ranks among the models, without trivial rows, in the categories in which every model has the figure."
@@ -150,7 +150,7 @@ def rank_table(ranked: pd.DataFrame, labels: Sequence[str]) -> Table:
 def category_table(
     estimates: pd.DataFrame, category: str, labels: Sequence[str], by_defect: bool = False
 ) -> Table | None:
-    """Means over seeds in one category, a row a model, or a model and kind of defect; ``None`` if there are none."""
+    """Make a table of means over seeds in one category, by model or by model and defect; ``None`` if empty."""
     own = estimates[(estimates["category"] == category) & ((estimates["defect"] != WHOLE) == by_defect)]
     if own.empty:
         return None
@@ -161,7 +161,7 @@ def category_table(
 
 
 def paired_table(differences: pd.DataFrame, labels: Sequence[str], reference: str) -> Table:
-    """Differences to a reference, a row a model."""
+    """Make a table of differences to a reference, one row per model."""
     frame = _spread(differences, ["label"], labels, _difference)
     for name in ("seeds", "pairs"):
         frame["", name.capitalize()] = differences.groupby("label")[name].agg(_range)
@@ -197,7 +197,7 @@ def numbers(values: pd.Series, column: Column) -> pd.Series:
 
 
 def _mark_best(estimates: pd.DataFrame, among: pd.Index) -> pd.DataFrame:
-    """Mark the best figure of the models for each metric, as rounded as it is shown; one model has no best."""
+    """Mark the best figure of the models for each metric, rounded as it is shown; a single model has no best."""
     means = estimates.loc[among, "mean"].where(~estimates["trivial"]).round(3)
     keys = [estimates[name] for name in ("defect", "metric") if name in estimates]
     groups = means.reindex(estimates.index).groupby(keys)
@@ -208,7 +208,7 @@ def _mark_best(estimates: pd.DataFrame, among: pd.Index) -> pd.DataFrame:
 def _spread(
     estimates: pd.DataFrame, keys: list[str], labels: Sequence[str], write: Callable[[Any], Cell]
 ) -> pd.DataFrame:
-    """Spread a long table: a row a label, or label and defect, and a column a metric."""
+    """Pivot a long table: one row per label, or label and defect, and one column per metric."""
     known = estimates[estimates["metric"].isin(METRICS)]
     cells = pd.Series([write(row) for row in known.itertuples()], known.index, dtype=object)
     frame = known.assign(cell=cells).pivot(index=keys, columns="metric", values="cell")
@@ -220,7 +220,7 @@ def _spread(
 
 
 def _name_rows(frame: pd.DataFrame, trivial: Collection[str] = (), short: Collection[str] = ()) -> pd.DataFrame:
-    """Name rows by cells, and say what the names are of."""
+    """Name rows by cells, and name the index levels."""
     details = dict.fromkeys(short, "less than one epoch")
     named = frame.rename(index=lambda name: Cell(name, details.get(name, ""), trivial=name in trivial))
     return named.rename_axis(index=lambda key: "Defect" if key == "defect" else "Model")
@@ -241,7 +241,7 @@ def _difference(row: Any) -> Cell:  # noqa: ANN401
 
 
 def interval(half: float, seeds: int) -> str:
-    """Say how sure a mean over seeds is.
+    """Write the uncertainty of a mean over seeds.
 
     Example:
         >>> interval(0.0123, 3), interval(float("nan"), 1), interval(float("nan"), 0)

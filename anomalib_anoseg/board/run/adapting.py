@@ -1,4 +1,4 @@
-"""What a board gives models and data beyond what the user wrote, so that all jobs are alike."""
+"""Adapt the user's models and data, so that all jobs of a board are alike."""
 
 import hashlib
 import inspect
@@ -16,12 +16,12 @@ HELD_OUT_REMEDY = "Set val_split_mode: from_train and a val_split_ratio in bench
 def adapt(container: dict[str, Any], budget: Budget | None) -> dict[str, Any]:
     """Give a job's seed to model and data where they take one and were given none.
 
-    The data's seed decides which images are held out for thresholds; without one these would depend on what random
-    numbers a model's construction takes, and differ from model to model. A budget overrules a model's own length, and
-    one of CPU time lets the training process read its images itself.
+    The data's seed decides which images are held out for thresholds; without one these would depend on the random
+    numbers that a model's construction draws, and differ between models. A budget overrides a model's own
+    ``max_epochs``. With a budget of CPU time the training process reads its images itself.
 
     Args:
-        container: The job's part of the grid, which stays as it is.
+        container: The job's part of the grid, which stays unchanged.
         budget: The job's budget.
     """
     model, seed = container["model"], container["seed"]
@@ -44,7 +44,7 @@ def adapt_data(data: dict[str, Any], seed: int | None, budget: Budget | None) ->
 
 
 def _arguments(path: str, host: str) -> dict[str, inspect.Parameter]:
-    """Arguments of a class, by name or full path; none if there is no such class, which its job will tell."""
+    """Arguments of a class, by name or full path; none if there is no such class, which its job will report."""
     module, _, name = path.rpartition(".")
     try:
         found = getattr(import_module(module or host), name, None)
@@ -54,7 +54,7 @@ def _arguments(path: str, host: str) -> dict[str, inspect.Parameter]:
 
 
 def check_held_out(datamodule: AnomalibDataModule) -> dict[str, Any]:
-    """Check that there are images to find thresholds with, and that none of them is tested.
+    """Check that there are held-out images for thresholds, and that none is a test image.
 
     Args:
         datamodule: The data, set up.

@@ -3,12 +3,13 @@
 The configuration is one of ``anomalib benchmark``, with its grid syntax. A board adds what its pipeline drops:
 
 - Each job writes its row at once, and the command exits with 1 as long as one is missing. Finished jobs stay finished;
-  one that was killed goes on from its last checkpoint. A job is known by its configuration: what is changed runs anew.
+  one that was killed continues from its last checkpoint. A job is identified by its configuration: a changed one runs
+  again.
 - The key ``trainer``, at the top or of a model, holds Lightning's settings. The key ``budget`` gives all models an
   equally long training: ``{seconds: 600, clock: cpu}``, ``{seconds: 600, clock: wall}`` or ``{images: 20000}``. With a
   budget of time, learning rates that follow Lightning's timer, as AnoSeg's do, reach their end; those made from a
   number of epochs, as DRAEM's are, keep their first value unless training gets that far.
-- The key ``preset`` of a model names the settings that it takes, and its ``init_args`` what differs from them.
+- The key ``preset`` of a model names its settings, which its ``init_args`` override.
 - The seed is set before a model is built, and models and data without one of their own get it, so that all hold the
   same images out. Held-out images that are test images are refused. A ``label`` tells two data sets apart.
 - Models may have any settings, and all are judged alike (:mod:`~anomalib_anoseg.board.run.protocol`).
@@ -17,7 +18,7 @@ The configuration is one of ``anomalib benchmark``, with its grid syntax. A boar
 
 import json
 import os
-import subprocess  # noqa: S404 - of ourselves
+import subprocess  # noqa: S404 - our own module is started
 import sys
 import tempfile
 import time
@@ -45,10 +46,10 @@ def run_board(config: Path | str, out: Path | str, offline: bool = True, save_ev
     Run the same command again to go on after an interruption, and to try failed jobs again.
 
     Args:
-        config: YAML file as for ``anomalib benchmark``, with ``trainer`` and ``budget`` beside it if need be.
+        config: YAML file as for ``anomalib benchmark``, optionally with ``trainer`` and ``budget``.
         out: Folder for the results; may hold those of an earlier run.
         offline: Whether an attempt to download is an error.
-        save_every: Least seconds between two checkpoints of a training, from which an interrupted one goes on.
+        save_every: Least seconds between two checkpoints of a training, from which an interrupted one continues.
 
     Returns:
         list[str]: Names of the jobs that are missing; the command exits with 1 if there are any.
@@ -70,7 +71,7 @@ def run_board(config: Path | str, out: Path | str, offline: bool = True, save_ev
 
 
 def _run_all(tasks: list[Task], text: str, runs: RunFolder, offline: bool, save_every: float) -> list[str]:
-    """Run what is not finished; return what is missing then.
+    """Run the jobs that are not finished; return those that are still missing.
 
     Raises:
         ValueError: If all models lack a file.
@@ -105,7 +106,7 @@ def _find_left_out(tasks: list[Task], console: Console) -> dict[str, str]:
         write_json(path, models)
         command = [sys.executable, "-c", CODE, str(path)]
         process = subprocess.run(command, capture_output=True, check=False, env=os.environ | OFFLINE)  # noqa: S603
-        # Whatever went wrong here goes wrong again in a job, which tells.
+        # An error here occurs again in a job, which reports it.
         left_out: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if process.returncode == 0 else {}
     for label, reason in left_out.items():
         console.print(f"[yellow]{escape(label)} is left out:[/] {escape(reason)}", highlight=False, soft_wrap=True)
@@ -130,7 +131,7 @@ def _run(task: Task, runs: RunFolder, offline: bool, save_every: float, show: Ca
             process.wait()
     if runs.row(task.job.id) is None and runs.error(task.job.id) is None:
         code = process.returncode
-        reason = f"was killed by signal {-code}, possibly for want of memory" if code < 0 else f"ended with {code}"
+        reason = f"was killed by signal {-code}, possibly for lack of memory" if code < 0 else f"ended with {code}"
         lines = (folder / "job.log").read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
         (folder / "error.txt").write_text("\n".join([*lines, f"The job's process {reason}."]), encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """The jobs that a board's configuration asks for: anomalib's grid, with a name and a label for each job.
 
-A job's name follows from its own part of the configuration alone, so that more models or categories in the grid leave
-finished jobs finished. Its label does not: it says in what a model differs from its namesakes in the grid.
+A job's name follows from its own part of the configuration alone, so that finished jobs stay finished when models or
+categories are added. Its label does not: it says how a model differs from others of its name in the grid.
 """
 
 import copy
@@ -17,7 +17,7 @@ from anomalib_anoseg.board.run.run_folder import Budget, Job
 from anomalib_anoseg.common.naming import fingerprint, tell_apart
 from anomalib_anoseg.common.presets import merge, read_preset
 
-# Where classes are also known by their name alone: the same class in another spelling makes the same job.
+# Modules whose classes may also be given by name alone: both spellings make the same job.
 KNOWN = ("anomalib.models", "anomalib.data", "anomalib_anoseg", "anomalib_anoseg.board.baselines")
 ACCELERATORS = ("cpu", "cuda")
 AMOUNTS = ("seconds", "images")
@@ -26,7 +26,7 @@ CLOCKS = ("cpu", "wall")
 
 @dataclass(frozen=True)
 class Task:
-    """A job and what its process is told."""
+    """A job and the input of its process."""
 
     job: Job
     container: dict[str, Any]
@@ -55,7 +55,7 @@ def read_tasks(config: dict[str, Any]) -> list[Task]:
         if accelerator not in ACCELERATORS:
             raise ValueError(f"accelerator must be one of {', '.join(ACCELERATORS)}, got {accelerator!r}.")
         budget = read_budget(config.get("budget"), accelerator)
-        # anomalib's grid shares what it does not vary among the configurations it yields
+        # the configurations that anomalib's grid yields share the parts that do not vary
         containers = map(copy.deepcopy, get_iterator_from_grid_dict(benchmark))
         trainer = config.get("trainer") or {}
         tasks += [_make_task(container, accelerator, trainer, budget) for container in containers]
@@ -65,7 +65,7 @@ def read_tasks(config: dict[str, Any]) -> list[Task]:
 
 
 def read_budget(budget: Any, accelerator: str) -> Budget | None:  # noqa: ANN401
-    """Check a budget, and say by which clock its seconds go.
+    """Check a budget, and add the clock of its seconds.
 
     CPU time counts only what the training process itself computes, whatever else keeps the machine busy; the work of an
     accelerator is not in it.
@@ -75,7 +75,7 @@ def read_budget(budget: Any, accelerator: str) -> Budget | None:  # noqa: ANN401
         accelerator: ``"cpu"``, where the clock is the CPU's unless given, or ``"cuda"``, where it is the wall's.
 
     Raises:
-        ValueError: If it is no budget.
+        ValueError: If the budget is not valid.
 
     Example:
         >>> read_budget({"seconds": 120}, "cpu"), read_budget({"seconds": 120}, "cuda")
@@ -143,7 +143,7 @@ def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, A
 
 
 def read_settings(model: dict[str, Any]) -> dict[str, Any]:
-    """Read a model's arguments: those of its ``preset``, if it names one, and those of its own over them.
+    """Read a model's arguments: those of its ``preset``, if it names one, overridden by its own.
 
     Example:
         >>> read_settings({"preset": "laptop", "init_args": {"optimizer": {"lr": 0.1}}})["optimizer"]
@@ -156,7 +156,7 @@ def read_settings(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name(job: Job, container: dict[str, Any], trainer: dict[str, Any]) -> Job:
-    """Name a job after what is its own, its place in the grid left aside."""
+    """Name a job after its own configuration, whatever its place in the grid."""
     content = fingerprint([job.label, _spell_short(container), trainer, job.accelerator, job.budget])
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     parts = [
@@ -174,7 +174,7 @@ def _spell_short(container: dict[str, Any]) -> dict[str, Any]:
 
 
 def _label(tasks: list[Task]) -> list[Task]:
-    """Let labels say in which settings models differ that are called alike."""
+    """Add to equal labels the settings in which their models differ."""
     labels, _ = tell_apart([task.job.label for task in tasks], [task.job.settings for task in tasks])
     return [replace(task, job=replace(task.job, label=label)) for task, label in zip(tasks, labels, strict=True)]
 
@@ -201,7 +201,7 @@ def _check_different(tasks: list[Task]) -> None:
 
 
 def _check(config: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Check that the parts are there, and give what a grid is made of.
+    """Check that all parts are there, and return the part that holds the grid.
 
     Raises:
         ValueError: If one is missing.

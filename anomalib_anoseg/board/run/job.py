@@ -1,8 +1,8 @@
 """One job of a board, in a process of its own.
 
-A process for each job, because its largest memory then means something, and because a crash of one, or the operating
-system's killing it for memory, does not take the board along. :mod:`~anomalib_anoseg.board.run.board` starts it with
-the job's folder, where ``job.json`` says what to do::
+Each job has its own process, so that its peak memory is its own, and so that a crash, or a kill by the operating system
+for lack of memory, does not end the board. :mod:`~anomalib_anoseg.board.run.board` starts it with the job's folder,
+where ``job.json`` says what to do::
 
     python -c "from anomalib_anoseg.board.run.job import main; main()" RUNS/jobs/<id>
 """
@@ -44,13 +44,13 @@ from anomalib_anoseg.training.final_validation import NEVER
 from anomalib_anoseg.training.resume_point import ResumePoint
 
 PACKAGES = ("anomalib", "kornia", "lightning", "numpy", "timm", "torch", "torchmetrics", "torchvision")
-# Epochs until a budget of time ends a training: a number, because schedules are made from it, that is never reached.
+# Number of epochs with a budget of time: schedules need a number, but no training reaches it.
 ENDLESS = 100_000
 JUDGED_IN = "32-true"
 
 
 class JobRun:
-    """Trains and tests a model as its job says, goes on where an earlier attempt stopped, and keeps records.
+    """Trains and tests a model as its job says, continues where an earlier attempt stopped, and keeps records.
 
     ``trainer`` holds arguments of Lightning's trainer; ``save_every`` is the least number of seconds between two
     checkpoints of a training.
@@ -67,7 +67,7 @@ class JobRun:
     ) -> None:
         self.model, self.datamodule, self.trainer, self.save_every = model, datamodule, trainer, save_every
         self.accelerator, self.folder, self.work = job.accelerator, folder, folder / "work"
-        # A budget would cut short what learns in one pass over the images, and leave half a memory bank.
+        # A budget would cut short models that learn in one pass over the images, and leave half a memory bank.
         self.budget = {} if model.trainer_arguments.get("max_epochs") == 1 else job.budget or {}
         self.resumed = False
         self.found: dict[str, Any] = {}
@@ -164,7 +164,7 @@ def run_job(folder: Path) -> Row:
         try:
             found = run.run()
         except Exception:
-            # What could not be taken up must not stop every later attempt; what was trained is tested again.
+            # A state that cannot be resumed must not stop every later attempt; a trained model is tested again.
             if run.resumed and not (folder / "work" / "trained.json").is_file():
                 shutil.rmtree(folder / "work")
             raise
@@ -198,15 +198,16 @@ def run_job(folder: Path) -> Row:
 def build_model(model: dict[str, Any]) -> AnomalibModule:
     """Build a model from ``class_path`` and ``init_args``, whose values stay as they are.
 
-    From a dictionary, ``get_model`` makes OmegaConf's lists, which then stand in checkpoints that torch does not load.
+    From a dictionary, ``get_model`` makes OmegaConf's lists. Checkpoints would hold them, and torch does not load
+    these.
     """
     return get_model(Namespace(class_path=model["class_path"], init_args=model.get("init_args") or {}))
 
 
 def find_left_out(models: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Build each model, given by label, without a network, and tell in one line why those fail that lack a file.
+    """Build each model, by label, without network access; return a one-line reason for those that lack a file.
 
-    What fails for another reason is no model that is left out, but a job that will fail.
+    A model that fails for another reason is not left out: its job will fail and report it.
     """
     reasons = {label: _why_left_out(model) for label, model in models.items()}
     return {label: reason for label, reason in reasons.items() if reason}
@@ -216,7 +217,7 @@ def _why_left_out(model: dict[str, Any]) -> str | None:
     try:
         with no_network():
             build_model(model)
-    except Exception as failure:  # noqa: BLE001 - its job will tell
+    except Exception as failure:  # noqa: BLE001 - its job will report it
         error: BaseException | None = failure
         while error is not None:
             if isinstance(error, OfflineError | FileNotFoundError):
@@ -226,7 +227,7 @@ def _why_left_out(model: dict[str, Any]) -> str | None:
 
 
 def main() -> None:
-    """Run the job, or look at the models, of a folder or file named on the command line.
+    """Run the job of a folder, or check the models of a file, named on the command line.
 
     Raises:
         SystemExit: With 1 if the job failed; ``error.txt`` then says why.
@@ -246,7 +247,7 @@ def main() -> None:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Do not go on beside a second board if this one's process is killed."""
+    """End this process if its board is killed, so that it does not run beside the next board."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

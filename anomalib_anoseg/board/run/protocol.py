@@ -2,7 +2,7 @@
 
 Each model gets all metrics of :func:`~anomalib_anoseg.metrics.segmentation_evaluator`, and thresholds calibrated on
 anomalies forged on held-out good images by one augmentation for all. anomalib's own thresholds need defective
-validation images: without them they are undefined, and where test images serve as such, they are chosen on the test.
+validation images: without them they are undefined, and where test images serve as such, they are chosen on test data.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from anomalib_anoseg.transforms import HardCutPaste
 if TYPE_CHECKING:  # importing models registers baselines, which need this module
     from anomalib.models.components import AnomalibModule
 
-# Small, long, faint and turned as real defects are: what the shipped configurations train AnoSeg with, but anywhere in
-# the picture, and those on which it finds its own pixel threshold are smaller and fainter.
+# Small, long, faint and rotated, as real defects are. The shipped configurations train AnoSeg with them, but these lie
+# anywhere in the image, and AnoSeg finds its own pixel threshold on smaller and fainter ones.
 FORGED_DEFECTS: dict[str, Any] = {
     "area": (0.001, 0.1),
     "aspect": (0.05, 20.0),
@@ -34,10 +34,10 @@ def apply(model: AnomalibModule) -> AnomalibModule:
     """Give a model the metrics and the calibration of a board; trivial models keep their fixed thresholds."""
     model.evaluator = segmentation_evaluator()
     if not is_trivial(model):
-        forger = HardCutPaste(**FORGED_DEFECTS)
+        augmenter = HardCutPaste(**FORGED_DEFECTS)
         # One draw on each image, as on all boards so far: their figures stay comparable.
         model.post_processor = SelfCalibratingPostProcessor(
-            augmenter=forger, forged_images=1, use_training_images=False
+            augmenter=augmenter, forged_images=1, use_training_images=False
         )
     return model
 

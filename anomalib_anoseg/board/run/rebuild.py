@@ -1,4 +1,4 @@
-"""Builds a finished job's model and datamodule again, from what the board wrote down."""
+"""Build a finished job's model and datamodule again, from the board's files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_job(folder: Path, row: Row) -> tuple[Any, Any]:
         tuple[Any, Any]: The trained model in evaluation mode on the CPU, and the datamodule, not set up yet.
 
     Raises:
-        FileNotFoundError: If the checkpoint, or what says how the data was read, is not there.
+        FileNotFoundError: If the checkpoint or ``job.json`` is missing.
     """
     model = load_model(folder / "model.ckpt", row.model)
     path = folder / "job.json"

@@ -1,4 +1,4 @@
-"""What a job writes down while it tests."""
+"""Record what a job predicts in its test."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from anomalib_anoseg.metrics import BestIoU, IoU, IoUCurve, PerDefect
 
 
 class TestRecorder(Visualizer):
-    """Writes maps, a line for each test image and the IoU curve, and takes figures apart by kind of defect.
+    """Writes maps, a line for each test image and the IoU curve, and splits figures by kind of defect.
 
     It takes the visualizer's place in a model, which comes after post-processing, and writes into the job's folder.
     """
@@ -40,7 +40,7 @@ class TestRecorder(Visualizer):
     def on_test_start(self, trainer: Trainer, _module: LightningModule) -> None:
         """Make the folder of maps, and look up where masks are."""
         (self.folder / "maps").mkdir(parents=True, exist_ok=True)
-        # Batches do not tell: anomalib leaves out of them what their first image lacks, and good ones have no mask.
+        # Not from batches: anomalib drops from a batch what its first image lacks, and good images have no mask.
         loaders: Any = trainer.test_dataloaders
         samples = loaders.dataset.samples
         if "mask_path" in samples:
@@ -65,7 +65,7 @@ class TestRecorder(Visualizer):
             pd.DataFrame({"threshold": thresholds, "iou": iou}).to_csv(self.folder / "curve.csv", index=False)
 
     def defects(self) -> dict[str, Figures]:
-        """Give the figures of each kind of defect, against all good images."""
+        """Return the figures of each kind of defect, against all good images."""
         figures: dict[str, Figures] = {}
         for metric in self._per_defect:
             for defect, value in metric.compute().items():

@@ -6,9 +6,9 @@
       .lock              held by the board that is running
       board.json         which jobs there should be, and the configuration that asked for them
       jobs/<id>/
-        row.json         what came out; written last and at once, so that its presence means "finished"
+        row.json         the results; written last and atomically, so that its presence means "finished"
         error.txt        why the last attempt failed
-        job.json         what the job's process was told
+        job.json         input of the job's process
         job.log          what it printed
         curve.csv        IoU against threshold
         images.csv       one line a test image
@@ -80,7 +80,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Row(Job):
-    """What a finished job found; its ``model`` is the full class path, with which ``model.ckpt`` loads.
+    """Results of a finished job; its ``model`` is the full class path, with which ``model.ckpt`` loads.
 
     Attributes:
         metrics: Figures of the whole test set; ``None`` where one is not defined.
@@ -118,14 +118,14 @@ class Board:
 
 
 class RunFolder:
-    """Reads and writes the folder of a board, which is made when something is written."""
+    """Reads and writes the folder of a board, which is created by the first write."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
     @contextmanager
     def locked(self) -> Generator[None, None, None]:
-        """Keep other boards out of the folder; the system lifts the lock of a process that ends in whatever way.
+        """Keep other boards out of the folder; the system releases the lock when the process ends, however it ends.
 
         Raises:
             ValueError: If another process has it.
@@ -144,15 +144,15 @@ class RunFolder:
             lock.release()
 
     def job_folder(self, job_id: str) -> Path:
-        """Where a job's files are."""
+        """Return the folder of a job's files."""
         return self.path / "jobs" / job_id
 
     def write_board(self, board: Board) -> None:
-        """Write which jobs there should be."""
+        """Write the expected jobs."""
         write_json(self.path / "board.json", {"schema": SCHEMA, **dataclasses.asdict(board)})
 
     def board(self) -> Board:
-        """Read which jobs there should be.
+        """Read the expected jobs.
 
         Raises:
             FileNotFoundError: If there is no board in the folder.
@@ -168,7 +168,7 @@ class RunFolder:
         return Board(content["config"], jobs, content.get("left_out", {}))
 
     def write_row(self, row: Row) -> None:
-        """Write a row, and with it the word that its job is finished; undefined figures become null."""
+        """Write a row, which marks its job as finished; undefined figures become null."""
         folder = self.job_folder(row.id)
         (folder / "error.txt").unlink(missing_ok=True)
         write_json(folder / "row.json", dataclasses.asdict(row))
@@ -213,6 +213,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _build(record: type[Record], content: dict[str, Any]) -> Record:
-    """Make a record of what is known of it, so that later versions may write more."""
+    """Build a record from its known fields, so that later versions may write more."""
     known = {entry.name for entry in dataclasses.fields(record)}
     return record(**{key: value for key, value in content.items() if key in known})
