@@ -21,7 +21,7 @@ from anomalib_anoseg.deploy.runtimes import Form, load_runtime
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LEAST_CALLS, MOST_CALLS = 3, 100
+MIN_CALLS, MAX_CALLS = 3, 100
 
 
 class Server:
@@ -46,7 +46,7 @@ class Server:
 
 
 def time_calls(
-    call: Callable[[], object], seconds: float = 0.0, least: int = LEAST_CALLS, most: int = MOST_CALLS
+    call: Callable[[], object], seconds: float = 0.0, least: int = MIN_CALLS, most: int = MAX_CALLS
 ) -> list[float]:
     """Call once to warm up, then repeatedly for some seconds; return the milliseconds of each call.
 

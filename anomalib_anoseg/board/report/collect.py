@@ -12,7 +12,7 @@ from anomalib_anoseg.board.run.run_folder import read_json
 
 REQUIRED = ("id", "label", "dataset", "category", "seed", "metrics", "trivial")
 # Settings of how images are read and which are held out, not of which images there are.
-NO_MATTER = {"category", "eval_batch_size", "num_workers", "seed"}
+IGNORED_SETTINGS = {"category", "eval_batch_size", "num_workers", "seed"}
 NOT_RUN = "not started"
 OWN_LENGTH = "each model's own length"
 EXCEPTION = re.compile(r"^[\w.]+(?:Error|Exception|Exit|Interrupt)\b.*", re.MULTILINE)
@@ -154,7 +154,7 @@ def _name_data(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]:
         dataset = job.row["dataset"] if with_dataset or not job.category else ""
         names.append(str(job.row.get("data_label") or " ".join(filter(None, (dataset, job.category)))))
         data = job.row.get("data") or {}
-        settings.append({name: value for name, value in data.items() if name not in NO_MATTER})
+        settings.append({name: value for name, value in data.items() if name not in IGNORED_SETTINGS})
     categories, varied = tell_apart(names, settings, default="default")
     for name, keys in varied.items():
         notes.append(

@@ -46,7 +46,7 @@ from anomalib_anoseg.training.resume_point import ResumePoint
 PACKAGES = ("anomalib", "kornia", "lightning", "numpy", "timm", "torch", "torchmetrics", "torchvision")
 # Number of epochs with a budget of time: schedules need a number, but no training reaches it.
 ENDLESS = 100_000
-JUDGED_IN = "32-true"
+EVALUATION_PRECISION = "32-true"
 
 
 class JobRun:
@@ -85,7 +85,9 @@ class JobRun:
             self._train()
             write_json(trained, {"training": self.meter.figures(), **self.found})
         forget_peak(self.accelerator)
-        results = self._judge().test(self.model, datamodule=self.datamodule, ckpt_path=self.folder / "model.ckpt")
+        results = self._evaluation_engine().test(
+            self.model, datamodule=self.datamodule, ckpt_path=self.folder / "model.ckpt"
+        )
         return {
             "metrics": protocol.as_figures(dict(results[0])),
             "defects": self.recorder.defects(),
@@ -105,15 +107,15 @@ class JobRun:
         self.resumed = checkpoint is not None
         engine.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint)
         self.found["peak_memory_mb"] = peak_memory(self.accelerator)
-        self._judge().validate(self.model, datamodule=self.datamodule, verbose=False)
+        self._evaluation_engine().validate(self.model, datamodule=self.datamodule, verbose=False)
         engine.trainer.save_checkpoint(self.folder / "model.ckpt", weights_only=True)
 
-    def _judge(self) -> Engine:
+    def _evaluation_engine(self) -> Engine:
         """Make the engine that calibrates and tests: in one precision for all, however a model was trained.
 
         In bfloat16 the scores of different images tie.
         """
-        return self._engine(ResumePoint(self.work / "training", math.inf, Stopwatch()), precision=JUDGED_IN)
+        return self._engine(ResumePoint(self.work / "training", math.inf, Stopwatch()), precision=EVALUATION_PRECISION)
 
     def _engine(self, *callbacks: Any, **overrides: Any) -> Engine:  # noqa: ANN401
         settings = {
@@ -174,7 +176,7 @@ def run_job(folder: Path) -> Row:
         "dirty": dirty,
         "versions": {"anomalib-anoseg": anomalib_anoseg.__version__} | package_versions(PACKAGES),
         "accelerator": job.accelerator,
-        "precision": run.trainer.get("precision", JUDGED_IN),
+        "precision": run.trainer.get("precision", EVALUATION_PRECISION),
         "held_out": found.pop("held_out"),
         "trainer": task["trainer"],
         "started": started.isoformat(timespec="seconds"),
