@@ -15,7 +15,6 @@ PACKAGE = ROOT / "anomalib_anoseg"
 FOR_INTEGRATORS = PACKAGE / "deploy" / "README.md"
 MAX_LINES = {
     ROOT / "README.md": 150,
-    ROOT / "CHANGELOG.md": 60,
     PACKAGE / "README.md": 120,
     PACKAGE / "board" / "README.md": 100,
     PACKAGE / "models" / "anoseg" / "README.md": 150,

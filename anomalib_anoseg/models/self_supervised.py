@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_anoseg.deploy.export import export_onnx, export_torch
 from anomalib_anoseg.metrics import segmentation_evaluator
+from anomalib_anoseg.models.settings import complete
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
 from anomalib_anoseg.training.checkpoints import explain_misfit, fits
 from anomalib_anoseg.training.final_validation import FinalValidation
@@ -111,7 +112,7 @@ class SelfSupervisedModel(LightningModule):
             ValueError: If the weights belong to networks of another shape.
         """
         super().on_load_checkpoint(checkpoint)
-        self.saved_arguments = dict(checkpoint.get("hyper_parameters", {}))
+        self.saved_arguments = complete(type(self), checkpoint.get("hyper_parameters", {}))
         saved = checkpoint.get("state_dict", {}).items()
         weights = {name.removeprefix("model."): weight for name, weight in saved if name.startswith("model.")}
         misfit = explain_misfit(self.saved_arguments, self.hparams, self.shaping_arguments)

@@ -189,6 +189,24 @@ def changed_settings(model: AnomalibModule) -> list[tuple[str, object]]:
     return changed
 
 
+def complete(model: type[Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Give saved groups the settings that did not exist when they were saved, with their defaults.
+
+    Args:
+        model: Class of the model.
+        saved: Its arguments, groups as mappings.
+
+    Returns:
+        All of ``saved``; a group that it does not have stays out.
+    """
+    defaults = {name: parameter.default for name, parameter in signature(model).parameters.items()}
+    groups = {name: default for name, default in defaults.items() if isinstance(default, Settings)}
+    return {
+        name: asdict(groups[name]) | dict(value) if name in groups and isinstance(value, Mapping) else value
+        for name, value in saved.items()
+    }
+
+
 def _as_tuple(value: object) -> object:
     """Take a list, as YAML gives it, for a tuple."""
     return tuple(value) if isinstance(value, list) else value

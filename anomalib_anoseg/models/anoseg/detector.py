@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.models.anoseg.networks import MIN_TRAINING_SIDE, CoordinateEncoder, Decoder, Discriminator
+from anomalib_anoseg.models.anoseg.networks import MIN_TRAINING_SIDE, Decoder, Discriminator
+from anomalib_anoseg.models.encoder import CoordinateEncoder
 from anomalib_anoseg.models.network_parts import crop
 
 

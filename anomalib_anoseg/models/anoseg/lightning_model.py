@@ -102,6 +102,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         "encoder.coordinates": bool,
         "network.width": float,
         "network.skip_connections": bool,
+        "network.decoder": str,
         "losses.masked_reconstruction": bool,
         "losses.adversarial": bool,
         "optimizer.averaging": bool,
@@ -177,6 +178,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
                 skip_connections=network.skip_connections,
                 normalize=bool(encoder.pre_trained),
                 frozen=encoder.frozen,
+                decoder=network.decoder,
             )
             if detector.enabled:
                 networks = DetectorModel(

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from anomalib_anoseg.models import settings
 from anomalib_anoseg.models.anoseg.loss import SegmentationLoss
+from anomalib_anoseg.models.anoseg.networks import DecoderKind
 from anomalib_anoseg.models.settings import NetworkSettings, Settings, named_in
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
 
@@ -65,9 +66,17 @@ class AnoSegNetworkSettings(NetworkSettings):
         compile: Whether training runs the networks through ``torch.compile``.
         skip_connections: Whether the map decoder sees the encoder's finer features, for defects that 1/32 of the
             image's resolution loses. The paper's is ``false``.
+        decoder: Which network decodes the map: the ``published`` one, or a ``light`` one for short trainings, which
+            takes half of the time and always has skip connections.
     """
 
     skip_connections: bool = False
+    decoder: DecoderKind = "published"
+
+    def check(self) -> None:
+        """Check width, window and decoder."""
+        super().check()
+        self.one_of("decoder", DecoderKind)
 
 
 @dataclass(frozen=True)
@@ -294,13 +303,7 @@ RENAMED = {
     "segmentation_loss": "losses.segmentation",
 }
 GROUPS = (
-    EncoderSettings,
-    AnoSegNetworkSettings,
-    PatchSettings,
-    NoiseSettings,
-    LossSettings,
-    DetectorSettings,
-    CalibrationSettings,
-    OptimizerSettings,
+    *(EncoderSettings, AnoSegNetworkSettings, PatchSettings, NoiseSettings),
+    *(LossSettings, DetectorSettings, CalibrationSettings, OptimizerSettings),
 )
 find_place = partial(settings.find_place, groups=GROUPS, renamed=RENAMED)

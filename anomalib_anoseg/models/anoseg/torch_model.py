@@ -11,7 +11,7 @@ from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from anomalib_anoseg.models.anoseg.networks import Decoder, Discriminator, Segmenter
+from anomalib_anoseg.models.anoseg.networks import Decoder, DecoderKind, Discriminator, Segmenter
 from anomalib_anoseg.models.network_parts import crop, smoothed_maximum
 from anomalib_anoseg.training.averaging import AveragedModule
 
@@ -66,6 +66,7 @@ class AnoSegModel(nn.Module):
         skip_connections: Whether the map decoder sees the encoder's finer features; not in the paper.
         normalize: Whether the encoder normalises colours as its pre-trained weights expect.
         frozen: Whether the encoder keeps its pre-trained weights; not in the paper.
+        decoder: Of the map, see :class:`~anomalib_anoseg.models.anoseg.networks.Segmenter`.
 
     Attributes:
         detector: ``None`` unless a detector is configured; it always sees whole images.
@@ -94,9 +95,10 @@ class AnoSegModel(nn.Module):
         skip_connections: bool = False,
         normalize: bool = False,
         frozen: bool = False,
+        decoder: DecoderKind = "published",
     ) -> None:
         super().__init__()
-        self.segmenter = Segmenter(backbone, width, coordinates, skip_connections, normalize, frozen)
+        self.segmenter = Segmenter(backbone, width, coordinates, skip_connections, normalize, frozen, decoder)
         channels = self.segmenter.encoder.channels
         self.reconstruction_decoder = Decoder(channels, 3, width) if reconstruction or adversarial else None
         self.discriminator = Discriminator(width) if adversarial else None

@@ -312,11 +312,12 @@ def test_refuses_a_shorter_edge_for_any_size(trained, tmp_path):
         model.to_onnx(tmp_path)
 
 
-def test_normalisation_of_pretrained_encoders_is_exported(tmp_path):
+@pytest.mark.parametrize("decoder", [{"skip_connections": True}, {"decoder": "light"}])
+def test_normalisation_of_pretrained_encoders_is_exported(decoder, tmp_path):
     # The weights themselves are loaded when training starts, and do not matter here.
     model = AnoSeg(
         (64, 64),
-        network={"width": 0.125, "skip_connections": True},
+        network={"width": 0.125, **decoder},
         encoder={"pre_trained": True},
         post_processor=False,
     ).eval()

@@ -325,9 +325,10 @@ def test_schedule_knows_the_length(arguments, trainer, steps, tiny_data, tmp_pat
     assert set(stop.totals) == {steps}
 
 
-def test_overfits_four_images(train_on_four, training_seed):
+@pytest.mark.parametrize("network", [{"skip_connections": True}, {"decoder": "light"}])
+def test_overfits_four_images(network, train_on_four, training_seed):
     learning = {"lr": 2e-3, "averaging": 0.9}
-    model = tiny(seed=training_seed, optimizer=learning, network={"skip_connections": True}, post_processor=False)
+    model = tiny(seed=training_seed, optimizer=learning, network=network, post_processor=False)
     _, forged, mask = train_on_four(model, max_steps=150)
     with torch.no_grad():
         anomaly_map = model.eval().model(forged).anomaly_map
@@ -342,6 +343,7 @@ def test_overfits_four_images(train_on_four, training_seed):
         ({"image_size": (32, 64)}, "image_size must be (height, width) of 64 pixels or more each, got (32, 64)"),
         ({"image_size": (64,)}, "image_size must be (height, width)"),
         ({"network": {"width": 0.0}}, "network.width must lie within [0.05, 4.0], got 0.0"),
+        ({"network": {"decoder": "small"}}, "network.decoder must be one of ('published', 'light'), got 'small'"),
         ({"optimizer": {"lr": 0.0}}, "optimizer.lr must lie within"),
         ({"optimizer": {"lr_decay_start": 1.5}}, "optimizer.lr_decay_start must lie within [0.0, 1.0], got 1.5"),
         ({"optimizer": {"averaging": 1.0}}, "optimizer.averaging must lie within"),
@@ -410,6 +412,17 @@ def test_a_frozen_encoder_keeps_its_pretrained_weights(tiny_data, tmp_path, monk
     assert not [warning for warning in recwarn if "in eval mode" in str(warning.message)]
     engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
     fit(tiny(encoder={**FROZEN, "pre_trained": True}), tiny_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
+
+
+def test_older_checkpoint_is_told_from_the_light_decoder(tiny_data, tmp_path):
+    fit(tiny(network={"skip_connections": True}), tiny_data, tmp_path, limit_train_batches=1)
+    (path,) = tmp_path.rglob("*.ckpt")
+    checkpoint = torch.load(path, weights_only=False)
+    del checkpoint["hyper_parameters"]["network"]["decoder"]  # 0.1.0 had no such setting
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=r"was trained with .*network.decoder=published, but .*network.decoder=light"):
+        fit(tiny(network={"decoder": "light"}), tiny_data, tmp_path, ckpt_path=path)
+    fit(tiny(network={"skip_connections": True}), tiny_data, tmp_path, ckpt_path=path, max_epochs=2)
 
 
 @pytest.mark.parametrize("was_frozen", [False, True])

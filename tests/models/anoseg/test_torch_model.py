@@ -7,8 +7,9 @@ import torch
 from anomalib.data import InferenceBatch
 from anomalib.data.utils.tiler import Tiler
 
-from anomalib_anoseg.models.anoseg.networks import CoordinateEncoder, Decoder, Discriminator
+from anomalib_anoseg.models.anoseg.networks import Decoder, Discriminator
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel
+from anomalib_anoseg.models.encoder import CoordinateEncoder
 from anomalib_anoseg.models.network_parts import scale_channels, smoothed_maximum
 
 
