@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import json, sys
-import torch
+import timm, torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib_anoseg import SGSF, AnoSeg
@@ -25,9 +25,12 @@ class Recorder(Callback):
     def on_train_end(self, trainer, pl_module):
         weights = [p.double().sum().item() for p in pl_module.model.parameters()]
         report = {"weights": weights, "masks": pl_module.masks, "seen": pl_module.seen, "steps": trainer.global_step}
-        if isinstance(pl_module, SGSF):
-            report["bank"] = pl_module.model.bank.images.double().mean((1, 2, 3)).tolist()
         name = type(pl_module).__name__ + ("Detector" if len(trainer.optimizers) == 4 else "")
+        if isinstance(pl_module, SGSF) and pl_module.model.guidance == "patches":
+            name += "Patches"
+            report["bank"] = [memory.vectors.double().sum().item() for memory in pl_module.model.memories]
+        elif isinstance(pl_module, SGSF):
+            report["bank"] = pl_module.model.bank.images.double().mean((1, 2, 3)).tolist()
         with open(f"{out}/{name}-{trainer.global_rank}.json", "w") as file:
             json.dump(report, file)
 
@@ -49,6 +52,11 @@ class RecordedSGSF(SGSF):
         self.masks.append(reference.sum((1, 2, 3)).tolist())
         return reference
 
+    def _find_own(self, paths):
+        own = super()._find_own(paths)
+        self.masks.append(own.tolist())
+        return own
+
 
 def train(model, strategy, **options):
     data = MVTecAD(root, "stripes", train_batch_size=2, eval_batch_size=2, num_workers=0,
@@ -64,6 +72,11 @@ detector = RecordedAnoSeg(detector={"enabled": True, "share": 0.5}, **small)
 detector.seen, detector.masks = [], []
 train(detector, "ddp_fork_find_unused_parameters_true")
 train(RecordedSGSF(extractor={"name": "test_resnet"}, optimizer={"averaging": 0.9}, **small), "ddp_fork")
+torch.save(timm.create_model("test_efficientnet").state_dict(), f"{out}/weights.pth")
+patches = RecordedSGSF(guidance={"kind": "patches"}, anomalies={"pairs": True}, optimizer={"averaging": 0.9},
+                       extractor={"name": "test_efficientnet", "weights": f"{out}/weights.pth"}, **small)
+patches.seen, patches.masks = [], []
+train(patches, "ddp_fork")
 """
 
 
@@ -77,11 +90,11 @@ def reports(tiny_root, tmp_path_factory):
     assert run.returncode == 0, run.stderr[-3000:]
     return {
         model: [json.loads((folder / f"Recorded{model}-{rank}.json").read_text()) for rank in (0, 1)]
-        for model in ("AnoSeg", "AnoSegDetector", "SGSF")
+        for model in ("AnoSeg", "AnoSegDetector", "SGSF", "SGSFPatches")
     }
 
 
-@pytest.mark.parametrize(("model", "steps"), [("AnoSeg", 4), ("AnoSegDetector", 8), ("SGSF", 4)])
+@pytest.mark.parametrize(("model", "steps"), [("AnoSeg", 4), ("AnoSegDetector", 8), ("SGSF", 4), ("SGSFPatches", 4)])
 def test_two_processes_learn_alike_from_different_images(reports, model, steps):
     first, second = reports[model]
     assert first["weights"] == second["weights"]
@@ -98,3 +111,5 @@ def test_both_processes_have_the_same_references(reports):
     first, second = reports["SGSF"]
     assert first["bank"] == second["bank"]
     assert len(first["bank"]) == 6
+    first, second = reports["SGSFPatches"]
+    assert first["bank"] == second["bank"]

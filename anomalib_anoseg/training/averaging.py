@@ -6,9 +6,10 @@ short training. So evaluation recomputes the statistics from the last batches.
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import update_bn
 
 # Training batches from which the normalisation statistics of the averaged weights are computed.
@@ -36,24 +37,24 @@ class AveragedModule(ModelEmaV3):
         super().__init__(module, decay, use_warmup=True)
         # Lightning warns about modules in evaluation mode when training starts; only evaluation uses this one.
         self.requires_grad_(False).train()
-        self._remembered: deque[Tensor] = deque(maxlen=REMEMBERED_BATCHES)
+        self._remembered: deque[Any] = deque(maxlen=REMEMBERED_BATCHES)
 
-    def follow(self, module: nn.Module, batch: Tensor, step: int) -> None:
+    def follow(self, module: nn.Module, batch: Any, step: int) -> None:  # noqa: ANN401
         """Update the averaged weights with the current ones.
 
         Args:
             module: The module in training.
-            batch: Its inputs in this step; the last few are kept for the statistics.
+            batch: Its inputs in this step, without a gradient; the last few are kept for the statistics.
             step: Number of the optimiser step, from 1.
         """
         self.update(module, step)
-        self._remembered.append(batch.detach())
+        self._remembered.append(batch)
 
-    def refresh_statistics(self, prepare: Callable[[Tensor], Tensor] = lambda batch: batch) -> None:
+    def refresh_statistics(self, prepare: Callable[[Any], Any] = lambda batch: batch) -> None:
         """Recompute the normalisation statistics from the kept batches, if there are new ones.
 
         Args:
-            prepare: Maps a kept batch to the module's input.
+            prepare: Maps a kept batch to the module's input, or to a tuple of which it is the first.
         """
         if self._remembered:
             update_bn((prepare(batch) for batch in self._remembered), self.module)

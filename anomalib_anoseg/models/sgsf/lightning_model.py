@@ -20,6 +20,7 @@ from anomalib_anoseg.models.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.models.settings import as_plain, check_model
 from anomalib_anoseg.models.sgsf.loss import SGSFLoss, SGSFLosses
 from anomalib_anoseg.models.sgsf.networks import MIN_SIDE
+from anomalib_anoseg.models.sgsf.patch_model import PatchGuidedModel
 from anomalib_anoseg.models.sgsf.references import ReferenceSet, collect_references
 from anomalib_anoseg.models.sgsf.settings import (
     AnomalySettings,
@@ -44,7 +45,7 @@ __all__ = ["SGSF"]
 SHAPING: dict[str, Callable[[Any], object]] = {
     "network.width": float,
     "network.passes": str,
-    "guidance.kind": lambda kind: kind == "none",
+    "guidance.kind": lambda kind: kind if kind in {"none", "patches"} else "references",
     "guidance.denoise": bool,
     "extractor.name": str,
     "extractor.weights": bool,
@@ -99,7 +100,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         (64, 64)
     """
 
-    model: SGSFModel
+    model: SGSFModel | PatchGuidedModel
     loss: SGSFLoss
     augmenter: SaliencyPerlin
     min_side = MIN_SIDE
@@ -141,7 +142,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         self.hparams.update(as_plain(network, guidance, extractor, bank, anomalies, losses, optimizer))
         self.image_size = image_size
         self.guidance_settings, self.bank_settings, self.optimizer_settings = guidance, bank, optimizer
-        self.use_compile = network.compile
+        self.use_compile, self.use_pairs = network.compile, anomalies.pairs
         self.seed, self.max_epochs = seed, max_epochs
         self.references: ReferenceSet | None = None
         self._has_weights = False
@@ -150,20 +151,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         self.augmenter = anomalies.create_transform()
         self.loss = SGSFLoss(reconstruction_weight=losses.reconstruction_weight, focal_gamma=losses.focal_gamma)
         with seeded_weights(seed):
-            self.model = SGSFModel(
-                width=network.width,
-                guidance=guidance.kind,
-                passes=network.passes,
-                detach_guidance=guidance.detach,
-                denoise=guidance.denoise,
-                extractor=extractor.name,
-                extractor_weights=extractor.weights,
-                extractor_size=extractor.size,
-                bank_features=bank.features,
-                bank_precision=bank.precision,
-                averaging=optimizer.averaging,
-                score_window=network.score_window,
-            )
+            self.model = _create_networks(network, guidance, extractor, bank, optimizer)
         if network.channels_last:
             self.model.to(memory_format=torch.channels_last)
 
@@ -192,14 +180,17 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         """
         if not self.model.needs_bank:
             return
-        extractor: Any = self.model.extractor
         if not self._has_weights and self.saved_arguments is None:
-            extractor.load_pretrained()
+            self.model.load_pretrained()
         self._has_weights = True
         self.references = self._collect_references()
         # A single one is the medoid of all.
         count = 1 if self.model.guidance == "single" else self.bank_settings.size
-        self.model.fill_bank(*self.references.choose_bank(count, self.bank_settings.method, self.seed or 0))
+        chosen = self.references.choose_places(count, self.bank_settings.method, self.seed or 0)
+        if isinstance(self.model, PatchGuidedModel):
+            self.model.fill_memory(self.references.images[chosen], chosen)
+        else:
+            self.model.fill_bank(self.references.images[chosen], self.references.embeddings[chosen])
         self.before_export()
 
     def before_export(self) -> None:
@@ -217,7 +208,8 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         transforms = [getattr(datamodule, "test_augmentations", None), getattr(pre_processor, "transform", None)]
         with seeded_streams(self.seed or 0):  # augmentations may be random; all processes must read the same
             guidance = self.guidance_settings
-            contrast_size = guidance.contrast_size if guidance.use_contrast_set else None
+            has_contrast_set = guidance.use_contrast_set and guidance.kind != "patches"
+            contrast_size = guidance.contrast_size if has_contrast_set else None
             return collect_references(
                 loader.dataset, transforms, self._embed, contrast_size, guidance.include_itself, guidance.memory
             )
@@ -234,10 +226,15 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         paths: Any = batch.image_path
         with torch.no_grad():
             forged, mask = self.augmenter.forge(normal, generator=self.step_generator(), paths=paths)
-            reference = self._draw_references(paths, normal)
-            target = self.augmenter.rotate(normal) if self.model.denoise else reference
-        self._seen = forged, reference
-        output: SGSFOutput = self.model(forged, reference)
+            guide = self._find_own(paths) if self.model.guidance == "patches" else self._draw_references(paths, normal)
+            upright = self.augmenter.rotate(normal) if self.model.denoise or self.use_pairs else normal
+            image = forged
+            if self.use_pairs:
+                image, mask = torch.cat((upright, forged)), torch.cat((torch.zeros_like(mask), mask))
+                guide, upright = guide if guide is None else torch.cat((guide, guide)), torch.cat((upright, upright))
+            target = upright if self.model.denoise else guide
+        self._seen = image, guide
+        output: SGSFOutput = self.model(image, guide)
         terms: SGSFLosses = self.loss(output.logits, mask, output.reconstruction, target)
         self._log_losses(terms, len(normal))
         return terms.total
@@ -261,6 +258,12 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
                 f"augmentations, are {tuple(reference.shape[-2:])}. Let pre_processor resize both to (height, width)."
             )
         return reference.to(image.device, non_blocking=True).to(image.dtype) / 255
+
+    def _find_own(self, paths: Sequence[str] | None) -> Tensor:
+        """Find which reference each image of a batch is, so that it is not compared with itself: ``(B,)`` int64."""
+        references: Any = self.references
+        own: Tensor = references.find_own(paths)
+        return (torch.full_like(own, -1) if self.guidance_settings.include_itself else own).to(self.device)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Take a step, and update the averaged weights, if there are any."""
@@ -286,3 +289,45 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         total = self.trainer.estimated_stepping_batches
         decay = timed(StepDecay(settings.milestones, settings.factor, total), self.trainer)
         return [optimizer], [{"scheduler": LambdaLR(optimizer, decay), "interval": "step"}]
+
+
+def _create_networks(
+    network: SGSFNetworkSettings,
+    guidance: GuidanceSettings,
+    extractor: ExtractorSettings,
+    bank: BankSettings,
+    optimizer: OptimizerSettings,
+) -> SGSFModel | PatchGuidedModel:
+    """Create the networks of a kind of guidance.
+
+    Raises:
+        ValueError: If patches are to be described by an extractor that knows nothing, or sees another size.
+    """
+    if guidance.kind != "patches":
+        return SGSFModel(
+            width=network.width,
+            guidance=guidance.kind,
+            passes=network.passes,
+            detach_guidance=guidance.detach,
+            denoise=guidance.denoise,
+            extractor=extractor.name,
+            extractor_weights=extractor.weights,
+            extractor_size=extractor.size,
+            bank_features=bank.features,
+            bank_precision=bank.precision,
+            averaging=optimizer.averaging,
+            score_window=network.score_window,
+        )
+    if not extractor.weights or extractor.size is not None:
+        raise ValueError(
+            "guidance.kind='patches' needs extractor.weights, whose features tell patches apart, and "
+            f"extractor.size=None; got weights={extractor.weights!r} and size={extractor.size}."
+        )
+    return PatchGuidedModel(
+        backbone=extractor.name,
+        weights=extractor.weights,
+        width=network.width,
+        vectors=bank.vectors,
+        averaging=optimizer.averaging,
+        score_window=network.score_window,
+    )

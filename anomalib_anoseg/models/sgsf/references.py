@@ -94,13 +94,20 @@ class ReferenceSet:
         Returns:
             Images ``(K, 3, H, W)`` uint8 and embeddings ``(K, D)``.
         """
-        if count == 1:
-            chosen = medoid(self.embeddings).view(1)
-        elif count < len(self.images):
-            chosen = choose_representatives(self.embeddings, count, method, seed)
-        else:
-            chosen = torch.arange(len(self.images))
+        chosen = self.choose_places(count, method, seed)
         return self.images[chosen], self.embeddings[chosen]
+
+    def choose_places(self, count: int, method: Choice, seed: int) -> Tensor:
+        """Choose as :meth:`choose_bank` does: places among ``images``, ``(K,)`` int64."""
+        if count == 1:
+            return medoid(self.embeddings).view(1)
+        if count < len(self.images):
+            return choose_representatives(self.embeddings, count, method, seed)
+        return torch.arange(len(self.images))
+
+    def find_own(self, paths: Sequence[str] | None) -> Tensor:
+        """Find the place of each image of a batch among ``images``: ``(B,)`` int64, -1 where it is not there."""
+        return self.own[self._find(paths)]
 
 
 def collect_references(

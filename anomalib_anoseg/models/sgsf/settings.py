@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from anomalib_anoseg.common.checks import check_value
 from anomalib_anoseg.models import settings
@@ -11,7 +11,6 @@ from anomalib_anoseg.models.sgsf.bank import Precision
 from anomalib_anoseg.models.sgsf.bank_size import BankFeatures
 from anomalib_anoseg.models.sgsf.neighbours import Choice
 from anomalib_anoseg.models.sgsf.networks import Passes
-from anomalib_anoseg.models.sgsf.torch_model import Guidance
 from anomalib_anoseg.transforms import SaliencyPerlin
 
 __all__ = [
@@ -23,6 +22,8 @@ __all__ = [
     "OptimizerSettings",
     "SGSFNetworkSettings",
 ]
+
+GuidanceKind = Literal["nearest", "single", "none", "patches"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class GuidanceSettings(Settings):
 
     Args:
         kind: Which reference guides inference: the ``nearest``, which is the paper's; a ``single`` one for all, which
-            is lighter; or ``none``, a plain U-Net.
+            is lighter; or ``none``, a plain U-Net. Or ``patches``: at each place the most similar patch of all
+            references, by features of the extractor, which are segmented, too [ours].
         use_contrast_set: Whether training draws references among the most similar images, as NIGSF; otherwise among
             all.
         contrast_size: Number of the most similar images. The default is the paper's (4 in its ablation).
@@ -68,7 +70,7 @@ class GuidanceSettings(Settings):
 
     group: ClassVar[str] = "guidance"
 
-    kind: Guidance = "nearest"
+    kind: GuidanceKind = "nearest"
     use_contrast_set: bool = True
     contrast_size: int = 5
     include_itself: bool = False
@@ -78,13 +80,13 @@ class GuidanceSettings(Settings):
 
     def check(self) -> None:
         """Check kind, size and memory, and that denoising comes with guidance."""
-        self.one_of("kind", Guidance)
+        self.one_of("kind", GuidanceKind)
         self.within(1, 1_000_000, "contrast_size")
         self.within(0.1, 1e6, "memory")
-        if self.denoise and self.kind == "none":
+        if self.denoise and self.kind in {"none", "patches"}:
             raise ValueError(
-                "guidance.denoise=True guides by the denoised image; set guidance.kind='nearest' or "
-                "guidance.denoise=False."
+                "guidance.denoise=True guides by the denoised image, in place of references; set "
+                "guidance.kind='nearest' or guidance.denoise=False."
             )
 
 
@@ -118,6 +120,7 @@ class BankSettings(Settings):
 
     Args:
         size: Largest number of them [choice].
+        vectors: Largest number of their patches, at each of three scales, where patches guide [ours].
         method: How they are chosen if there are more training images [choice].
         features: Whether exports hold the references' features, which are large, or compute them for each picture from
             the references' images, which takes time [choice].
@@ -130,6 +133,7 @@ class BankSettings(Settings):
     former_prefix: ClassVar[str] = "bank_"
 
     size: int = 16
+    vectors: int = 1024
     method: Choice = "k_center"
     features: BankFeatures = "stored"
     precision: Precision = "float16"
@@ -137,7 +141,7 @@ class BankSettings(Settings):
 
     def check(self) -> None:
         """Check ranges and choices."""
-        self.within(1, 1_000_000, "size")
+        self.within(1, 1_000_000, "size", "vectors")
         self.one_of("method", Choice)
         self.one_of("features", BankFeatures)
         self.one_of("precision", Precision)
@@ -157,6 +161,7 @@ class AnomalySettings(Settings):
         opacity: Range of an anomaly's weight over the image below. The default is the paper's.
         rotation_p: Probability of rotating a training image by up to 90 degrees. The default is DRAEM's.
         p: Probability of an anomaly on an image. The default is the paper's.
+        pairs: Whether the network sees each image as it is beside the same with its anomaly, twice the batch [ours].
     """
 
     group: ClassVar[str] = "anomalies"
@@ -168,6 +173,7 @@ class AnomalySettings(Settings):
     opacity: tuple[float, float] = (0.1, 1.0)
     rotation_p: float = 0.3
     p: float = 0.75
+    pairs: bool = False
 
     def check(self) -> None:
         """Let the transform check its arguments, except folders, which it would look for on the disk."""

@@ -204,6 +204,11 @@ class SGSFModel(nn.Module):
             self.store_features()
         return self.bank.stored(index)
 
+    def load_pretrained(self) -> None:
+        """Load the extractor's weights, if there is one, and unless random ones were asked for."""
+        if self.extractor is not None:
+            self.extractor.load_pretrained()
+
     def embed(self, image: Tensor) -> Tensor:
         """Embed ``(B, 3, H, W)`` images in ``[0, 1]``: ``(B, D)`` float32 of length 1, close for similar images.
 

@@ -1,0 +1,112 @@
+"""Normal patches to compare with: the contrast set of SGSF, carried from whole images to the patches of their features.
+
+A memory of patches of a frozen encoder beside the features that a network segments is MemSeg's idea (Yang, Wu, Feng,
+arXiv 2205.00908), which keeps whole feature maps of a few images; a memory thinned by k-center is PatchCore's.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomalib_anoseg.models.sgsf.neighbours import choose_representatives
+
+
+class PatchMemory(nn.Module):
+    """Feature vectors of normal patches at one scale, each with the image that it is of.
+
+    Attributes:
+        vectors: ``(K, C)`` float16.
+        images: ``(K,)`` int64, the image of each.
+
+    Example:
+        >>> memory = PatchMemory()
+        >>> memory.fill(torch.arange(8.0).view(2, 1, 2, 2), torch.arange(2), 8)
+        >>> memory.nearest(torch.full((1, 1, 1, 1), 3.2)).item()
+        3.0
+        >>> memory.nearest(torch.full((1, 1, 1, 1), 3.2), own=torch.tensor([0])).item()
+        4.0
+    """
+
+    vectors: Tensor
+    images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(0, 0, dtype=torch.float16))
+        self.register_buffer("images", torch.zeros(0, dtype=torch.int64))
+
+    def __len__(self) -> int:
+        """Count the vectors."""
+        return len(self.images)
+
+    def fill(self, features: Tensor, places: Tensor, count: int) -> None:
+        """Keep representatives, by k-center, in the place of the vectors that are there.
+
+        Args:
+            features: ``(N, C, h, w)`` of normal images.
+            places: ``(N,)`` int64, by which ``own`` names these images in :meth:`nearest`.
+            count: How many vectors at most.
+        """
+        vectors = features.movedim(1, -1).flatten(0, 2).half()
+        images = places.to(vectors.device).repeat_interleave(features[0, 0].numel())
+        chosen = choose_representatives(vectors.float(), count)
+        self.vectors, self.images = vectors[chosen], images[chosen]
+
+    def nearest(self, features: Tensor, own: Tensor | None = None) -> Tensor:
+        """Find the vector nearest to each of ``(B, C, h, w)`` features: the same shape, float32.
+
+        Args:
+            features: In float32.
+            own: ``(B,)`` int64, the image of each whose vectors do not count, -1 for none; ``None`` lets all count.
+        """
+        batch, channels, height, width = features.shape
+        vectors = self.vectors.float()
+        # Minus half the squared distance, but for what is the same for all vectors: one matrix product.
+        closeness = F.linear(features.flatten(2).mT, vectors, vectors.square().sum(1) / -2)
+        if own is not None:
+            closeness = closeness.masked_fill((self.images == own[:, None])[:, None], -torch.inf)
+        return vectors[closeness.argmax(2)].mT.reshape(batch, channels, height, width)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
+        """Take the shapes of what is loaded."""
+        for name in ("vectors", "images"):
+            loaded = state_dict.get(prefix + name)
+            if loaded is not None:
+                setattr(self, name, getattr(self, name).new_zeros(loaded.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Standardisation(nn.Module):
+    """Shift and scale each channel by its statistics over normal images.
+
+    Args:
+        channels: Number of channels.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("scale", torch.ones(channels, 1, 1))
+
+    def fit(self, features: Tensor) -> None:
+        """Take the statistics of ``(N, C, h, w)`` features; a channel that is constant stays as it is but for its mean.
+
+        Where an image is normal, most channels vary; one that does not must not blow up what is abnormal.
+        """
+        deviation, mean = torch.std_mean(features.transpose(0, 1).flatten(1), 1)
+        self.mean = mean.view(-1, 1, 1)
+        self.scale = torch.where(deviation > 0, 1 / deviation, 1.0).view(-1, 1, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Standardise ``(B, C, h, w)`` features."""
+        return (features - self.mean) * self.scale
+
+
+def average_patches(features: Tensor) -> Tensor:
+    """Average ``(B, C, h, w)`` features over 3x3 patches, over what there is of them at the border."""
+    return F.avg_pool2d(features, 3, 1, 1, count_include_pad=False)
