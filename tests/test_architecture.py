@@ -71,6 +71,11 @@ def test_files_stay_short(file):
     assert len(file.read_text().splitlines()) <= limit
 
 
+def test_every_room_says_what_it_is_for():
+    rooms = {file.parent for file in FILES}
+    assert [room for room in rooms if not ast.get_docstring(ast.parse((room / "__init__.py").read_text()))] == []
+
+
 def test_augmentations_come_without_anomalib():
     code = "import sys, anomalib_anoseg.transforms; sys.exit('anomalib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

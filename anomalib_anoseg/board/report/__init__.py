@@ -1,0 +1,1 @@
+"""Report what a board found: tables, statistics, plots and contact sheets on one page."""
