@@ -308,7 +308,7 @@ def test_learns_to_mark_what_differs_from_the_reference(batch, training_seed):
     with seeded_weights(training_seed):
         model, loss = build(), SGSFLoss()
     optimizer = torch.optim.Adam(model.trained_parameters(), 3e-3)
-    for _ in range(100):
+    for _ in range(200):  # slow seeds still learn after 140
         output = model(image, reference)
         terms = loss(output.logits, mask, output.reconstruction, reference)
         optimizer.zero_grad()
