@@ -11,6 +11,7 @@ from torch.export import Dim
 from torchvision.transforms.v2 import Resize
 
 from anomalib_anoseg.deploy.metadata import describe_thresholds, write_onnx_metadata
+from anomalib_anoseg.deploy.resize import use_matrix_resize
 
 # The oldest opset that torch's exporter writes natively; anomalib's default of 14 makes it try a down-conversion.
 OPSET_VERSION = 18
@@ -23,6 +24,7 @@ def inference_copy(model: Any) -> Any:  # noqa: ANN401 - a SelfSupervisedModel, 
         model (SelfSupervisedModel): Stays unchanged. Its ``unexported`` names the attributes that the copy lacks; its
             networks drop their own parts.
     """
+    use_matrix_resize(model.pre_processor)
     model.before_export()
     with _without(model, model.unexported):
         light = copy.deepcopy(model).eval()

@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 
 NO_IMAGES = "INT8 is calibrated on validation images, and there are none. Hold some out (val_split_mode: from_train)."
 # OpenVINO's names of the layers with weights, which take nearly all of the time.
-LAYERS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul"}
+LAYERS = {"Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData"}
+# Matrix products resize the picture and look up what is similar: neither must be rounded.
+EXACT = ["MatMul"]
 # As many as anomalib and NNCF recommend; further images are ignored.
 RECOMMENDED_IMAGES = 300
 
@@ -54,7 +56,7 @@ def quantize(model: Model, datamodule: AnomalibDataModule | None) -> Model:
     size = tuple(side.get_length() for side in sides) if all(side.is_static for side in sides) else None
     batch_size = batch.get_length() if batch.is_static else None
     images = CalibrationImages(validation_loader(datamodule, batch_size), size, batch_size)
-    rest = nncf.IgnoredScope(names=behind_layers(model), validate=False)
+    rest = nncf.IgnoredScope(names=behind_layers(model), types=EXACT, validate=False)
     # The widest range seen, not the mean of each batch's: anomalies are rare, and must not be clipped either.
     widest = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX)
     return nncf.quantize(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_anoseg.deploy.export import export_onnx, export_torch
+from anomalib_anoseg.deploy.resize import use_matrix_resize
 from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.models.settings import complete
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
@@ -26,7 +27,7 @@ from anomalib_anoseg.training.seeding import SeededFit, step_seed
 from anomalib_anoseg.transforms import SyntheticAnomaly
 
 
-class SelfSupervisedModel(LightningModule):
+class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls them
     """The conventions of this package's models.
 
     A mixin, listed before :class:`anomalib.models.components.AnomalibModule`, which must be a direct base of every
@@ -53,6 +54,11 @@ class SelfSupervisedModel(LightningModule):
     find_place: Callable[[str], str | None]
     shaping_arguments: Mapping[str, Callable[[Any], object]]
     saved_arguments: Mapping[str, Any] | None = None
+
+    def forward(self, batch: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Predict from images in memory as the trainer does from files: with the same resize."""
+        use_matrix_resize(self.pre_processor)
+        return super().forward(batch, *args, **kwargs)
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add image checks, seeded random streams and a final validation to anomalib's callbacks."""

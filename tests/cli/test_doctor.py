@@ -129,7 +129,7 @@ def test_an_openvino_that_does_not_start_is_shown(monkeypatch):
 def test_a_checkpoint_is_exported_and_compared(demo_checkpoint, picture, capsys):
     assert doctor(demo_checkpoint, picture, model_class="AnoSeg", calls=1) == []
     shown = capsys.readouterr().out
-    assert "Predictions for part.png, 64 x 64 pixels" in shown
+    assert "Predictions for part.png, 80 x 100 pixels" in shown, "the files resize it, not the doctor"
     for name in ("checkpoint", "torch float32", "onnxruntime float32", "openvino FP32", "openvino default"):
         assert name in shown
     assert shown.count("forged on held-out images") == 4  # the checkpoint and three files

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_anoseg.board.report.records import Collection, FinishedJob, Missing
-from anomalib_anoseg.common.naming import tell_apart
 from anomalib_anoseg.board.run.run_folder import read_json
+from anomalib_anoseg.common.naming import tell_apart
 
 REQUIRED = ("id", "label", "dataset", "category", "seed", "metrics", "trivial")
 # Settings of how images are read and which are held out, not of which images there are.
@@ -182,7 +182,9 @@ def _once_each(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]:
                 f"{first.row['id']} and {last.row['id']} of one board have equal label, category and seed, though "
                 "something that is no setting of the model differs. Give their models a `label` each."
             )
-        notes.append(f"{first.row['id']} and {last.row['id']} are the same job; {last.row['id']}, the later one, counts.")
+        notes.append(
+            f"{first.row['id']} and {last.row['id']} are the same job; {last.row['id']}, the later one, counts."
+        )
     return list(kept.values())
 
 

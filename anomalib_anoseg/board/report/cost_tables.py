@@ -144,7 +144,9 @@ def form_table(jobs: Sequence[FinishedJob], labels: Sequence[str]) -> Table | No
 def _add(frame: pd.DataFrame, column: Column, details: pd.Series, title: str) -> None:
     """Add details to cells of a column; a noisy cell is never the best."""
     frame[column.heading] = [
-        replace(cell, detail=detail, title=title.format(detail), best=cell.best and detail != "noisy") if detail else cell
+        replace(cell, detail=detail, title=title.format(detail), best=cell.best and detail != "noisy")
+        if detail
+        else cell
         for cell, detail in zip(frame[column.heading], details, strict=True)
     ]
 

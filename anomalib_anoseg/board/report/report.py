@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported where they are used, so that a command line that only needs this module starts fast
+    from collections.abc import Sequence
+
     import pandas as pd
 
-    from anomalib_anoseg.board.report.records import Collection
+    from anomalib_anoseg.board.report.records import Collection, FinishedJob
 
 logger = logging.getLogger(__name__)
 
 PAGE, MARKDOWN, CSV = "report.html", "report.md", "report.csv"
 NEEDED = ("jinja2", "matplotlib", "pandas", "tabulate")
-MEANS = (
-    "Bold: best of the models. \N{DAGGER}: not above the best trivial row, so the figure shows no skill beyond it."
-)
+MEANS = "Bold: best of the models. \N{DAGGER}: not above the best trivial row, so the figure shows no skill beyond it."
 INTERVALS = "\N{PLUS-MINUS SIGN}: half of Student's 95 % interval over seeds."
 PAIRED = (
-    "Each figure minus that of {} with the same category and seed; positive is better. All differences that are not bold "
-    "are undecided."
+    "Each figure minus that of {} with the same category and seed; positive is better. All differences that are not "
+    "bold are undecided."
 )
 ONE_SEED = (
     "Nothing here says how much a figure would change with another seed: there are no intervals, and small differences "
@@ -29,8 +29,8 @@ ONE_SEED = (
 )
 DEFECTS = "The images of each kind of defect together with all good images of the category."
 UNMEASURED = (
-    "Latency, file sizes and the accuracy of exported models have not been measured: run `anomalib-anoseg cost` on the run "
-    "folder and write the report again."
+    "Latency, file sizes and the accuracy of exported models have not been measured: run `anomalib-anoseg cost` on the "
+    "run folder and write the report again."
 )
 
 
@@ -96,27 +96,18 @@ def check_packages() -> None:
 
 def _contents(collection: "Collection", reference: str | None, images: int) -> dict[str, Any]:
     """Compute everything that the templates show."""
-    from anomalib_anoseg.board.report import cost_tables, origin, plots, sheets, statistics, tables  # noqa: PLC0415
-
+    from anomalib_anoseg.board.report import origin, plots, sheets, statistics, tables  # noqa: PLC0415
     from anomalib_anoseg.common.thumbnails import draw_color_bar, to_uri  # noqa: PLC0415
 
     jobs, labels, models, categories = collection.jobs, collection.labels, collection.models, collection.categories
     frame = statistics.figures(jobs)
     estimates, overall = statistics.by_category(frame), statistics.over_categories(frame)
     ranked = statistics.ranks(estimates)
-    forms, parameters = cost_tables.forms(jobs), cost_tables.models(jobs)["parameters"]
     single_seed = len(collection.seeds) == 1
     means = [
         tables.summary(overall, ranked, labels, origin.short_of_an_epoch(jobs)),
         plots.intervals(overall, models),
         tables.rank_table(ranked, labels) if len(models) > 1 and not ranked.empty else None,
-    ]
-    costs = [
-        cost_tables.model_table(jobs, models) if models else None,
-        cost_tables.form_table(jobs, models),
-        plots.against_cost(forms, "median_1", "latency, batch 1 (ms)", models),
-        plots.against_cost(forms, "file_mb", "file size (MB)", models),
-        plots.against_parameters(overall, parameters, models),
     ]
     sections: dict[str, tuple[str, str, list[Any]]] = {
         "summary": ("Summary", MEANS if single_seed else f"{MEANS} {INTERVALS}", means),
@@ -124,7 +115,7 @@ def _contents(collection: "Collection", reference: str | None, images: int) -> d
         "categories": ("Categories", "", [tables.category_table(estimates, name, labels) for name in categories]),
         "defects": ("Defects", DEFECTS, [tables.category_table(estimates, name, labels, True) for name in categories]),
         "curves": ("IoU curves", "", [plots.iou_curves(jobs, labels, categories)]),
-        "cost": ("Cost", UNMEASURED if forms.empty else "", costs),
+        "cost": _costs(jobs, overall, models),
     }
     if reference:
         differences = statistics.paired(frame, reference)
@@ -142,6 +133,23 @@ def _contents(collection: "Collection", reference: str | None, images: int) -> d
         "sheets": sheets.contact_sheets(jobs, images) if images else [],
         "color_bar": to_uri(draw_color_bar()) if images else "",
     }
+
+
+def _costs(
+    jobs: "Sequence[FinishedJob]", overall: "pd.DataFrame", models: "Sequence[str]"
+) -> tuple[str, str, list[Any]]:
+    """Show what each model costs, and say if most of it was not measured."""
+    from anomalib_anoseg.board.report import cost_tables, plots  # noqa: PLC0415
+
+    forms = cost_tables.forms(jobs)
+    parts = [
+        cost_tables.model_table(jobs, models) if models else None,
+        cost_tables.form_table(jobs, models),
+        plots.against_cost(forms, "median_1", "latency, batch 1 (ms)", models),
+        plots.against_cost(forms, "file_mb", "file size (MB)", models),
+        plots.against_parameters(overall, cost_tables.models(jobs)["parameters"], models),
+    ]
+    return "Cost", UNMEASURED if forms.empty else "", parts
 
 
 def _warnings(collection: "Collection", single_seed: bool) -> list[tuple[str, str, list[str]]]:

@@ -211,7 +211,7 @@ def _spread(
     """Pivot a long table: one row per label, or label and defect, and one column per metric."""
     known = estimates[estimates["metric"].isin(METRICS)]
     cells = pd.Series([write(row) for row in known.itertuples()], known.index, dtype=object)
-    frame = known.assign(cell=cells).pivot(index=keys, columns="metric", values="cell")
+    frame = known.assign(cell=cells).set_index([*keys, "metric"])["cell"].unstack()  # noqa: PD010 - cells are objects
     frame = frame[[metric for metric in METRICS if metric in frame]]
     order = {label: number for number, label in enumerate(labels)}
     frame = frame.sort_index(key=lambda level: level.map(order) if level.name == "label" else level)

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from anomalib_anoseg.cli.doctor.comparison import compare, load_runtimes
 from anomalib_anoseg.cli.doctor.environment import list_machine, list_registration, list_versions
-from anomalib_anoseg.cli.doctor.models import find_files, list_thresholds, load_picture
+from anomalib_anoseg.cli.doctor.models import find_files, fit_picture, list_thresholds, load_picture
 from anomalib_anoseg.cli.doctor.output import Findings
 
 __all__ = ["doctor"]
@@ -61,13 +61,14 @@ def _examine(
     findings: Findings,
 ) -> None:
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        loaded, name = load_picture(image)
         with findings.busy("exporting and loading"):
-            files = find_files(model, model_class, Path(folder), findings)
+            files = find_files(model, model_class, loaded.shape[-2:], Path(folder), findings)
             runtimes = load_runtimes(files, threads, findings, trusted=model.suffix == ".ckpt")
         findings.table("Thresholds of raw scores", *list_thresholds(model, runtimes, findings))
         if not runtimes:
             return
-        picture, title = load_picture(image, [runtime.input_size for runtime in runtimes])
+        picture, title = fit_picture(loaded, name, [runtime.input_size for runtime in runtimes])
         headings, rows = compare(runtimes, picture, tolerance, calls, findings)
         findings.table(title, rows, headings)
 

@@ -16,7 +16,6 @@ from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.data.demo_textures import render
 from anomalib_anoseg.deploy.forms import export_forms
 from anomalib_anoseg.deploy.metadata import FIELDS, describe_thresholds
-from anomalib_anoseg.deploy.pictures import resize_of
 from anomalib_anoseg.deploy.rebuild import load_model
 from anomalib_anoseg.deploy.runtimes import Form
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from anomalib_anoseg.cli.doctor.output import Findings
     from anomalib_anoseg.deploy.runtimes import Runtime
 
-__all__ = ["FLOAT32_FORMS", "find_files", "list_thresholds", "load_picture"]
+__all__ = ["FLOAT32_FORMS", "find_files", "fit_picture", "list_thresholds", "load_picture"]
 
 FLOAT32_FORMS = (Form("torch", "float32"), Form("onnxruntime", "float32"), Form("openvino", "FP32"))
 SUFFIXES = {"torch": ".pt", "onnxruntime": ".onnx", "openvino": ".xml"}
@@ -37,14 +36,16 @@ FOLDERS = {"torch": "torch", "onnxruntime": "onnx", "openvino": "openvino"}
 DEMO_SIZE = 128
 
 
-def find_files(model: Path, model_class: str | None, temporary: Path, findings: Findings) -> dict[Form, Path]:
-    """Find a model's exported files, by form; a checkpoint is exported into a temporary folder first.
+def find_files(
+    model: Path, model_class: str | None, size: Sequence[int], temporary: Path, findings: Findings
+) -> dict[Form, Path]:
+    """Find a model's exported files, by form; a checkpoint is first exported into a temporary folder, for one size.
 
     Raises:
         ValueError: If ``model`` is neither a checkpoint nor exports.
     """
     if model.suffix == ".ckpt":
-        return _export(model, model_class, temporary, findings)
+        return _export(model, model_class, size, temporary, findings)
     if model.is_dir():
         roots = [model, model / "weights"]
     elif model.suffix in SUFFIXES.values():
@@ -70,11 +71,12 @@ def _look_into(roots: Sequence[Path], stem: str = "*") -> dict[Form, Path]:
     return files
 
 
-def _export(checkpoint: Path, model_class: str | None, folder: Path, findings: Findings) -> dict[Form, Path]:
+def _export(
+    checkpoint: Path, model_class: str | None, size: Sequence[int], folder: Path, findings: Findings
+) -> dict[Form, Path]:
     class_path = _full_class_path(model_class) if model_class else _guess_class_path(checkpoint)
     model = load_model(checkpoint, class_path)
-    height, width = resize_of(model)(torch.zeros(3, DEMO_SIZE, DEMO_SIZE)).shape[-2:]
-    files, left_out = export_forms(model, folder, (height, width), list, FLOAT32_FORMS)
+    files, left_out = export_forms(model, folder, (size[0], size[1]), list, FLOAT32_FORMS)
     for name, reason in left_out.items():
         if "pip install" in reason:
             findings.note(f"{name} is left out: {reason}.")
@@ -160,8 +162,8 @@ def _checkpoint_thresholds(path: Path) -> dict[str, str]:
     return describe_thresholds(stored)
 
 
-def load_picture(path: Path | None, sizes: Sequence[tuple[int, int] | None]) -> tuple[NDArray[np.float32], str]:
-    """Load a picture, ``(1, 3, H, W)`` in ``[0, 1]``, at the files' fixed size, if any, and a title for it.
+def load_picture(path: Path | None) -> tuple[torch.Tensor, str]:
+    """Load a picture as it is, ``(1, 3, H, W)`` in ``[0, 1]``, and its name; a drawn one if there is no path.
 
     Raises:
         ValueError: If it cannot be read.
@@ -174,7 +176,13 @@ def load_picture(path: Path | None, sizes: Sequence[tuple[int, int] | None]) -> 
             picture, name = torch.as_tensor(read_image(path, as_tensor=True)), path.name
         except Exception as error:  # noqa: BLE001 - readers raise their own kinds
             raise ValueError(f"image names {path}, which cannot be read as a picture: {one_line(error)}") from None
-    picture = picture[None].float()
+    return picture[None].float(), name
+
+
+def fit_picture(
+    picture: torch.Tensor, name: str, sizes: Sequence[tuple[int, int] | None]
+) -> tuple[NDArray[np.float32], str]:
+    """Give a picture the files' fixed size, if they have one, and make a title."""
     fixed = next((size for size in sizes if size), None)
     if fixed and picture.shape[-2:] != fixed:
         picture = F.interpolate(picture, fixed, mode="bilinear", antialias=True).clamp(0, 1)

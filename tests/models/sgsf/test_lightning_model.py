@@ -236,7 +236,7 @@ def test_calibrates_on_training_images_if_there_are_no_others(tiny_data, tmp_pat
 
 
 def test_tiles_are_refused(tiny_data, tmp_path):
-    with pytest.raises(ValueError, match="SGSF compares whole pictures"):
+    with pytest.raises(ValueError, match="SGSF compares whole images"):
         fit(tiny(), tiny_data, tmp_path, callbacks=[TilerConfigurationCallback(enable=True, tile_size=32, stride=32)])
 
 

@@ -1,0 +1,122 @@
+"""Exported files see the pixels that the tested model saw, from pictures of any shape on a disk."""
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+from anomalib.data import PredictDataset
+from anomalib.data.utils import read_image
+from anomalib.engine import Engine
+from anomalib.pre_processing import PreProcessor
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import CenterCrop, Compose, Resize
+
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.deploy.resize import MatrixResize, triangle_weights, use_matrix_resize
+
+# Height and width: larger than the networks' 64x64, smaller, wide, tall, odd.
+SHAPES = [(230, 210), (40, 33), (70, 301), (310, 66), (127, 65)]
+FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+# Of values that anomalib has normalised to [0, 1].
+TOLERANCE = 1e-4
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (64, 64)])
+@pytest.mark.parametrize("size", [(64, 64), (48, 96), (64,)])
+def test_resizes_as_torchvision_does(shape, size):
+    image = torch.rand(2, 3, *shape)
+    torch.testing.assert_close(MatrixResize(size)(image), Resize(size, antialias=True)(image), atol=5e-6, rtol=0)
+
+
+def test_weights_are_those_computed_by_hand():
+    # Three pixels of two: each old pixel reaches 1.5 to either side of the new one's centre, at 0.75 and 2.25.
+    distances = torch.tensor([[0.25, 0.75, 1.75], [1.75, 0.75, 0.25]])
+    expected = (1 - distances / 1.5).clamp(min=0)
+    torch.testing.assert_close(triangle_weights(3, 2, expected), expected / expected.sum(1, keepdim=True))
+
+
+def test_keeps_an_image_of_its_size():
+    image = torch.rand(1, 3, 64, 64)
+    assert MatrixResize((64, 64))(image) is image
+
+
+def test_computes_in_float32_under_autocast():
+    image = torch.rand(1, 3, 90, 70)
+    expected = MatrixResize((64, 64))(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(MatrixResize((64, 64))(image), expected)
+
+
+def test_replaces_what_antialiases_in_training_alone():
+    kept = Resize((64, 64), antialias=False)
+    nearest = Resize((64, 64), interpolation=InterpolationMode.NEAREST)
+    pre_processor = PreProcessor(Compose([kept, nearest, CenterCrop(60), Resize((32, 48), antialias=True)]))
+    for _ in range(2):
+        use_matrix_resize(pre_processor)
+        first, second, _, last = pre_processor.export_transform.transforms
+        assert isinstance(first, Resize)
+        assert isinstance(second, Resize)
+        assert isinstance(last, MatrixResize)
+        assert last.size == (32, 48)
+    use_matrix_resize(None)
+
+
+@pytest.fixture(scope="module")
+def model(demo_checkpoint):
+    return AnoSeg.load_from_checkpoint(demo_checkpoint, weights_only=True, map_location="cpu").eval()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Files with much detail, which a resize without antialiasing keeps and one with it does not."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for number, (height, width) in enumerate(SHAPES):
+        coarse = rng.integers(0, 255, (5, 5, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR), dtype=np.int64)
+        checks = 90 * ((np.arange(height)[:, None] + np.arange(width)) % 2)[..., None]
+        Image.fromarray((smooth // 2 + checks).astype(np.uint8)).save(folder / f"{number}.png")
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def tested(model, pictures, tmp_path_factory):
+    """What ``Engine.predict`` says of the files, by their paths."""
+    engine = Engine(accelerator="cpu", logger=False, default_root_dir=tmp_path_factory.mktemp("predict"))
+    batches = engine.predict(model, dataset=PredictDataset(pictures[0].parent), return_predictions=True)
+    return {str(path): item for batch in batches for path, item in zip(batch.image_path, batch, strict=True)}
+
+
+def assert_same(outputs, item):
+    for name in FIELDS:
+        found, expected = np.asarray(outputs[name], dtype=np.float32), np.asarray(getattr(item, name), dtype=np.float32)
+        np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=TOLERANCE, err_msg=name)
+
+
+def test_pictures_tell_one_resize_from_another(model, pictures, tested):
+    """The check below would see a file that resizes without antialiasing."""
+    raw = read_image(pictures[0], as_tensor=True)[None]
+    aliased = model.post_processor(model.model(Resize((64, 64), antialias=False)(raw)))
+    assert (aliased.anomaly_map - tested[str(pictures[0])].anomaly_map).abs().max() > 100 * TOLERANCE
+
+
+def test_forward_decides_as_the_test_does(model, pictures, tested):
+    for path in pictures:
+        assert_same(model(read_image(path, as_tensor=True)[None])._asdict(), tested[str(path)])
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_files_decide_as_the_test_does(dynamic, model, pictures, tested, tmp_path):
+    path = None
+    for number, picture in enumerate(pictures):
+        raw = read_image(picture, as_tensor=True)[None].numpy()
+        if path is None or not dynamic:
+            size = None if dynamic else raw.shape[-2:]
+            path = model.to_onnx(tmp_path, f"model{number}", input_size=size)
+            session = onnxruntime.InferenceSession(path)
+            compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        names = [output.name for output in session.get_outputs()]
+        assert_same(dict(zip(names, session.run(None, {"input": raw}), strict=True)), tested[str(picture)])
+        results = compiled(raw)
+        assert_same({name: results[name] for name in names}, tested[str(picture)])
