@@ -39,7 +39,8 @@ class MatrixResize(nn.Module):
         with torch.autocast(image.device.type, enabled=False):
             rows = triangle_weights(image.shape[-2], height, image)
             columns = triangle_weights(image.shape[-1], width, image)
-            return rows @ image.float() @ columns.mT
+            # Transposed: OpenVINO does not compile a product before a normalisation with weights in float16.
+            return (columns @ (rows @ image.float()).mT).mT
 
     def _find_size(self, image: Tensor) -> tuple[int, int]:
         if len(self.size) > 1:
@@ -68,11 +69,11 @@ def triangle_weights(before: int, after: int, like: Tensor) -> Tensor:
         tensor([[0.4286, 0.4286, 0.1429, 0.0000],
                 [0.0000, 0.1429, 0.4286, 0.4286]])
     """
-    scale = before / after
-    places = torch.arange(before, device=like.device, dtype=torch.float32) + 0.5
-    centres = (torch.arange(after, device=like.device, dtype=torch.float32) + 0.5) * scale
-    reach = torch.ones((), device=like.device) * scale
-    weights = (1 - (places - centres[:, None]).abs() / reach.clamp(min=1)).clamp(min=0)
+    # Places in whole numbers, of a half pixel of each scale's: a runtime that computes in bfloat16 has no 1001.5.
+    places = (2 * torch.arange(before, device=like.device) + 1) * after
+    centres = (2 * torch.arange(after, device=like.device) + 1) * before
+    reach = 2 * (torch.ones((), dtype=torch.int64, device=like.device) * before).clamp(min=after)
+    weights = (reach - (places - centres[:, None]).abs()).clamp(min=0) / reach
     return weights / weights.sum(1, keepdim=True)
 
 

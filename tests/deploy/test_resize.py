@@ -7,6 +7,7 @@ import pytest
 import torch
 from anomalib.data import PredictDataset
 from anomalib.data.utils import read_image
+from anomalib.deploy import CompressionType
 from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor
 from PIL import Image
@@ -27,7 +28,8 @@ TOLERANCE = 1e-4
 @pytest.mark.parametrize("size", [(64, 64), (48, 96), (64,)])
 def test_resizes_as_torchvision_does(shape, size):
     image = torch.rand(2, 3, *shape)
-    torch.testing.assert_close(MatrixResize(size)(image), Resize(size, antialias=True)(image), atol=5e-6, rtol=0)
+    expected = Resize(size, antialias=True)(image)  # which rounds places to float32
+    torch.testing.assert_close(MatrixResize(size)(image), expected, atol=5e-5, rtol=0)
 
 
 def test_weights_are_those_computed_by_hand():
@@ -104,6 +106,19 @@ def test_pictures_tell_one_resize_from_another(model, pictures, tested):
 def test_forward_decides_as_the_test_does(model, pictures, tested):
     for path in pictures:
         assert_same(model(read_image(path, as_tensor=True)[None])._asdict(), tested[str(path)])
+
+
+@pytest.mark.parametrize("size", [(96, 96), None])
+def test_half_precision_files_decide_alike(size, tmp_path):
+    """With a network that normalises right behind the resize; weights in float16, and computing in bfloat16."""
+    network = {"width": 0.125, "decoder": "light"}
+    model = AnoSeg((64, 64), encoder={"pre_trained": True}, network=network, post_processor=False).eval()
+    image = torch.rand(1, 3, 3, 3).repeat_interleave(32, 2).repeat_interleave(32, 3)
+    expected = model(image).anomaly_map
+    path = model.to_openvino(tmp_path, input_size=size, compression_type=CompressionType.FP16)
+    for precision, tolerance in (("f32", 0.01), ("bf16", 0.05)):
+        compiled = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+        np.testing.assert_allclose(compiled(image.numpy())["anomaly_map"], expected.detach(), atol=tolerance)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -86,25 +86,24 @@ class Standardisation(nn.Module):
     """
 
     mean: Tensor
-    scale: Tensor
+    variance: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
-        self.register_buffer("scale", torch.ones(channels, 1, 1))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
 
     def fit(self, features: Tensor) -> None:
-        """Take the statistics of ``(N, C, h, w)`` features; a channel that is constant stays as it is but for its mean.
+        """Take the statistics of ``(N, C, h, w)`` features; the scale of a channel that is constant stays.
 
         Where an image is normal, most channels vary; one that does not must not blow up what is abnormal.
         """
-        deviation, mean = torch.std_mean(features.transpose(0, 1).flatten(1), 1)
-        self.mean = mean.view(-1, 1, 1)
-        self.scale = torch.where(deviation > 0, 1 / deviation, 1.0).view(-1, 1, 1)
+        variance, self.mean = torch.var_mean(features.transpose(0, 1).flatten(1), 1)
+        self.variance = torch.where(variance > 0, variance, 1.0)
 
     def forward(self, features: Tensor) -> Tensor:
         """Standardise ``(B, C, h, w)`` features."""
-        return (features - self.mean) * self.scale
+        return F.batch_norm(features, self.mean, self.variance, eps=0.0)
 
 
 def average_patches(features: Tensor) -> Tensor:
