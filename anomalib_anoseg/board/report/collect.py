@@ -182,9 +182,7 @@ def _once_each(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]:
                 f"{first.row['id']} and {last.row['id']} of one board have equal label, category and seed, though "
                 "something that is no setting of the model differs. Give their models a `label` each."
             )
-        notes.append(
-            f"{first.row['id']} and {last.row['id']} are the same job; {last.row['id']}, the later one, counts."
-        )
+        notes.append(f"{first.row['id']} and {last.row['id']} are the same job; the second, which is later, counts.")
     return list(kept.values())
 
 

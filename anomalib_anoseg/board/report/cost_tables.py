@@ -144,10 +144,8 @@ def form_table(jobs: Sequence[FinishedJob], labels: Sequence[str]) -> Table | No
 def _add(frame: pd.DataFrame, column: Column, details: pd.Series, title: str) -> None:
     """Add details to cells of a column; a noisy cell is never the best."""
     frame[column.heading] = [
-        replace(cell, detail=detail, title=title.format(detail), best=cell.best and detail != "noisy")
-        if detail
-        else cell
-        for cell, detail in zip(frame[column.heading], details, strict=True)
+        replace(cell, detail=text, title=title.format(text), best=cell.best and text != "noisy") if text else cell
+        for cell, text in zip(frame[column.heading], details, strict=True)
     ]
 
 

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported where they are used, so that a command line that only needs this module starts fast
-    from collections.abc import Sequence
-
     import pandas as pd
 
-    from anomalib_anoseg.board.report.records import Collection, FinishedJob
+    from anomalib_anoseg.board.report.records import Collection
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +113,7 @@ def _contents(collection: "Collection", reference: str | None, images: int) -> d
         "categories": ("Categories", "", [tables.category_table(estimates, name, labels) for name in categories]),
         "defects": ("Defects", DEFECTS, [tables.category_table(estimates, name, labels, True) for name in categories]),
         "curves": ("IoU curves", "", [plots.iou_curves(jobs, labels, categories)]),
-        "cost": _costs(jobs, overall, models),
+        "cost": _costs(collection, overall),
     }
     if reference:
         differences = statistics.paired(frame, reference)
@@ -135,12 +133,11 @@ def _contents(collection: "Collection", reference: str | None, images: int) -> d
     }
 
 
-def _costs(
-    jobs: "Sequence[FinishedJob]", overall: "pd.DataFrame", models: "Sequence[str]"
-) -> tuple[str, str, list[Any]]:
+def _costs(collection: "Collection", overall: "pd.DataFrame") -> tuple[str, str, list[Any]]:
     """Show what each model costs, and say if most of it was not measured."""
     from anomalib_anoseg.board.report import cost_tables, plots  # noqa: PLC0415
 
+    jobs, models = collection.jobs, collection.models
     forms = cost_tables.forms(jobs)
     parts = [
         cost_tables.model_table(jobs, models) if models else None,
