@@ -105,19 +105,20 @@ class PatchGuidedModel(nn.Module):
         memories: Any = self.memories
         if not all(map(len, memories)):
             raise RuntimeError("There are no references yet: train the model, or load a checkpoint of a trained one.")
-        features = self._encode(image)
-        for scale, memory in zip(GUIDED, memories, strict=True):
-            patches = average_patches(features[scale])
-            difference = (patches - memory.nearest(patches, own)).abs()
-            distance = difference.square().mean(1, keepdim=True).sqrt()
-            features[scale] = torch.cat((features[scale], difference, distance), 1)
-        return features
+        # Similar patches differ by less than bfloat16 resolves.
+        with torch.autocast(image.device.type, enabled=False):
+            features = self._encode(image)
+            for scale, memory in zip(GUIDED, memories, strict=True):
+                patches = average_patches(features[scale])
+                difference = (patches - memory.nearest(patches, own)).abs()
+                distance = difference.square().mean(1, keepdim=True).sqrt()
+                features[scale] = torch.cat((features[scale], difference, distance), 1)
+            return features
 
     def _encode(self, image: Tensor) -> list[Tensor]:
-        """Encode images: standardised features, finest first, in float32, because similar patches differ by little."""
-        with torch.autocast(image.device.type, enabled=False):
-            features = self.encoder(self.encoder.with_coordinates(image.float()))
-            return [layer(feature) for layer, feature in zip(self.standardise, features, strict=True)]
+        """Encode images: standardised features, finest first."""
+        features = self.encoder(self.encoder.with_coordinates(image.float()))
+        return [layer(feature) for layer, feature in zip(self.standardise, features, strict=True)]
 
     @torch.no_grad()
     def embed(self, image: Tensor) -> Tensor:

@@ -141,6 +141,13 @@ def test_difference_and_distance_belong_together(networks, batch):
             assert guided.shape[1] == channels
 
 
+def test_looks_up_in_float32_under_autocast(networks, batch):
+    expected = networks.guide(batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        for found, wanted in zip(networks.guide(batch()), expected, strict=True):
+            assert torch.equal(found, wanted)
+
+
 def test_takes_images_of_any_size(networks, batch):
     prediction = networks(batch(size=(65, 97)))
     assert prediction.anomaly_map.shape == (2, 1, 65, 97)
