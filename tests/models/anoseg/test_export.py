@@ -20,7 +20,7 @@ from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
-from torchmetrics.functional import spearman_corrcoef
+from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from torchvision.transforms.v2 import Resize
 
 from anomalib_anoseg import AnoSeg
@@ -213,10 +213,14 @@ def test_quantization_spares_scores_and_maps(trained, module_data, images, tmp_p
     # Hardly trained, it tells much by small differences, and these do not depend on the range of the calibration.
     quantized_map = torch.as_tensor(predicted["anomaly_map"])
     assert spearman_corrcoef(quantized_map.flatten(), expected.anomaly_map.flatten()) > 0.7
-    # Scores of some seeds all lie within 0.02, which 8 bits do not resolve: they must be near, and not clipped to one.
-    quantized_scores = torch.as_tensor(predicted["pred_score"]).flatten()
-    torch.testing.assert_close(quantized_scores, expected.pred_score.flatten(), atol=0.1, rtol=0)
-    assert len(quantized_scores.unique()) == len(quantized_scores)
+    # Normal images' scores are so close to each other that their order is chance: pairs count by how far they differ.
+    # With some seeds all scores lie within 0.02, which 8 bits do not resolve: then they must be near, and not clipped.
+    quantized, scores = torch.as_tensor(predicted["pred_score"]).flatten(), expected.pred_score.flatten()
+    assert len(quantized.unique()) == len(quantized)
+    if scores.max() - scores.min() > 0.1:
+        assert pearson_corrcoef(quantized, scores) > 0.8
+    else:
+        torch.testing.assert_close(quantized, scores, atol=0.1, rtol=0)
 
 
 def test_quantization_needs_images(trained, tmp_path):
