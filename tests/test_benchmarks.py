@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.transforms import SaliencyPerlin
@@ -21,6 +23,10 @@ PICTURES = {".jpg", ".png"}
 PERFORMANCE = {"augmentation", "cost", "startup"}
 SHARED = {"__init__", "common", "judging", "trainings"}
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
+SHIPPED_TRIALS = yaml.safe_load((ROOT / "benchmarks" / "experiments" / "study.yaml").read_text(encoding="utf-8"))
+SMALL = {"image_size": [64, 64], "network.width": 0.125}
+TINY_TRIALS = {name: SHIPPED_TRIALS[name] | SMALL for name in TRIALS}
+FEWER = {"calibration": {"FORGED_IMAGES": 16, "DRAWN_ON": 4}}
 TINY = {
     "augmentation": ["--quick", "--markdown"],
     "calibration": ["--test", "--markdown", "--summary", "summary.json"],
@@ -30,31 +36,53 @@ TINY = {
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
     "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
     "startup": ["--quick"],
-    "study": ["--only", *TRIALS, "--seconds", "1", "--batch", "2", "--markdown", "--csv", "study.csv"],
+    "study": ["--trials", "trials.yaml", "--seconds", "1", "--batch", "2", "--markdown", "--csv", "study.csv"],
 }
+
+
+# Scripts that fork or count what a process loads, and so need one of their own.
+OWN_PROCESS = {"cost", "startup"}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Start all scripts at once, for the most part they import, and return what waits for one of them."""
+    """Return what runs a script as ``python -m`` does, once, and reads its report.
+
+    Most scripts run in this process, because to import torch and anomalib takes longer than what they do.
+    """
     folder = tmp_path_factory.mktemp("benchmarks")
+
+    def run(name: str) -> dict:
+        report = folder / f"{name}.json"
+        if not report.exists():
+            start = run_in_own_process if name in OWN_PROCESS else run_here
+            start(module_of(name), [*TINY[name], "--json", str(report)], folder)
+        return json.loads(report.read_text())
+
+    return run
+
+
+def run_here(module, options, folder):
+    (folder / "trials.yaml").write_text(yaml.safe_dump(TINY_TRIALS, sort_keys=False))
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(sys, "argv", [module, *options])
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.syspath_prepend(ROOT)
+        patch.chdir(folder)
+        script = importlib.import_module(module)
+        for name, value in FEWER.get(module.rpartition(".")[2], {}).items():
+            patch.setattr(script, name, value)
+        script.main()
+
+
+def run_in_own_process(module, options, folder):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder), "PYTHONWARNINGS": "ignore"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    processes = {}
-    for name, options in TINY.items():
-        command = [sys.executable, "-m", module_of(name), *options, "--json", folder / f"{name}.json"]
-        with (folder / f"{name}.log").open("w") as log:
-            processes[name] = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
-
-    def wait(name: str) -> dict:
-        status = processes[name].wait(timeout=300)
-        assert status == 0, (folder / f"{name}.log").read_text()
-        return json.loads((folder / f"{name}.json").read_text())
-
-    yield wait
-    for process in processes.values():
-        process.kill()
-        process.wait()
+    command = [sys.executable, "-m", module, *options]
+    process = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
 
 
 def linked(page):
