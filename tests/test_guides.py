@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -113,12 +114,12 @@ def shipped(demo_checkpoint, tmp_path_factory) -> Path:
 def snippets() -> dict[str, str]:
     """The page's Python, by the library that it uses."""
     blocks = [code for kind, code in BLOCK.findall(FOR_INTEGRATORS.read_text(encoding="utf-8")) if kind == "python"]
-    return {library: code for code in blocks for library in ("onnxruntime", "openvino") if f"import {library}" in code}
+    imports = ("onnxruntime", "openvino", "threading")
+    return {library: code for code in blocks for library in imports if f"import {library}" in code}
 
 
-def run(snippet: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+def run(snippet: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **names) -> dict:
     monkeypatch.chdir(folder)
-    names: dict = {}
     exec(compile(snippet, "snippet", "exec"), names)
     return names
 
@@ -139,6 +140,18 @@ def test_snippets_for_integrators_run_and_keep_the_contract(shipped, snippets, m
         assert np.allclose(in_onnx["result"][name], in_openvino["result"][name], atol=1e-3)
     thresholds = in_onnx["thresholds"]
     assert float(thresholds["anomalib_anoseg.image_threshold"]) == pytest.approx(in_openvino["threshold"])
+
+
+def test_threads_of_integrators_do_not_get_each_others_maps(shipped, snippets, monkeypatch):
+    names = run(snippets["openvino"], shipped, monkeypatch)
+    names |= run(snippets["threading"], shipped, monkeypatch, **names)
+    assert len(names["results"]) == 64
+    batches = [np.roll(names["batch"], 40 * turn, -1) for turn in range(3)]
+    expected = [names["predict"](batch)["anomaly_map"] for batch in batches]
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(names["predict"], batches * 64))
+    for turn, result in enumerate(results):
+        np.testing.assert_array_equal(result["anomaly_map"], expected[turn % 3])
 
 
 def test_the_page_for_integrators_names_every_field():

@@ -6,6 +6,7 @@ that the process that runs one of them holds no other.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections import Counter
 from importlib import import_module
@@ -98,7 +99,7 @@ class Prediction(NamedTuple):
 
 
 class Runtime(ABC):
-    """A loaded model.
+    """A loaded model, which any number of threads may ask at once.
 
     Attributes:
         form: Runtime and precision asked for.
@@ -208,12 +209,18 @@ class OpenVinoRuntime(Runtime):
         self.stored = _stored_precision(model)
         self.thresholds = own_entries(_openvino_metadata(model))
         self._compiled: Any = core.compile_model(model, "CPU", config)
+        self._own = threading.local()
         self.threads = self._compiled.get_property("INFERENCE_NUM_THREADS")
         self.in_use = _openvino_precision(self._compiled)
 
     def run(self, images: NDArray[np.float32]) -> dict[str, Any]:
-        """Compute the model's outputs."""
-        outputs = self._compiled(images)
+        """Compute the model's outputs, in an infer request of the calling thread's own.
+
+        ``compiled(images)`` shares one request among all threads: they then get each other's maps, without an error.
+        """
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        outputs = self._own.request.infer(images, share_inputs=True)
         return {output.any_name: value for output, value in outputs.items()}
 
 

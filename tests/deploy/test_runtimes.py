@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -89,6 +90,18 @@ def test_runtimes_say_what_they_compute_in(load):
     assert load(Form("openvino", "FP32")).in_use == "f32 (33 of 33 layers)"
     assert load(Form("openvino", "INT8")).in_use.split()[0] in {"u8", "i8"}
     assert [load(Form("openvino", name)).stored for name in ("FP32", "FP16", "INT8")] == ["FP32", "FP16", "INT8"]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_threads_do_not_get_each_others_predictions(load, images, form):
+    runtime, pictures = load(form), [image[None] for image in images.numpy()]
+    expected = [runtime.predict(picture) for picture in pictures]
+    turns = [0, 1, 2] * 32
+    with ThreadPoolExecutor(16) as pool:
+        predictions = list(pool.map(lambda turn: runtime.predict(pictures[turn]), turns))
+    for turn, prediction in zip(turns, predictions, strict=True):
+        for found, wanted in zip(prediction, expected[turn], strict=True):
+            np.testing.assert_array_equal(found, wanted)
 
 
 def test_threads_are_set(load):
