@@ -29,7 +29,7 @@ CONVERTER = ("onnx", "onnxscript")
 def export_forms(
     model: Any,  # noqa: ANN401 - any of anomalib's models
     folder: Path,
-    input_size: tuple[int, int],
+    input_size: tuple[int, int] | None,
     calibration: Callable[[], Sequence[Tensor]],
     forms: Sequence[Form] = FORMS,
 ) -> tuple[dict[Form, Path], dict[str, str]]:
@@ -38,7 +38,8 @@ def export_forms(
     Args:
         model (Any): Trained model of anomalib's.
         folder (Path): Where the files go.
-        input_size (tuple[int, int]): Height and width in pixels that the ONNX and OpenVINO files take.
+        input_size (tuple[int, int] | None): Height and width in pixels that the ONNX and OpenVINO files take; ``None``
+            for pictures of any size.
         calibration (Callable[[], Sequence[Tensor]]): Returns the images for INT8, ``(3, H, W)`` in ``[0, 1]``; called
             only if they are needed.
         forms (Sequence[Form]): Which forms.
@@ -66,7 +67,7 @@ class _Exporter:
         self,
         model: Any,  # noqa: ANN401
         folder: Path,
-        input_size: tuple[int, int],
+        input_size: tuple[int, int] | None,
         calibration: Callable[[], Sequence[Tensor]],
     ) -> None:
         self._model, self._folder, self._size, self._calibration = model, folder, input_size, calibration

@@ -1,0 +1,143 @@
+"""From a file on a disk, every export decides as the model that was tested."""
+
+import numpy as np
+import pytest
+import torch
+from anomalib.data.utils import read_image
+from torchvision.transforms.v2 import Resize
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from anomalib_anoseg import SGSF, AnoSeg
+from anomalib_anoseg.deploy.forms import export_forms
+from anomalib_anoseg.deploy.runtimes import Form, load_runtime
+from anomalib_anoseg.training.seeding import seeded_weights
+
+EXACT = [Form("torch", "float32"), Form("onnxruntime", "float32"), Form("openvino", "FP32")]
+FP16, INT8 = Form("openvino", "FP16"), Form("openvino", "INT8")
+# Of values that anomalib has normalised to [0, 1].
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module", params=["AnoSeg", "SGSF, nearest", "SGSF, patches"])
+def model(request, demo_checkpoint, draw_picture):
+    name, _, guidance = request.param.partition(", ")
+    if name == "AnoSeg":
+        return AnoSeg.load_from_checkpoint(demo_checkpoint, weights_only=True, map_location="cpu").eval()
+    return make_sgsf(guidance, draw_picture)
+
+
+def make_sgsf(guidance, draw_picture):
+    """An SGSF with references and thresholds, whose map varies, without waiting for a training."""
+    is_by_patches = guidance == "patches"
+    model = SGSF(
+        (64, 64),
+        guidance={"kind": guidance},
+        extractor={"name": "test_efficientnet" if is_by_patches else "test_resnet", "weights": is_by_patches},
+        bank={"size": 4, "vectors": 64},
+        network={"width": 0.125, "score_window": 5},
+    )
+    images = torch.stack([pil_to_tensor(draw_picture(64, 64, seed)) for seed in range(9, 13)])
+    networks = model.model
+    with seeded_weights(0):
+        for module in networks.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            elif isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+    with torch.no_grad():
+        if is_by_patches:
+            guide = torch.arange(len(images))
+            networks.fill_memory(images, guide)
+        else:
+            guide = images.roll(1, 0) / 255
+            networks.fill_bank(images, networks.embed(images / 255))
+        networks.train()(images / 255, guide)
+        networks.prepare_for_evaluation()
+        raw = networks.eval()(images.roll(20, 3) / 255)
+    for level, values in {"image": raw.pred_score, "pixel": raw.anomaly_map}.items():
+        found = {"_{}_threshold": values.median(), "{}_min": raw.anomaly_map.min(), "{}_max": raw.anomaly_map.max()}
+        for name, value in found.items():
+            getattr(model.post_processor, name.format(level)).copy_(value)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tested(model, predict_files):
+    return predict_files(model)
+
+
+@pytest.fixture(scope="module")
+def raw(pictures):
+    """The files' pixels, as an integrator hands them over."""
+    return {path: read_image(path, as_tensor=True)[None].numpy() for path in pictures}
+
+
+@pytest.fixture(scope="module")
+def exported(model, raw, tmp_path_factory):
+    images = [torch.from_numpy(values[0]) for values in raw.values()]
+    files, left_out = export_forms(model, tmp_path_factory.mktemp("files"), None, lambda: images, [*EXACT, FP16, INT8])
+    assert not left_out
+    return files
+
+
+def assert_same(prediction, item, tolerance=TOLERANCE):
+    """Compare scores and maps, and decisions where these are not as close to the threshold as they may differ."""
+    for value, decision in (("pred_score", "pred_label"), ("anomaly_map", "pred_mask")):
+        found, expected = getattr(prediction, value), getattr(item, value).numpy()
+        np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=0, atol=tolerance, err_msg=value)
+        found, wanted = getattr(prediction, decision), getattr(item, decision).numpy()
+        clear = np.abs(expected - 0.5) > tolerance
+        assert np.array_equal(found.reshape(wanted.shape)[clear], wanted[clear]), decision
+
+
+def test_pictures_tell_one_resize_from_another(model, raw, tested):
+    """The checks below would see a file that resizes without antialiasing, and one whose map is constant."""
+    path = next(iter(raw))
+    aliased = model.post_processor(model.model(Resize((64, 64), antialias=False)(torch.from_numpy(raw[path]))))
+    assert (aliased.anomaly_map - tested[path].anomaly_map).abs().max() > 0.1
+    for item in tested.values():
+        assert item.anomaly_map.std() > 0.1
+        assert item.pred_mask.unique().numel() == 2
+        assert (item.pred_score - 0.5).abs() > TOLERANCE
+
+
+@pytest.mark.parametrize("form", EXACT, ids=lambda form: form.name)
+def test_files_decide_as_the_test_does(form, exported, raw, tested):
+    runtime = load_runtime(form, exported[form])
+    for path, values in raw.items():
+        assert_same(runtime.predict(values), tested[path])
+
+
+def test_a_file_of_one_size_decides_as_the_test_does(raw, predict_files, draw_picture, tmp_path):
+    """AnoSeg's are in ``test_resize``."""
+    model = make_sgsf("nearest", draw_picture)
+    tested, (path, values) = predict_files(model), next(iter(raw.items()))
+    files, left_out = export_forms(model, tmp_path, values.shape[-2:], list, EXACT[1:])
+    assert not left_out
+    for form, file in files.items():
+        runtime = load_runtime(form, file)
+        assert runtime.input_size == values.shape[-2:]
+        assert_same(runtime.predict(values), tested[path])
+
+
+def test_float16_differs_by_its_weights_alone(exported, raw, tested):
+    """Weights have 11 bits, of which a network makes thousandths; the picture is the same to a millionth."""
+    runtime = load_runtime(EXACT[2], exported[FP16])  # computes in float32: on some processors it would in bfloat16
+    for path, values in raw.items():
+        prediction, resized = runtime.predict(values), runtime.predict(resize(values))
+        assert_same(prediction, tested[path], 0.01)
+        np.testing.assert_allclose(prediction.anomaly_map, resized.anomaly_map, rtol=0, atol=TOLERANCE)
+
+
+def test_int8_differs_by_its_layers_alone(exported, raw, tested):
+    """Each layer rounds to 256 steps, which adds up to hundredths; another pixel rounded otherwise is less."""
+    runtime = load_runtime(EXACT[2], exported[INT8])
+    for path, values in raw.items():
+        prediction, resized, item = runtime.predict(values), runtime.predict(resize(values)), tested[path]
+        assert np.abs(prediction.pred_score - item.pred_score.numpy()).max() < 0.1
+        assert np.abs(prediction.anomaly_map[:, 0] - item.anomaly_map.reshape(1, 64, 64).numpy()).mean() < 0.05
+        np.testing.assert_allclose(prediction.anomaly_map, resized.anomaly_map, rtol=0, atol=0.05)
+
+
+def resize(values):
+    return Resize((64, 64), antialias=True)(torch.from_numpy(values)).numpy()
