@@ -1,11 +1,13 @@
-"""The pictures of a datamodule as exported files take them: float32 in ``[0, 1]``, at the size of the model.
+"""The pictures of a datamodule as exported files take them: float32 in ``[0, 1]``, as large as they are.
 
-In a test anomalib resizes a picture, and its mask with it, before the networks see it; an exported file does so itself,
-but leaves the mask to its user. Here both are resized as in a test, and the file's own resize has nothing left to do.
+In a test anomalib resizes a picture, and its mask with it, before the networks see it. An exported file resizes the
+picture itself, so it gets the picture as an integrator hands it over; masks are resized here, as in a test.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,7 +17,7 @@ from torchvision.transforms.v2 import Resize
 from torchvision.tv_tensors import Mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -39,9 +41,9 @@ class LabelledPictures(NamedTuple):
     """A batch with its ground truth.
 
     Attributes:
-        image: ``(B, 3, H, W)``, float32 in ``[0, 1]``.
+        image: ``(B, 3, H, W)``, float32 in ``[0, 1]``, as large as the pictures are.
         label: ``(B,)``, bool.
-        mask: ``(B, H, W)``, bool.
+        mask: ``(B, h, w)``, bool, as large as the model's maps are.
     """
 
     image: Tensor
@@ -54,7 +56,7 @@ class Pictures:
 
     Args:
         datamodule (Any): A datamodule of anomalib's, as built; it is set up here, once.
-        model (Any): The model, whose pre-processor resizes the pictures.
+        model (Any): The model, whose pre-processor resizes the masks.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -63,8 +65,8 @@ class Pictures:
         >>> with TemporaryDirectory() as folder:
         ...     data = DemoTextures(folder, image_size=96, num_train=10, num_test_good=1, num_test_per_defect=1)
         ...     pictures = Pictures(data, AnoSeg((64, 64), network={"width": 0.125}))
-        ...     pictures.size, len(pictures.for_calibration(8))
-        ((64, 64), 8)
+        ...     pictures.size, pictures.input_size, len(pictures.for_calibration(8))
+        ((64, 64), (96, 96), 8)
     """
 
     def __init__(self, datamodule: Any, model: Any) -> None:  # noqa: ANN401
@@ -80,45 +82,54 @@ class Pictures:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the pictures that the files take."""
+        """Height and width at which the networks see the first test image."""
         height, width = self._resize(self._data.test_data[0].image).shape[-2:]
         return height, width
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """Height and width of all test images, for a file that takes no others; ``None`` if they differ."""
+        dataset = self._data.test_data
+        sizes = {tuple(dataset[index].image.shape[-2:]) for index in range(len(dataset))}
+        return sizes.pop() if len(sizes) == 1 else None
 
     def for_test(self, batch: int = 8) -> Iterator[LabelledPictures]:
         """Serve the test images in order.
 
         Yields:
-            LabelledPictures: Up to ``batch`` of them.
+            LabelledPictures: Up to ``batch`` of them, of one size.
         """
         dataset = self._data.test_data
-        for start in range(0, len(dataset), batch):
-            items = [dataset[index] for index in range(start, min(start + batch, len(dataset)))]
-            image = torch.stack([self._resize(item.image) for item in items]).float()
-            label = torch.tensor([bool(item.gt_label) for item in items])
-            yield LabelledPictures(image, label, torch.stack([self._mask(item) for item in items]))
+        read = (dataset[index] for index in range(len(dataset)))
+        for _, alike in groupby(read, key=lambda item: item.image.shape):
+            while items := list(islice(alike, batch)):
+                image = torch.stack([item.image for item in items]).float()
+                label = torch.tensor([bool(item.gt_label) for item in items])
+                yield LabelledPictures(image, label, torch.stack([self._mask(item) for item in items]))
 
-    def for_calibration(self, count: int) -> list[Tensor]:
-        """List validation images, then evenly spaced training images, of which none is a test image.
+    def for_calibration(self, count: int) -> Sequence[Tensor]:
+        """Choose validation images, then evenly spaced training images, of which none is a test image.
+
+        Returns:
+            Sequence[Tensor]: ``(3, H, W)`` each, read when it is asked for.
 
         Raises:
             ValueError: If there are none.
         """
         tested = set(map(str, self._data.test_data.samples.image_path))
-        chosen: list[Tensor] = []
+        chosen: list[tuple[Any, int]] = []
         for name in ("val_data", "train_data"):
             dataset = getattr(self._data, name, None)
             if dataset is None:
                 continue
             free = [index for index, path in enumerate(dataset.samples.image_path) if str(path) not in tested]
             wanted = count - len(chosen)
-            chosen += [
-                self._resize(dataset[index].image).float() for index in free[:: max(1, len(free) // wanted or 1)]
-            ][:wanted]
+            chosen += [(dataset, index) for index in free[:: max(1, len(free) // wanted or 1)]][:wanted]
             if len(chosen) >= count:
                 break
         if not chosen:
             raise ValueError("There are no training or validation images to calibrate INT8 on")
-        return chosen
+        return _Unread(chosen)
 
     def _mask(self, item: Any) -> Tensor:  # noqa: ANN401
         mask = item.gt_mask if item.gt_mask is not None else torch.zeros(item.image.shape[-2:])
@@ -126,12 +137,25 @@ class Pictures:
         return torch.as_tensor(self._transform(mask) if self._transform else mask)[0].bool()
 
 
+class _Unread(Sequence[Any]):
+    """Pictures that are read one by one: as large as they are, hundreds do not fit into memory."""
+
+    def __init__(self, places: list[tuple[Any, int]]) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, place: Any) -> Any:  # noqa: ANN401
+        dataset, index = self._places[place]
+        return dataset[index].image.float()
+
+
 class CalibrationData:
     """Stands in for a datamodule while anomalib calibrates an INT8 file.
 
-    anomalib calibrates on the validation loader: on test images where a data set validates on those, and at the
-    pictures' own size, which a file of a fixed size does not take. Here the caller provides the pictures, already
-    resized.
+    anomalib calibrates on the validation loader: on test images where a data set validates on those. Here the caller
+    provides the pictures.
 
     Args:
         pictures (Sequence[Tensor]): ``(3, H, W)`` each, in ``[0, 1]``.
@@ -153,5 +177,5 @@ class CalibrationData:
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Serve the pictures one by one."""
-        entries: Any = [{"image": picture} for picture in self.pictures]
-        return DataLoader(entries, batch_size=1)
+        pictures: Any = self.pictures
+        return DataLoader(pictures, batch_size=1, collate_fn=lambda batch: {"image": torch.stack(batch)})

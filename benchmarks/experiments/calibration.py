@@ -130,7 +130,8 @@ def judge(
     kinds = draw_all(model, image, normal)
     if with_test:
         batches = list(pictures.for_test())
-        tested, masks = torch.cat([batch.image for batch in batches]), torch.cat([batch.mask for batch in batches])
+        tested = torch.cat([resize(batch.image) for batch in batches])
+        masks = torch.cat([batch.mask for batch in batches])
         kinds[TEST] = predict(model, tested, masks)
     rows = []
     for kind, prediction in kinds.items():

@@ -9,7 +9,7 @@ from anomalib.data import MVTecAD
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.deploy.accuracy import measure_accuracy
-from anomalib_anoseg.deploy.pictures import LabelledPictures, Pictures, resize_of
+from anomalib_anoseg.deploy.pictures import CalibrationData, LabelledPictures, Pictures, resize_of
 from anomalib_anoseg.deploy.runtimes import Prediction
 
 ACCURACY = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_IoU")
@@ -37,11 +37,13 @@ def test_calibration_starts_with_validation_images(tiny_data):
     assert len(others) == len(tiny_data.train_data) == 6
 
 
-def test_pictures_and_masks_are_resized_as_in_a_test(tiny_data):
+def test_pictures_come_as_they_are_and_masks_resized_as_in_a_test(tiny_data):
     model = AnoSeg((64, 96), network={"width": 0.125})
     pictures = Pictures(tiny_data, model)
-    assert pictures.size == (64, 96)
+    assert (pictures.size, pictures.input_size) == ((64, 96), (64, 64))
     batches = list(pictures.for_test(4))
+    assert torch.equal(batches[0].image[1], tiny_data.test_data[1].image)
+    assert {image.shape for image in pictures.for_calibration(3)} == {(3, 64, 64)}
     assert [len(batch.image) for batch in batches] == [4, 2]
     assert batches[0].mask.shape == (4, 64, 96)
     labels = torch.cat([batch.label for batch in batches])
@@ -49,6 +51,28 @@ def test_pictures_and_masks_are_resized_as_in_a_test(tiny_data):
     assert labels.sum() == 3
     assert torch.equal(masks.flatten(1).any(1), labels)
     assert resize_of(SimpleNamespace(pre_processor=None))(masks) is masks
+
+
+def test_pictures_of_several_sizes_come_in_batches_of_one():
+    shapes = [(40, 50)] * 3 + [(30, 20)] + [(40, 50)]
+    items = [SimpleNamespace(image=torch.rand(3, *shape), gt_label=0, gt_mask=None) for shape in shapes]
+    data = SimpleNamespace(test_data=items, prepare_data=list, setup=list)
+    pictures = Pictures(data, AnoSeg((64, 96), network={"width": 0.125}))
+    assert (pictures.size, pictures.input_size) == ((64, 96), None)
+    batches = list(pictures.for_test(2))
+    assert [tuple(batch.image.shape) for batch in batches] == [
+        (2, 3, 40, 50),
+        (1, 3, 40, 50),
+        (1, 3, 30, 20),
+        (1, 3, 40, 50),
+    ]
+    assert {tuple(batch.mask.shape[1:]) for batch in batches} == {(64, 96)}
+
+
+def test_calibration_reads_pictures_one_by_one(tiny_data):
+    pictures = Pictures(tiny_data, SimpleNamespace(pre_processor=None)).for_calibration(3)
+    batches = list(CalibrationData(pictures).val_dataloader())
+    assert [torch.equal(batch["image"][0], image) for batch, image in zip(batches, pictures, strict=True)] == [True] * 3
 
 
 def test_figures_are_none_where_they_are_not_defined():

@@ -59,12 +59,12 @@ def measure_cost(
 ) -> list[Path]:
     """Measure what the finished jobs of a board cost to run, and write a ``cost.json`` beside each one's row.
 
-    Latency is the wall time of one call, from pictures at the model's size in memory to scores and maps in memory, on
-    the CPU. Multiply-adds are half of what torch's counter of floating-point operations finds in convolutions and
-    matrix products of one picture. Memory is the largest resident size of a process that predicts one picture at a
-    time, its libraries included. OpenVINO's FP32 computes in float32; FP16 and INT8 are files of that precision, which
-    compute in what OpenVINO chooses for the processor; ``in_use`` says what that was. INT8 is calibrated on validation
-    images and training images, never on test images.
+    Latency is the wall time of one call, from pictures as large as the data set's in memory to scores and maps in
+    memory, on the CPU. Multiply-adds are half of what torch's counter of floating-point operations finds in
+    convolutions and matrix products of one picture, resized. Memory is the largest resident size of a process that
+    predicts one picture at a time, its libraries included. OpenVINO's FP32 computes in float32; FP16 and INT8 are files
+    of that precision, which compute in what OpenVINO chooses for the processor; ``in_use`` says what that was. INT8 is
+    calibrated on validation images and training images, never on test images.
 
     Args:
         runs: Folder that ``anomalib-anoseg board`` wrote; any other is refused.

@@ -102,7 +102,7 @@ class JobCost:
         model, datamodule = load_job(self.folder, self.row)
         pictures = Pictures(datamodule, model)
         calibration = pictures.for_calibration(calibration_images)
-        self.files, self.left_out = export_forms(model, folder, pictures.size, lambda: calibration)
+        self.files, self.left_out = export_forms(model, folder, pictures.input_size, lambda: calibration)
         first = next(pictures.for_test(batch)).image.numpy()
         self._pictures_file = folder / "pictures.npy"  # for the processes; repeated if there are fewer
         np.save(self._pictures_file, np.resize(first, (batch, *first.shape[1:])))
@@ -114,7 +114,7 @@ class JobCost:
         """Count parameters and multiply-adds of the exported model, without the parts that only training needs."""
         path = self.files.get(Form("torch", "float32"))
         shipped: Any = torch.load(path, weights_only=False)["model"] if path else model
-        picture = torch.from_numpy(np.load(self._pictures_file)[:1])
+        picture = torch.zeros(1, 3, *self.figures["image_size"])
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             shipped.eval()(picture)
         self.figures["parameters"] = sum(weight.numel() for weight in shipped.parameters())
