@@ -1,15 +1,21 @@
 """The guides are short, their links lead somewhere, and their snippets run."""
 
 import re
+import shlex
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
 import pytest
+from anomalib.cli import AnomalibCLI
+from anomalib.deploy import CompressionType
+from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.common.presets import find_preset
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "anomalib_anoseg"
@@ -99,12 +105,11 @@ def test_readme_holds_the_test_command_that_ci_reads():
 
 @pytest.fixture(scope="module")
 def shipped(demo_checkpoint, tmp_path_factory) -> Path:
-    """A folder with a small model as ONNX and OpenVINO files, and a picture of another size."""
+    """A folder with a small model as ONNX and OpenVINO files where the command exports them, and a picture."""
     folder = tmp_path_factory.mktemp("shipped")
     model = AnoSeg.load_from_checkpoint(demo_checkpoint, weights_only=True, map_location="cpu")
-    for path in (model.to_onnx(folder), model.to_openvino(folder)):
-        for file in path.parent.iterdir():
-            file.rename(folder / file.name)
+    model.to_onnx(folder / "results")
+    model.to_openvino(folder / "results")
     pixels = np.random.default_rng(0).integers(0, 256, (80, 112, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "part.png")
     return folder
@@ -140,6 +145,26 @@ def test_snippets_for_integrators_run_and_keep_the_contract(shipped, snippets, m
         assert np.allclose(in_onnx["result"][name], in_openvino["result"][name], atol=1e-3)
     thresholds = in_onnx["thresholds"]
     assert float(thresholds["anomalib_anoseg.image_threshold"]) == pytest.approx(in_openvino["threshold"])
+
+
+def test_commands_for_integrators_export_as_printed(monkeypatch, tmp_path):
+    """Up to where anomalib would export: the arguments are understood, and INT8 gets its pictures."""
+    exports = []
+    original = Engine.export
+    monkeypatch.setattr(Engine, "export", wraps(original)(lambda _, **arguments: exports.append(arguments)))
+    monkeypatch.chdir(tmp_path)
+    blocks = [code for kind, code in BLOCK.findall(FOR_INTEGRATORS.read_text(encoding="utf-8")) if kind == "bash"]
+    path = r'"\$\(anomalib-anoseg config (\w+)\)"'
+    for line in "".join(blocks).replace("\\\n", " ").splitlines():
+        command = re.sub(rf'"\$\(cat {path}\)"', lambda name: shlex.quote(find_preset(name[1]).read_text()), line)
+        program, *arguments = shlex.split(re.sub(path, lambda name: shlex.quote(str(find_preset(name[1]))), command))
+        if program == "anomalib":
+            AnomalibCLI(arguments)
+    plain, int8 = exports
+    assert plain.get("datamodule") is None
+    assert int8["compression_type"] == CompressionType.INT8_PTQ
+    assert int8["datamodule"].val_split_mode == "from_train"
+    assert str(int8["datamodule"].normal_dir) == "good"
 
 
 def test_threads_of_integrators_do_not_get_each_others_maps(shipped, snippets, monkeypatch):
