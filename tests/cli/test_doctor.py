@@ -130,11 +130,26 @@ def test_a_checkpoint_is_exported_and_compared(demo_checkpoint, picture, capsys)
     assert doctor(demo_checkpoint, picture, model_class="AnoSeg", calls=1) == []
     shown = capsys.readouterr().out
     assert "Predictions for part.png, 80 x 100 pixels" in shown, "the files resize it, not the doctor"
-    for name in ("checkpoint", "torch float32", "onnxruntime float32", "openvino FP32", "openvino default"):
+    for name in (
+        "checkpoint",
+        "test float32",
+        "torch float32",
+        "onnxruntime float32",
+        "openvino FP32",
+        "openvino default",
+    ):
         assert name in shown
     assert shown.count("forged on held-out images") == 4  # the checkpoint and three files
     state = torch.load(demo_checkpoint, weights_only=True)["state_dict"]
     assert shown.count(f"{state['post_processor._image_threshold'].item():.9g}") >= 4
+
+
+def test_files_that_resize_otherwise_than_the_test_are_problems(demo_checkpoint, picture, monkeypatch):
+    monkeypatch.setattr("anomalib_anoseg.deploy.resize._replace", lambda _, exported: exported)
+    monkeypatch.setattr("anomalib_anoseg.cli.doctor.models.FLOAT32_FORMS", [Form("torch", "float32")])
+    problems = doctor(demo_checkpoint, picture, model_class="AnoSeg", calls=1)
+    assert any("anomaly map of torch float32 differs from that of test float32 by" in each for each in problems)
+    assert all("pictures that are resized as in the training" in each for each in problems)
 
 
 def test_exports_beside_each_other_are_compared(exports, monkeypatch, capsys):
@@ -144,6 +159,7 @@ def test_exports_beside_each_other_are_compared(exports, monkeypatch, capsys):
     assert "If you trust it, set TRUST_REMOTE_CODE=1" in shown
     assert "torch float32" not in shown
     assert "a brick wall (no --image)" in shown
+    assert "A file takes pictures of 64 x 64 pixels alone" in shown
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
     assert doctor(exports / "onnx" / "model.onnx", calls=1) == []
     assert "torch float32" in capsys.readouterr().out

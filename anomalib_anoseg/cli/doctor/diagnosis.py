@@ -7,7 +7,14 @@ from tempfile import TemporaryDirectory
 
 from anomalib_anoseg.cli.doctor.comparison import compare, load_runtimes
 from anomalib_anoseg.cli.doctor.environment import list_machine, list_registration, list_versions
-from anomalib_anoseg.cli.doctor.models import find_files, fit_picture, list_thresholds, load_picture
+from anomalib_anoseg.cli.doctor.models import (
+    TestedModel,
+    find_files,
+    fit_picture,
+    list_thresholds,
+    load_checkpoint,
+    load_picture,
+)
 from anomalib_anoseg.cli.doctor.output import Findings
 
 __all__ = ["doctor"]
@@ -23,9 +30,10 @@ def doctor(
 ) -> list[str]:
     """Show what is installed and, given a model, its thresholds and whether torch, ONNX Runtime and OpenVINO agree.
 
-    All runtimes see the same picture, resized if the model's files have a fixed size. OpenVINO is shown
-    twice: computing in float32, and in the precision that it chooses for the processor. The tolerance does not
-    apply to FP16 and INT8 files, nor to the precision that OpenVINO chooses.
+    All runtimes see the same picture as it is, and a checkpoint's are compared with what `anomalib test` and `predict`
+    make of it. Files that take another size get it resized. OpenVINO is shown twice: computing in float32, and in the
+    precision that it chooses for the processor. The tolerance does not apply to FP16 and INT8 files, nor to the
+    precision that OpenVINO chooses.
 
     Args:
         model: A checkpoint (.ckpt), which is exported for the comparison; an exported file (.pt, .onnx, .xml), which is
@@ -60,15 +68,19 @@ def _examine(
     calls: int,
     findings: Findings,
 ) -> None:
+    is_checkpoint = model.suffix == ".ckpt"
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         loaded, name = load_picture(image)
         with findings.busy("exporting and loading"):
-            files = find_files(model, model_class, loaded.shape[-2:], Path(folder), findings)
-            runtimes = load_runtimes(files, threads, findings, trusted=model.suffix == ".ckpt")
+            tested = load_checkpoint(model, model_class) if is_checkpoint else None
+            files = find_files(model, tested, loaded.shape[-2:], Path(folder), findings)
+            runtimes = load_runtimes(files, threads, findings, trusted=is_checkpoint)
         findings.table("Thresholds of raw scores", *list_thresholds(model, runtimes, findings))
         if not runtimes:
             return
-        picture, title = fit_picture(loaded, name, [runtime.input_size for runtime in runtimes])
+        picture, title = fit_picture(loaded, name, [runtime.input_size for runtime in runtimes], findings)
+        if is_checkpoint:
+            runtimes = [TestedModel(tested), *runtimes]
         headings, rows = compare(runtimes, picture, tolerance, calls, findings)
         findings.table(title, rows, headings)
 

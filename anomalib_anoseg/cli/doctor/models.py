@@ -17,7 +17,7 @@ from anomalib_anoseg.data.demo_textures import render
 from anomalib_anoseg.deploy.forms import export_forms
 from anomalib_anoseg.deploy.metadata import FIELDS, describe_thresholds
 from anomalib_anoseg.deploy.rebuild import load_model
-from anomalib_anoseg.deploy.runtimes import Form
+from anomalib_anoseg.deploy.runtimes import Form, Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,9 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomalib_anoseg.cli.doctor.output import Findings
-    from anomalib_anoseg.deploy.runtimes import Runtime
 
-__all__ = ["FLOAT32_FORMS", "find_files", "fit_picture", "list_thresholds", "load_picture"]
+__all__ = [
+    "FLOAT32_FORMS",
+    "TestedModel",
+    "find_files",
+    "fit_picture",
+    "list_thresholds",
+    "load_checkpoint",
+    "load_picture",
+]
 
 FLOAT32_FORMS = (Form("torch", "float32"), Form("onnxruntime", "float32"), Form("openvino", "FP32"))
 SUFFIXES = {"torch": ".pt", "onnxruntime": ".onnx", "openvino": ".xml"}
@@ -36,16 +43,41 @@ FOLDERS = {"torch": "torch", "onnxruntime": "onnx", "openvino": "openvino"}
 DEMO_SIZE = 128
 
 
-def find_files(
-    model: Path, model_class: str | None, size: Sequence[int], temporary: Path, findings: Findings
-) -> dict[Form, Path]:
+class TestedModel(Runtime):
+    """A checkpoint's model as `anomalib test` and `predict` use it: pictures are resized as in the training.
+
+    Args:
+        model (Any): Any of anomalib's models.
+    """
+
+    def __init__(self, model: Any) -> None:  # noqa: ANN401
+        super().__init__(Form("test", "float32"), torch.get_num_threads())
+        self._model, self.in_use = model.eval(), "float32"
+        self.thresholds = describe_thresholds(model.post_processor)
+
+    def run(self, images: NDArray[np.float32]) -> dict[str, Any]:
+        """Compute the model's outputs."""
+        model, image = self._model, torch.from_numpy(images)
+        transform = getattr(model.pre_processor, "transform", None)
+        with torch.inference_mode():
+            outputs = model.model(transform(image) if transform else image)
+            outputs = model.post_processor(outputs) if model.post_processor else outputs
+        return {name: value.numpy() for name, value in outputs._asdict().items() if value is not None}
+
+
+def load_checkpoint(checkpoint: Path, model_class: str | None) -> Any:  # noqa: ANN401
+    """Load a checkpoint's model, whose class its folder names if ``model_class`` does not."""
+    return load_model(checkpoint, _full_class_path(model_class) if model_class else _guess_class_path(checkpoint))
+
+
+def find_files(model: Path, loaded: Any, size: Sequence[int], temporary: Path, findings: Findings) -> dict[Form, Path]:  # noqa: ANN401
     """Find a model's exported files, by form; a checkpoint is first exported into a temporary folder, for one size.
 
     Raises:
         ValueError: If ``model`` is neither a checkpoint nor exports.
     """
     if model.suffix == ".ckpt":
-        return _export(model, model_class, size, temporary, findings)
+        return _export(loaded, size, temporary, findings)
     if model.is_dir():
         roots = [model, model / "weights"]
     elif model.suffix in SUFFIXES.values():
@@ -71,11 +103,7 @@ def _look_into(roots: Sequence[Path], stem: str = "*") -> dict[Form, Path]:
     return files
 
 
-def _export(
-    checkpoint: Path, model_class: str | None, size: Sequence[int], folder: Path, findings: Findings
-) -> dict[Form, Path]:
-    class_path = _full_class_path(model_class) if model_class else _guess_class_path(checkpoint)
-    model = load_model(checkpoint, class_path)
+def _export(model: Any, size: Sequence[int], folder: Path, findings: Findings) -> dict[Form, Path]:  # noqa: ANN401
     files, left_out = export_forms(model, folder, (size[0], size[1]), list, FLOAT32_FORMS)
     for name, reason in left_out.items():
         if "pip install" in reason:
@@ -180,11 +208,15 @@ def load_picture(path: Path | None) -> tuple[torch.Tensor, str]:
 
 
 def fit_picture(
-    picture: torch.Tensor, name: str, sizes: Sequence[tuple[int, int] | None]
+    picture: torch.Tensor, name: str, sizes: Sequence[tuple[int, int] | None], findings: Findings
 ) -> tuple[NDArray[np.float32], str]:
     """Give a picture the files' fixed size, if they have one, and make a title."""
     fixed = next((size for size in sizes if size), None)
     if fixed and picture.shape[-2:] != fixed:
+        findings.note(
+            f"A file takes pictures of {fixed[0]} x {fixed[1]} pixels alone, so {name} was resized for all runtimes; "
+            "export without input_size for a file that takes any."
+        )
         picture = F.interpolate(picture, fixed, mode="bilinear", antialias=True).clamp(0, 1)
     height, width = picture.shape[-2:]
     return picture.contiguous().numpy(), f"Predictions for {name}, {height} x {width} pixels"
