@@ -16,6 +16,7 @@ EXACT = [Form("torch", "float32"), Form("onnxruntime", "float32"), Form("openvin
 FP16, INT8 = Form("openvino", "FP16"), Form("openvino", "INT8")
 # Of values that anomalib has normalised to [0, 1].
 TOLERANCE = 1e-4
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=["AnoSeg", "SGSF, nearest", "SGSF, patches"])
