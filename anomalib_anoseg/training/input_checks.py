@@ -1,25 +1,26 @@
-"""Check the training data before hours are spent on it."""
+"""Check pictures before hours are spent on them, and before a result is believed."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+from anomalib.data.errors import MisMatchError
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
-from PIL import Image
 from torch import nn
 from torchvision.transforms.v2 import Normalize
 from tqdm import tqdm
 
+from anomalib_anoseg.common.mask_files import examine_mask
+from anomalib_anoseg.common.picture_files import examine_picture
+from anomalib_anoseg.training.data_folders import explain_error
+
 # Lightning's number of epochs if the user sets none.
 DEFAULT_MAX_EPOCHS = 1000
-EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
-# What Pillow raises for corrupt files, depending on where they are corrupt.
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-
 # Resizing rounds white to a little more than 1.
 MARGIN = 1e-3
 
@@ -31,11 +32,11 @@ NO_TEST_IMAGES = "There are no test images to validate on. Set val_split_mode of
 
 
 class InputCheck(Callback):
-    """Check the images, their range, and the length of the training when a fit starts.
+    """Check the images that a verb will read, and before a training their range and its length.
 
-    Every file to train or validate on is read once: anomalib would clip 16-bit images to white and drop an alpha
-    channel without a warning, and would stop at a corrupt file in the middle of an epoch. Images that reach the trainer
-    without a datamodule are checked in the first batch.
+    Every file is read once: anomalib would clip 16-bit images to white and drop an alpha channel without a warning, and
+    would stop at a corrupt file in the middle of an epoch. A training is followed by a test, so it checks test images,
+    too. Images that reach the trainer without a list of their files are checked in the first batch of a training.
 
     Args:
         max_epochs: The model's own number of epochs; without one, Lightning's default of 1000 epochs gets a warning.
@@ -53,22 +54,28 @@ class InputCheck(Callback):
 
         Raises:
             ValueError: If there are no training images, a file cannot be used, or images are not in ``[0, 1]``.
-        """
-        if stage != "fit":
-            return
+        """  # noqa: DOC502 - what checks them raises
         self._has_data = True
+        if stage == "fit":
+            self._check_training(trainer, pl_module)
+        elif trainer.is_global_zero:
+            check_data_files(_loaded_data(trainer, stage))
+
+    def _check_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.max_epochs == DEFAULT_MAX_EPOCHS and self.max_epochs is None:
             rank_zero_warn(
                 f"Training is about to run {DEFAULT_MAX_EPOCHS} epochs, Lightning's default. Unless you chose that, "
                 "set --trainer.max_epochs, or --model.max_epochs where no trainer options reach the model."
             )
         check_pre_processor(pl_module.pre_processor)
-        train_data, val_data = _get_data(trainer, "train_data"), _get_data(trainer, "val_data")
+        train_data, val_data, test_data = (_get_data(trainer, f"{name}_data") for name in ("train", "val", "test"))
         if train_data is not None and len(train_data) == 0:
             raise ValueError(NO_TRAINING_IMAGES)
+        if val_data is None and getattr(getattr(trainer, "datamodule", None), "val_split_mode", None) == "none":
+            trainer.limit_val_batches = 0  # anomalib asks such a datamodule for its validation images nevertheless
         datasets = [dataset for dataset in (train_data, val_data) if dataset is not None and len(dataset) > 0]
         if trainer.is_global_zero:
-            check_image_files(dict.fromkeys(path for dataset in datasets for path in _image_paths(dataset)))
+            check_data_files([*datasets, test_data])
         for dataset in datasets:
             check_dataset(dataset)
             if self.check_paths is not None:
@@ -82,19 +89,21 @@ class InputCheck(Callback):
             check_images(batch.image, "the first batch")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put the remedy in front of an error that a datamodule raises before :meth:`setup` sees its images."""
+        """Put cause and remedy in front of an error that a datamodule raises before :meth:`setup` sees its images."""
         del pl_module
         datamodule: Any = getattr(trainer, "datamodule", None)
-        is_unclear = isinstance(exception, (LookupError, TypeError, ValueError))
-        if trainer.state.fn != "fit" or datamodule is None or self._has_data or not is_unclear:
+        is_unclear = isinstance(exception, (LookupError, MisMatchError, OSError, TypeError, ValueError))
+        if datamodule is None or self._has_data or not is_unclear:
             return
-        if not _get_data(trainer, "train_data"):
-            remedy = NO_TRAINING_IMAGES
-        elif not _get_data(trainer, "test_data"):
-            remedy = NO_TEST_IMAGES
-        else:
-            return
-        exception.args = (f"{remedy} ({type(datamodule).__name__} stopped with: {exception})",)
+        has_training_images = bool(_get_data(trainer, "train_data"))
+        cause = None if has_training_images else explain_error(datamodule, exception)
+        if cause is None and trainer.state.fn == "fit" and not isinstance(exception, OSError):
+            if not has_training_images:
+                cause = NO_TRAINING_IMAGES
+            elif not _get_data(trainer, "test_data"):
+                cause = NO_TEST_IMAGES
+        if cause is not None:
+            exception.args = (f"{cause} ({type(datamodule).__name__} stopped with: {exception})",)
 
 
 def check_pre_processor(pre_processor: Any) -> None:  # noqa: ANN401
@@ -123,7 +132,10 @@ def check_dataset(dataset: Any) -> None:  # noqa: ANN401
         with isolate_rng():  # augmentations may be random
             image = getattr(dataset[0], "image", None)
     except ValueError as error:
-        raise ValueError(f"{name} cannot be used: {error} Images must be RGB, (3, H, W).") from error
+        raise ValueError(
+            f"The augmentations of `data` leave what is no picture ({error}). Images must be RGB, (3, H, W): change "
+            f"them to grey by Grayscale(num_output_channels=3). The first image was {name}."
+        ) from error
     if image is not None:
         check_images(image, name)
 
@@ -159,28 +171,60 @@ def check_batch(image: torch.Tensor, min_side: int) -> None:
 
 
 def check_image_files(paths: Iterable[str | Path]) -> None:
-    """Check that image files can be read, have 8 bits a channel, and no transparent pixels.
+    """Check that files can be read as pictures, see :func:`~anomalib_anoseg.common.picture_files.examine_picture`.
 
     Raises:
-        ValueError: If one cannot be used; the message names the file and the remedy.
+        ValueError: If one cannot be used; the message names the file, the cause and the remedy.
     """
-    for path in tqdm(list(paths), desc="Checking images", leave=False, unit="image"):
-        try:
-            with Image.open(path) as image:
-                image.load()
-                mode, has_alpha = image.mode, image.has_transparency_data
-                is_opaque = not has_alpha or image.convert("RGBA").getchannel("A").getextrema()[0] == 255  # noqa: PLR2004
-        except UNREADABLE as error:
-            raise ValueError(f"{path} is not an image, or is corrupt ({error}). Replace or remove it.") from error
-        if mode not in EIGHT_BIT_MODES:
-            raise ValueError(
-                f"{path} has pixels of mode {mode!r} (more than 8 bits a channel), which would be clipped to white. "
-                "Convert the images to 8 bits, with the same scale for all of them."
-            )
-        if not is_opaque:
-            raise ValueError(
-                f"{path} has transparent pixels, whose colour is arbitrary. Flatten the images onto a background."
-            )
+    for path in tqdm(list(dict.fromkeys(paths)), desc="Checking images", leave=False, unit="image"):
+        if problem := examine_picture(path).problem:
+            raise ValueError(problem)
+
+
+def check_data_files(datasets: Iterable[Any]) -> None:
+    """Check the images of data sets, and then their masks; a data set without a list of its files is left out.
+
+    Raises:
+        ValueError: If one cannot be used; the message names the file, the cause and the remedy.
+    """
+    datasets = list(datasets)
+    check_image_files(path for dataset in datasets for path in _image_paths(dataset))
+    for dataset in datasets:
+        for mask, picture in mask_pairs(dataset):
+            if problem := examine_mask(mask, picture):
+                raise ValueError(problem)
+
+
+def mask_pairs(dataset: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+    """List a data set's masks of anomalous pictures, each with its picture; none if it keeps no list.
+
+    Yields:
+        tuple[str, str]: Their paths.
+    """
+    samples = getattr(dataset, "samples", None)
+    if samples is None or not {"mask_path", "label_index"} <= set(samples):
+        return
+    for picture, mask, label in zip(samples.image_path, samples.mask_path, samples.label_index, strict=True):
+        if label == 1 and isinstance(mask, str) and mask:
+            yield mask, str(picture)
+
+
+def _loaded_data(trainer: Trainer, stage: str) -> list[Any]:
+    """Find the data sets that a verb reads, before Lightning makes its loaders and reads the first batches.
+
+    Raises:
+        ValueError: If the datamodule has none.
+    """
+    loops: Any = {"validate": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}
+    source = loops[stage]._data_source  # noqa: SLF001 - no public name at this time
+    try:
+        loaders = source.dataloader() if source.is_defined() else []
+    except AttributeError as error:
+        raise ValueError(
+            f"`data` has no images to {TrainerFn(stage).value} on: set its val_split_mode, or test_split_mode, to "
+            f"another one than none ({error})."
+        ) from error
+    return [getattr(loader, "dataset", None) for loader in (loaders if isinstance(loaders, list) else [loaders])]
 
 
 def _get_data(trainer: Trainer, name: str) -> Any:  # noqa: ANN401
@@ -189,7 +233,7 @@ def _get_data(trainer: Trainer, name: str) -> Any:  # noqa: ANN401
 
 def _image_paths(dataset: Any) -> Iterable[str]:  # noqa: ANN401
     """Paths of a data set's images; none if it keeps no list."""
-    return getattr(getattr(dataset, "samples", None), "image_path", ())
+    return getattr(getattr(dataset, "samples", None), "image_path", getattr(dataset, "image_filenames", ()))
 
 
 def _normalizes(transform: Any) -> bool:  # noqa: ANN401

@@ -101,12 +101,14 @@ def test_held_out_normal_images_suffice(normal_only, tmp_path):
     assert model.post_processor.image_min < model.post_processor.image_max
 
 
-def test_training_images_are_the_last_resort_and_said_to_be(normal_only, tmp_path):
+@pytest.mark.parametrize("split", ["same_as_test", "none"])
+def test_training_images_are_the_last_resort_and_said_to_be(normal_only, tmp_path, split):
     with pytest.warns(UserWarning, match=r"forged on training images\. There were no validation images: hold some out"):
-        model = fit(normal_only(val_split_mode="same_as_test"), tmp_path)
+        model = fit(normal_only(val_split_mode=split), tmp_path)
     assert model.post_processor.calibrated_on == "forged on training images"
     assert values(model.post_processor).isfinite().all()
     assert model.model.training
+    assert list(tmp_path.rglob("model.ckpt"))
 
 
 def test_real_anomalies_are_used_as_anomalib_does(tiny_data, tmp_path):

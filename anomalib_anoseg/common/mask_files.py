@@ -1,0 +1,136 @@
+"""What makes masks mislead: their pixels, their size, and the picture that they are paired with.
+
+anomalib takes each pixel of a mask that is not black as defective, and pairs pictures and masks by their order: both
+lists are sorted, apart from each other.
+"""
+
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anomalib_anoseg.common.picture_files import examine_file, shown
+
+__all__ = ["belong_together", "examine_mask", "examine_pairs"]
+
+WHITE = 255
+# A mask with more grey levels than this numbers no classes: its edges are soft.
+CLASSES = 8
+# How much larger than its core the area of a mask with soft edges may be. JPEG blurs all edges, none on purpose.
+TOLERATED_GROWTH = 1.1
+REMEDY = "Save masks as PNG, black and white (255), without transparency."
+
+
+def examine_mask(mask: str | Path, picture: str | Path) -> str:
+    """Say why a mask would mark the wrong pixels of a picture; empty if it does not.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> picture, mask = Path(mkdtemp()) / "0.png", Path(mkdtemp()) / "0_mask.png"
+        >>> Image.new("RGB", (8, 8)).save(picture)
+        >>> Image.new("L", (8, 4)).save(mask)
+        >>> examine_mask(mask, picture).removeprefix(str(mask.parent))[1:60]
+        '0_mask.png has 8 x 4 pixels, its picture 0.png has 8 x 8. M'
+    """
+    mask, picture, name = Path(mask), Path(picture), shown(mask)
+    if problem := examine_file(mask):
+        return problem
+    if not belong_together(picture, mask):
+        return _mispaired(picture, mask)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(mask) as image, Image.open(picture) as whole:
+                if image.size != whole.size:
+                    width, height = image.size
+                    return (
+                        f"{name} has {width} x {height} pixels, its picture {picture.name} has {whole.width} x "
+                        f"{whole.height}. Make masks of the size of their pictures."
+                    )
+                return f"{name} {problem}" if (problem := _find_problem(image)) else ""
+    except Exception as error:  # noqa: BLE001 - each format fails in its own way
+        return f"{name} is not a mask, or is corrupt ({error}). Replace it."
+
+
+def _find_problem(image: Image.Image) -> str:
+    levels = np.asarray(image.convert("L"))
+    marked = levels > 0
+    if image.has_transparency_data:
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+        if alpha.min() < WHITE and ((marked & (alpha == 0)).any() or not marked.any()):
+            return f"marks by transparency, which anomalib ignores: {marked.mean():.0%} would be defective. {REMEDY}"
+    core = levels > levels.max() / 2
+    growth = marked.sum() / max(1, core.sum())
+    is_soft = growth > (1 if image.format == "JPEG" else TOLERATED_GROWTH)
+    if is_soft and np.count_nonzero(np.bincount(levels.ravel())) > CLASSES:
+        return (
+            f"has grey pixels ({'JPEG blurs its edges' if image.format == 'JPEG' else 'soft edges'}), which count "
+            f"as defective: {growth:.2f} times the area of its bright ones. {REMEDY}"
+        )
+    return ""
+
+
+def belong_together(picture: str | Path, mask: str | Path) -> bool:
+    """Tell whether a mask is named after a picture, and not after another one.
+
+    Example:
+        >>> belong_together("bad/1.png", "masks/1_mask.png"), belong_together("bad/1.png", "masks/10_mask.png")
+        (True, False)
+    """
+    picture, mask = Path(picture), Path(mask)
+    if not _is_named_after(picture.stem, mask.stem):
+        return False
+    of_other = mask.parents[1] / picture.parent.name / mask.name if len(mask.parents) > 1 else mask
+    return of_other in {mask, picture} or mask.parent == picture.parent or not of_other.exists()
+
+
+def examine_pairs(pictures: Sequence[Path], masks: Sequence[Path]) -> list[str]:
+    """Say which pictures have no mask, which masks no picture, and whether the order of names pairs them wrongly.
+
+    Args:
+        pictures: Anomalous pictures.
+        masks: All masks.
+
+    Example:
+        >>> bad, masks = [Path("bad/1.png"), Path("bad/2.png")], [Path("masks/1.png")]
+        >>> examine_pairs(bad, masks)
+        ['bad/2.png has no mask. Add one of its name to masks; a black one if nothing shall be marked.']
+        >>> bad, masks = [Path("bad/a-1.png"), Path("bad/a-10.png")], [Path("m/a-10_m.png"), Path("m/a-1_m.png")]
+        >>> examine_pairs(bad, masks)  # doctest: +ELLIPSIS
+        ['m/a-10_m.png would be the mask of bad/a-1.png: anomalib sorts pictures and masks apart and pairs them by ...']
+    """
+    free, missing = list(masks), []
+    for picture in pictures:
+        found = [mask for mask in free if _is_named_after(picture.stem, mask.stem)]
+        if found:
+            free.remove(next((mask for mask in found if mask.parent.name == picture.parent.name), found[0]))
+        else:
+            missing.append(picture)
+    where = shown(masks[0].parent) if masks else "the folder of masks"
+    problems = [
+        f"{shown(one)} has no mask. Add one of its name to {where}; a black one if nothing shall be marked."
+        for one in missing
+    ]
+    problems += [f"{shown(one)} is the mask of no picture. Rename or remove it." for one in free]
+    if not problems:
+        pairs = zip(sorted(pictures, key=os.fspath), sorted(masks, key=os.fspath), strict=True)
+        wrong = next(((one, mask) for one, mask in pairs if not _is_named_after(one.stem, mask.stem)), None)
+        problems = [_mispaired(*wrong)] if wrong else []
+    return problems
+
+
+def _is_named_after(picture: str, mask: str) -> bool:
+    """Find a picture's name, without ending, in a mask's; a number must be the whole number."""
+    before, after = r"(?<!\d)" if picture[:1].isdigit() else "", r"(?!\d)" if picture[-1:].isdigit() else ""
+    return re.search(f"{before}{re.escape(picture)}{after}", mask) is not None
+
+
+def _mispaired(picture: Path, mask: Path) -> str:
+    return (
+        f"{shown(mask)} would be the mask of {shown(picture)}: anomalib sorts pictures and masks apart and pairs them "
+        "by order. Give each mask the name and the folder of its picture, or number them with leading zeros."
+    )

@@ -1,0 +1,188 @@
+"""What makes a file unusable as a picture, found before a network sees it: from a path to a sentence.
+
+anomalib reads pictures with ``Image.open(path).convert("RGB")``. That clips 16 bits to white, drops transparency and
+the EXIF tag that turns a picture, and waits for ever for a named pipe.
+"""
+
+import os
+import stat
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["PICTURE_SUFFIXES", "Picture", "examine_file", "examine_picture", "shown"]
+
+# The endings of which anomalib lists files.
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
+OPAQUE, BITS = 255, 8
+# Side in pixels of the small grey copies by which pictures are compared.
+THUMBNAIL = 32
+ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # tags of EXIF and TIFF
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device"}
+
+
+class Picture(NamedTuple):
+    """What is known of a file.
+
+    Attributes:
+        problem: Why it cannot be used, and the remedy, in sentences that begin with its name; empty if it can.
+        size: Width and height in pixels, if known.
+        thumbnail: The picture in grey levels, ``(32, 32)`` uint8, if it can be read.
+        is_constant: Whether all of its pixels are equal.
+    """
+
+    problem: str = ""
+    size: tuple[int, int] | None = None
+    thumbnail: NDArray[np.uint8] | None = None
+    is_constant: bool = False
+
+
+def examine_file(path: str | Path) -> str:
+    """Say why a path is no file that could be opened: it is a folder, a pipe, a link to nothing, or has a strange name.
+
+    Example:
+        >>> examine_file("nowhere.png")
+        'nowhere.png does not exist. Restore it, or remove it from the list of pictures.'
+    """
+    path, name = Path(path), shown(path)
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if path.is_symlink():
+            return f"{name} is a link to {shown(path.readlink())}, which cannot be reached. Restore that, or remove it."
+        if isinstance(error, FileNotFoundError):
+            return f"{name} does not exist. Restore it, or remove it from the list of pictures."
+        return f"{name} cannot be reached ({error.strerror}). Change its permissions, or move it."
+    if not stat.S_ISREG(mode):
+        return f"{name} is {KINDS.get(stat.S_IFMT(mode), 'no file')}, not a picture. Rename, move or remove it."
+    if name != str(path):
+        return f"{name} has a name that is not UTF-8, which anomalib cannot handle. Rename it."
+    return ""
+
+
+def examine_picture(path: str | Path) -> Picture:
+    """Read a picture as anomalib would, and say what would be lost, clipped, turned or refused.
+
+    A file that did not change since it was last examined by this process is not read again.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp()) / "deep.png"
+        >>> Image.new("I;16", (8, 8)).save(path)
+        >>> examine_picture(path).problem.removeprefix(str(path))[:62]
+        " has pixels of mode 'I;16' (more than 8 bits a channel), which"
+        >>> Image.new("RGB", (8, 8)).save(path)
+        >>> examine_picture(path).problem
+        ''
+    """
+    path = Path(path)
+    if problem := examine_file(path):
+        return Picture(problem)
+    status = path.stat()
+    return _examine(path, status.st_size, status.st_mtime_ns)
+
+
+def shown(path: str | Path) -> str:
+    r"""Write a path such that it can be printed, also if its name is not UTF-8.
+
+    Example:
+        >>> shown(os.fsdecode(b"caf\xe9.png"))
+        'caf\\xe9.png'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+@lru_cache(maxsize=100_000)
+def _examine(path: Path, *_version: int) -> Picture:
+    name = shown(path)
+    try:
+        return _read(path)
+    except Image.DecompressionBombError:
+        return _too_large(path)
+    except PermissionError:
+        return Picture(f"{name} may not be read. Change its permissions.")
+    except Exception as error:  # noqa: BLE001 - each format fails in its own way
+        return Picture(f"{name} is not an image, or is corrupt ({error}). Replace or remove it.")
+
+
+def _read(path: Path) -> Picture:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # who reads the picture gets them, too
+        with Image.open(path) as image:
+            image.load()
+            if problem := _find_problem(image):
+                return Picture(f"{shown(path)} {problem}", image.size)
+            thumbnail = np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+            return Picture("", image.size, thumbnail, np.ptp(thumbnail) == 0 and _is_constant(image))
+
+
+def _find_problem(image: Any) -> str:  # noqa: ANN401 - formats have attributes of their own
+    """Say what is wrong with a picture that can be read; empty if nothing is."""
+    mode, bits = image.mode, _bits_per_channel(image)
+    if mode == "LAB":
+        return (
+            "is in the colour space LAB (mode 'LAB'), which has 8 bits a channel but cannot be read as RGB. "
+            "Convert it to RGB with the program that made it."
+        )
+    if mode not in EIGHT_BIT_MODES:
+        odd = mode.startswith("F") and not np.isfinite(np.asarray(image)).all()
+        return (
+            f"has pixels of mode {mode!r} (more than 8 bits a channel{', some of them not a number' if odd else ''}), "
+            "which would be clipped to white. Convert the images to 8 bits, with the same scale for all of them."
+        )
+    if bits > BITS:
+        return (
+            f"has {bits} bits a channel, of which anomalib reads the upper 8: pictures of a 12-bit camera become "
+            "nearly black. Convert the images to 8 bits, with the same scale for all of them."
+        )
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != OPAQUE:
+        return "has transparent pixels, whose colour is arbitrary. Flatten the images onto a background."
+    if (orientation := _orientation(image)) > 1:
+        return (
+            f"is stored turned or mirrored (EXIF orientation {orientation}), which anomalib ignores: it would lie on "
+            "its side. Write it upright, with PIL.ImageOps.exif_transpose or `mogrify -auto-orient`."
+        )
+    return ""
+
+
+def _bits_per_channel(image: Any) -> int:  # noqa: ANN401
+    """Bits in the file: Pillow reads colours of 16 bits as 8 and does not say so."""
+    if image.format == "PNG":
+        with Path(image.filename).open("rb") as file:
+            return file.read(25)[24]  # signature 8, length 4, IHDR 4, width 4, height 4, bit depth 1
+    return int(max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))) if image.format == "TIFF" else BITS
+
+
+def _orientation(image: Image.Image) -> int:
+    """Read the EXIF tag; 1 is upright. TIFF files are turned by Pillow itself."""
+    try:
+        return int(image.getexif().get(ORIENTATION, 1) or 1)
+    except Exception:  # noqa: BLE001 - EXIF may be corrupt, which harms no pixel
+        return 1
+
+
+def _is_constant(image: Image.Image) -> bool:
+    extrema: Any = image.convert("RGB").getextrema()
+    return all(low == high for low, high in extrema)
+
+
+def _too_large(path: Path) -> Picture:
+    """Name the size of a picture that Pillow refuses; only its header is read."""
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = None
+        with Image.open(path) as image:
+            width, height = image.size
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    return Picture(
+        f"{shown(path)} has {width} x {height} pixels, more than the {2 * (limit or 0):,} that Pillow reads. Cut it "
+        "into tiles or shrink it; in Python, PIL.Image.MAX_IMAGE_PIXELS raises the limit for files that you trust.",
+        (width, height),
+    )
