@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import AnomalibDataModule, Folder
+from anomalib.data.errors import MisMatchError
 from anomalib.models import AnomalibModule
 from anomalib.utils.path import create_versioned_dir
 from PIL import Image
@@ -23,6 +24,7 @@ from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.common.contact_sheet import compose_sheet
 from anomalib_anoseg.common.presets import read_preset
 from anomalib_anoseg.models.settings import changed_settings
+from anomalib_anoseg.training.data_folders import explain_error
 from anomalib_anoseg.training.input_checks import (
     NO_TRAINING_IMAGES,
     check_image_files,
@@ -192,12 +194,13 @@ def _choose_data(data: AnomalibDataModule | None, images: Path | None) -> Anomal
         return data
     if not images.is_dir():
         raise ValueError(f"images: {images} is not a folder. Check its spelling.")
-    path = images.resolve()  # anomalib would look for a relative one below its own folder of data sets
+    path = images.absolute()  # anomalib would look for a relative one below its own folder of data sets
+    folder = Folder(path.name, path, test_split_mode="none", val_split_mode="none", num_workers=0)
     try:
-        folder = Folder(path.name, path, test_split_mode="none", val_split_mode="none", num_workers=0)
         folder.setup("fit")
-    except RuntimeError as error:
-        raise ValueError(f"images: there are no pictures in {images}. Name a folder with good parts.") from error
+    except (LookupError, OSError, RuntimeError, ValueError) as error:
+        cause = explain_error(folder, error) or f"there are no pictures in {images}. Name a folder with good parts."
+        raise ValueError(f"images: {cause}") from error
     return folder
 
 
@@ -209,9 +212,10 @@ def _set_up(data: AnomalibDataModule, model: AnomalibModule) -> AnomalibDataModu
     try:
         data.prepare_data()
         data.setup("fit")
-    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (LookupError, MisMatchError, OSError, RuntimeError, TypeError, ValueError) as error:
         if not getattr(data, "train_data", None):
-            raise ValueError(f"{NO_TRAINING_IMAGES} ({type(data).__name__} stopped with: {error})") from error
+            cause = explain_error(data, error) or NO_TRAINING_IMAGES
+            raise ValueError(f"{cause} ({type(data).__name__} stopped with: {error})") from error
         raise
     finally:
         data.trainer = before

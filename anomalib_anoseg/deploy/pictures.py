@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 from torchvision.tv_tensors import Mask
 
+from anomalib_anoseg.training.input_checks import check_data_files, check_image_files
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -58,6 +60,9 @@ class Pictures:
         datamodule (Any): A datamodule of anomalib's, as built; it is set up here, once.
         model (Any): The model, whose pre-processor resizes the masks.
 
+    Raises:
+        ValueError: If a test picture or its mask cannot be used.
+
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> from anomalib_anoseg import AnoSeg
@@ -72,6 +77,7 @@ class Pictures:
     def __init__(self, datamodule: Any, model: Any) -> None:  # noqa: ANN401
         datamodule.prepare_data()
         datamodule.setup()
+        check_data_files([datamodule.test_data])
         self._data = datamodule
         self._transform = getattr(model.pre_processor, "transform", None)
         self._resize = resize_of(model)
@@ -114,7 +120,7 @@ class Pictures:
             Sequence[Tensor]: ``(3, H, W)`` each, read when it is asked for.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: If there are none, or one cannot be used.
         """
         tested = set(map(str, self._data.test_data.samples.image_path))
         chosen: list[tuple[Any, int]] = []
@@ -122,9 +128,12 @@ class Pictures:
             dataset = getattr(self._data, name, None)
             if dataset is None:
                 continue
-            free = [index for index, path in enumerate(dataset.samples.image_path) if str(path) not in tested]
+            paths = dataset.samples.image_path
+            free = [index for index, path in enumerate(paths) if str(path) not in tested]
             wanted = count - len(chosen)
-            chosen += [(dataset, index) for index in free[:: max(1, len(free) // wanted or 1)]][:wanted]
+            indices = free[:: max(1, len(free) // wanted or 1)][:wanted]
+            check_image_files(paths[index] for index in indices)
+            chosen += [(dataset, index) for index in indices]
             if len(chosen) >= count:
                 break
         if not chosen:

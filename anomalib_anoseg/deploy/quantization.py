@@ -12,6 +12,7 @@ import torch
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 from torch.nn import functional as F
 
+from anomalib_anoseg.training.input_checks import check_image_files, image_paths
 from anomalib_anoseg.transforms import HardCutPaste
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def validation_loader(datamodule: AnomalibDataModule, batch_size: int | None) ->
     """Make the loader of a data module's validation images, with batches of its own or another size.
 
     Raises:
-        ValueError: If there are no validation images.
+        ValueError: If there are no validation images, or a file cannot be used.
     """
     datamodule.setup("fit")
     before: Any = getattr(datamodule, "eval_batch_size", None)
@@ -125,6 +126,7 @@ def validation_loader(datamodule: AnomalibDataModule, batch_size: int | None) ->
         datamodule.eval_batch_size = before
     if len(loader.dataset) == 0:
         raise ValueError(NO_IMAGES)
+    check_image_files(list(image_paths(loader.dataset))[:RECOMMENDED_IMAGES])
     if len(loader.dataset) < RECOMMENDED_IMAGES:
         logger.warning("INT8 is calibrated on %d images; %d are better.", len(loader.dataset), RECOMMENDED_IMAGES)
     return loader

@@ -79,7 +79,7 @@ class InputCheck(Callback):
         for dataset in datasets:
             check_dataset(dataset)
             if self.check_paths is not None:
-                self.check_paths([str(path) for path in _image_paths(dataset)])
+                self.check_paths([str(path) for path in image_paths(dataset)])
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """Check the first batch as the networks will see it, see :func:`check_images`."""
@@ -127,7 +127,7 @@ def check_dataset(dataset: Any) -> None:  # noqa: ANN401
     """
     if _normalizes(getattr(dataset, "augmentations", None)):
         raise ValueError("The augmentations of `data` must keep images in [0, 1]. Remove Normalize from them.")
-    name = next(iter(_image_paths(dataset)), "the first image")
+    name = next(iter(image_paths(dataset)), "the first image")
     try:
         with isolate_rng():  # augmentations may be random
             image = getattr(dataset[0], "image", None)
@@ -188,7 +188,7 @@ def check_data_files(datasets: Iterable[Any]) -> None:
         ValueError: If one cannot be used; the message names the file, the cause and the remedy.
     """
     datasets = list(datasets)
-    check_image_files(path for dataset in datasets for path in _image_paths(dataset))
+    check_image_files(path for dataset in datasets for path in image_paths(dataset))
     for dataset in datasets:
         for mask, picture in mask_pairs(dataset):
             if problem := examine_mask(mask, picture):
@@ -231,7 +231,7 @@ def _get_data(trainer: Trainer, name: str) -> Any:  # noqa: ANN401
     return getattr(getattr(trainer, "datamodule", None), name, None)
 
 
-def _image_paths(dataset: Any) -> Iterable[str]:  # noqa: ANN401
+def image_paths(dataset: Any) -> Iterable[str]:  # noqa: ANN401
     """Paths of a data set's images; none if it keeps no list."""
     return getattr(getattr(dataset, "samples", None), "image_path", getattr(dataset, "image_filenames", ()))
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from itertools import product
@@ -458,6 +459,13 @@ def test_held_out_images_that_are_tested_get_a_clear_error(job):
     folder = job(data={"val_split_mode": "same_as_test"})
     with pytest.raises(ValueError, match=r"6 of the 6 held-out images, .* are test images, such as .*from_train"):
         run_job(folder)
+
+
+def test_pictures_are_checked_for_baselines_too(job, tiny_root, tmp_path):
+    root = shutil.copytree(tiny_root, tmp_path / "spoiled")
+    (root / "stripes" / "test" / "square" / "001.png").write_bytes(b"spoiled")
+    with pytest.raises(ValueError, match=r"square.001\.png is not an image, or is corrupt"):
+        run_job(job(entry=model(f"{BASELINES}.ImageStatistics", image_size=[64, 64]), data={"root": str(root)}))
 
 
 def test_defects_among_held_out_images_are_told(job, capsys):

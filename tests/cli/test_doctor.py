@@ -273,12 +273,17 @@ def test_a_checkpoint_tells_its_model(demo_checkpoint, tmp_path, monkeypatch, ho
         ({"model": "model.ckpt"}, "No folder of .*model.ckpt names its model; give it, such as --model_class AnoSeg"),
         ({"model": "model.ckpt", "model_class": "AnoSag"}, "model_class names 'AnoSag', which anomalib does not know"),
         ({"model": "onnx/model.onnx", "image": "text.txt"}, "image names .*text.txt, which cannot be read"),
+        (
+            {"model": "onnx/model.onnx", "image": "deep.png"},
+            "image names .*deep.png, which .* has pixels of mode 'I;16'",
+        ),
     ],
 )
 def test_refuses_wrong_arguments(exports, demo_checkpoint, tmp_path, arguments, message):
     root = tmp_path / "root"
     shutil.copytree(exports / "onnx", root / "onnx")
     (root / "empty").mkdir()
+    Image.new("I;16", (8, 8)).save(root / "deep.png")
     (root / "text.txt").write_text("no picture", "utf-8")
     shutil.copy(demo_checkpoint, root / "model.ckpt")
     (root / "model.onnx").touch()

@@ -2,6 +2,7 @@
 
 import csv
 import filecmp
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +242,15 @@ def test_folder_without_pictures(tmp_path):
     with pytest.raises(ValueError, match=r"there are no pictures in .*empty\. Name a folder with good parts"):
         preview(tiny(), images=tmp_path / "empty", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_name_that_anomalib_refuses_is_the_cause(pictures, tmp_path):
+    (tmp_path / "plain").symlink_to(shutil.copytree(pictures, tmp_path / "部品"))
+    with pytest.raises(ValueError, match=r"^images: anomalib refuses the path .*部品: .*Rename the folder"):
+        preview(tiny(), images=tmp_path / "部品", out=tmp_path / "out")
+    with pytest.raises(ValueError, match=r"^anomalib refuses the path .*部品: .*Folder stopped with"):
+        preview(tiny(), Folder("parts", tmp_path / "部品"), out=tmp_path / "out")
+    assert preview(tiny(), images=tmp_path / "plain", out=tmp_path / "out", number=1).images
 
 
 def test_data_module_without_training_images(tmp_path):

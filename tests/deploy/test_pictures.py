@@ -1,5 +1,6 @@
 """Pictures for exported files: the right ones, at the right size, with their truth."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,6 +28,19 @@ def test_calibration_sees_no_test_image(tiny_root):
     data.train_data = data.test_data
     with pytest.raises(ValueError, match="There are no training or validation images to calibrate INT8 on"):
         pictures.for_calibration(3)
+
+
+def test_pictures_are_checked(tiny_root, tmp_path):
+    root = shutil.copytree(tiny_root, tmp_path / "tiny")
+    data = MVTecAD(root, "stripes", num_workers=0, val_split_mode="from_train", seed=0)
+    pictures = Pictures(data, SimpleNamespace(pre_processor=None))
+    for path in (root / "stripes" / "train" / "good").iterdir():
+        path.write_bytes(b"spoiled")
+    with pytest.raises(ValueError, match=r"good.\d+\.png is not an image, or is corrupt"):
+        pictures.for_calibration(3)
+    (root / "stripes" / "test" / "square" / "001.png").write_bytes(b"spoiled")
+    with pytest.raises(ValueError, match=r"square.001\.png is not an image, or is corrupt"):
+        Pictures(data, SimpleNamespace(pre_processor=None))
 
 
 def test_calibration_starts_with_validation_images(tiny_data):

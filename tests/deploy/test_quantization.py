@@ -1,13 +1,16 @@
 """What an INT8 export is calibrated on, and what it leaves in floating point."""
 
 import logging
+import shutil
 from itertools import starmap
 
 import numpy as np
 import openvino
 import pytest
 import torch
+from anomalib.data import MVTecAD
 from openvino import opset13 as ops
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from anomalib_anoseg.deploy.quantization import CalibrationImages, behind_layers, quantize
@@ -51,6 +54,16 @@ def model():
 def convolve(node):
     weights = np.random.default_rng(0).normal(size=(3, 3, 3, 3)).astype(np.float32)
     return ops.convolution(node, ops.constant(weights), [1, 1], [1, 1], [1, 1], [1, 1])
+
+
+def test_calibration_checks_its_pictures_first(model, tiny_root, tmp_path):
+    root = shutil.copytree(tiny_root, tmp_path / "tiny")
+    data = MVTecAD(root, "stripes", num_workers=0, val_split_mode="from_train", val_split_ratio=0.5, seed=0)
+    data.setup("fit")
+    spoiled = data.val_data.samples.image_path[1]
+    Image.fromarray(np.zeros((64, 64), np.uint16)).save(spoiled)
+    with pytest.raises(ValueError, match=rf"{spoiled} has pixels of mode 'I;16'"):
+        quantize(model(), data)
 
 
 def test_what_follows_the_last_layer_is_behind_all(model):

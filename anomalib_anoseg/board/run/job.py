@@ -41,6 +41,7 @@ from anomalib_anoseg.common.offline import OfflineError, no_network
 from anomalib_anoseg.deploy.rebuild import class_path
 from anomalib_anoseg.training.budget import BudgetTimer, Stopwatch, TrainingMeter
 from anomalib_anoseg.training.final_validation import NEVER
+from anomalib_anoseg.training.input_checks import check_data_files
 from anomalib_anoseg.training.resume_point import ResumePoint
 
 PACKAGES = ("anomalib", "kornia", "lightning", "numpy", "timm", "torch", "torchmetrics", "torchvision")
@@ -98,6 +99,7 @@ class JobRun:
     def _train(self) -> None:
         self.datamodule.prepare_data()
         self.datamodule.setup()
+        check_data_files(getattr(self.datamodule, f"{name}_data", None) for name in ("train", "val", "test"))
         self.found["held_out"] = check_held_out(self.datamodule)
         callbacks = [self.meter, ResumePoint(self.work / "training", self.save_every, self.meter.stopwatch)]
         if "seconds" in self.budget:

@@ -12,7 +12,7 @@ from anomalib.data.utils import read_image
 from anomalib.utils.serialization import anomalib_safe_globals
 from torch.nn import functional as F
 
-from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.common.picture_files import examine_picture
 from anomalib_anoseg.data.demo_textures import render
 from anomalib_anoseg.deploy.forms import export_forms
 from anomalib_anoseg.deploy.metadata import FIELDS, describe_thresholds
@@ -194,16 +194,15 @@ def load_picture(path: Path | None) -> tuple[torch.Tensor, str]:
     """Load a picture as it is, ``(1, 3, H, W)`` in ``[0, 1]``, and its name; a drawn one if there is no path.
 
     Raises:
-        ValueError: If it cannot be read.
+        ValueError: If it cannot be used.
     """
     if path is None:
         texture, _ = render("brick", "test", "stain", 0, size=DEMO_SIZE, seed=0)
         picture, name = torch.from_numpy(texture.astype(np.float32) / 255).permute(2, 0, 1), "a brick wall (no --image)"
     else:
-        try:
-            picture, name = torch.as_tensor(read_image(path, as_tensor=True)), path.name
-        except Exception as error:  # noqa: BLE001 - readers raise their own kinds
-            raise ValueError(f"image names {path}, which cannot be read as a picture: {one_line(error)}") from None
+        if problem := examine_picture(path).problem:
+            raise ValueError(f"image names {path}, which cannot be read as a picture: {problem}")
+        picture, name = torch.as_tensor(read_image(path, as_tensor=True)), path.name
     return picture[None].float(), name
 
 
