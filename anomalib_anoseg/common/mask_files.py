@@ -18,9 +18,9 @@ from anomalib_anoseg.common.picture_files import examine_file, shown
 __all__ = ["belong_together", "examine_mask", "examine_pairs"]
 
 WHITE = 255
-# A mask with more grey levels than this numbers no classes: its edges are soft.
+# A mask with more grey levels than these does not number classes: its edges are soft.
 CLASSES = 8
-# How much larger than its core the area of a mask with soft edges may be. JPEG blurs all edges, none on purpose.
+# How much larger than its core the area of a mask with soft edges may be. In a JPEG file no grey is meant.
 TOLERATED_GROWTH = 1.1
 REMEDY = "Save masks as PNG, black and white (255), without transparency."
 
@@ -63,15 +63,13 @@ def _find_problem(image: Image.Image) -> str:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
         if alpha.min() < WHITE and ((marked & (alpha == 0)).any() or not marked.any()):
             return f"marks by transparency, which anomalib ignores: {marked.mean():.0%} would be defective. {REMEDY}"
-    core = levels > levels.max() / 2
-    growth = marked.sum() / max(1, core.sum())
-    is_soft = growth > (1 if image.format == "JPEG" else TOLERATED_GROWTH)
-    if is_soft and np.count_nonzero(np.bincount(levels.ravel())) > CLASSES:
-        return (
-            f"has grey pixels ({'JPEG blurs its edges' if image.format == 'JPEG' else 'soft edges'}), which count "
-            f"as defective: {growth:.2f} times the area of its bright ones. {REMEDY}"
-        )
-    return ""
+    growth = marked.sum() / max(1, np.count_nonzero(levels > levels.max() / 2))
+    if image.format == "JPEG":
+        is_soft, why = growth > 1, "JPEG blurs its edges"
+    else:
+        is_soft, why = growth > TOLERATED_GROWTH and len(np.unique(levels)) > CLASSES, "soft edges"
+    what = f"has grey pixels ({why}), which count as defective: {growth:.2f} times the area of its bright ones."
+    return f"{what} {REMEDY}" if is_soft else ""
 
 
 def belong_together(picture: str | Path, mask: str | Path) -> bool:

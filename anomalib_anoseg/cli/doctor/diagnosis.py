@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from anomalib.data import AnomalibDataModule  # noqa: TC002 - the command line reads the types
 
 from anomalib_anoseg.cli.doctor.comparison import compare, load_runtimes
+from anomalib_anoseg.cli.doctor.data_set import examine_data
 from anomalib_anoseg.cli.doctor.environment import list_machine, list_registration, list_versions
 from anomalib_anoseg.cli.doctor.models import (
     TestedModel,
@@ -21,19 +25,22 @@ __all__ = ["doctor"]
 
 
 def doctor(
-    model: Path | None = None,
+    model: Path | dict[str, Any] | None = None,
     image: Path | None = None,
     model_class: str | None = None,
     threads: int = 1,
     tolerance: float = 1e-3,
     calls: int = 10,
+    data: AnomalibDataModule | None = None,
+    trainer: dict[str, Any] | None = None,
 ) -> list[str]:
-    """Show what is installed and, given a model, its thresholds and whether torch, ONNX Runtime and OpenVINO agree.
+    """Show what is installed, whether a model's runtimes agree, and which files of a data set cannot be used.
 
     All runtimes see the same picture as it is, and a checkpoint's are compared with what `anomalib test` and `predict`
     make of it. Files that take another size get it resized. OpenVINO is shown twice: computing in float32, and in the
     precision that it chooses for the processor. The tolerance does not apply to FP16 and INT8 files, nor to the
-    precision that OpenVINO chooses.
+    precision that OpenVINO chooses. Of a data set all pictures and masks are read; what cannot be used, and what
+    misleads a test, is listed with the remedy.
 
     Args:
         model: A checkpoint (.ckpt), which is exported for the comparison; an exported file (.pt, .onnx, .xml), which is
@@ -44,10 +51,15 @@ def doctor(
         threads: Threads of each library.
         tolerance: Largest allowed difference of scores and maps in float32; values lie in [0, 1].
         calls: Predictions that are timed after one to warm up; the latency shown is their median.
+        data: A data module, whose files are all examined, without downloading any.
+        trainer: Ignored, as the model of a configuration for training is where there is ``data``.
 
     Returns:
         list[str]: Problems, each with a remedy; empty if there are none. The command then exits with 0, else with 1.
     """
+    del trainer
+    if isinstance(model, dict) or (data is not None and model is not None and model.suffix in {".yaml", ".yml"}):
+        model = None
     _check(model, image, threads, tolerance, calls)
     findings = Findings()
     findings.table("Registration", list_registration(findings))
@@ -55,6 +67,8 @@ def doctor(
     findings.table("Machine", list_machine())
     if model is not None:
         _examine(model, image, model_class, threads, tolerance, calls, findings)
+    if data is not None:
+        examine_data(data, findings)
     findings.conclude()
     return findings.problems
 

@@ -34,9 +34,9 @@ class Findings:
         self.notes: list[str] = []
         self._console = Console()
 
-    def problem(self, what: str, remedy: str) -> None:
-        """Keep what is broken, and what to do about it."""
-        self.problems.append(f"{what} Remedy: {remedy}.")
+    def problem(self, what: str, remedy: str | None = None) -> None:
+        """Keep what is broken, and what to do about it; ``None`` if ``what`` says it."""
+        self.problems.append(what if remedy is None else f"{what} Remedy: {remedy}.")
 
     def note(self, what: str) -> None:
         """Keep what is worth knowing."""

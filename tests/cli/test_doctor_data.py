@@ -1,0 +1,145 @@
+"""The doctor looks at a whole data set: everything that is wrong stands in one list, and a good set has none."""
+
+import re
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+from anomalib.data import Folder, MVTecAD
+from PIL import Image
+
+from anomalib_anoseg.cli.doctor.data_set import examine_data
+from anomalib_anoseg.cli.doctor.output import Findings
+from anomalib_anoseg.cli.main import main
+
+CONFIG = "configs/laptop.yaml"
+
+
+@pytest.fixture
+def top(tiny_root, tmp_path):
+    """The category's folder in a copy that may be spoiled."""
+    return shutil.copytree(tiny_root, tmp_path / "tiny") / "stripes"
+
+
+@pytest.fixture
+def data(top):
+    split = {"val_split_mode": "from_train", "val_split_ratio": 0.25, "seed": 0}
+    return partial(MVTecAD, top.parent, "stripes", num_workers=0, **split)
+
+
+def examine(datamodule):
+    findings = Findings()
+    examine_data(datamodule, findings)
+    return findings
+
+
+def good(top):
+    return top / "train" / "good"
+
+
+def bad(top):
+    return top / "test" / "square"
+
+
+def mask(top):
+    return top / "ground_truth" / "square" / "001_mask.png"
+
+
+def resave(top):
+    with Image.open(good(top) / "003.png") as image:
+        image.save(bad(top).parent / "good" / "001.png", quality=80, format="JPEG")
+
+
+def jpeg(top):
+    with Image.open(mask(top)) as image:
+        image.save(mask(top), format="JPEG")
+
+
+def recolour(top, size):
+    colours = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    Image.fromarray(colours).save(good(top) / "003.png")
+
+
+# kind -> how to spoil the set, words that must stand in the problems, and in the notes
+KINDS = {
+    "nothing": (lambda _: None, [], []),
+    "16 bits": (
+        lambda top: Image.new("I;16", (64, 64)).save(good(top) / "003.png"),
+        ["003.png has pixels of mode"],
+        [],
+    ),
+    "corrupt": (lambda top: (bad(top) / "001.png").write_bytes(b"no"), ["square.001.png is not an image"], []),
+    "folder": (lambda top: (good(top) / "x.png").mkdir(), ["good.x.png is a folder, not a picture"], []),
+    "dangling": (lambda top: (bad(top) / "3.png").symlink_to("gone"), ["3.png has no mask", "3.png is a link to"], []),
+    "mask alone": (lambda top: (bad(top) / "001.png").unlink(), ["001_mask.png is the mask of no picture. Rename"], []),
+    "no mask": (lambda top: mask(top).unlink(), ["square.001.png has no mask. Add one"], []),
+    "JPEG mask": (jpeg, ["001_mask.png has grey pixels"], []),
+    "other size": (lambda top: Image.new("L", (9, 9)).save(mask(top)), ["001_mask.png has 9 x 9 pixels, its"], []),
+    "constant": (lambda top: Image.new("RGB", (64, 64)).save(good(top) / "003.png"), [], ["003.png has one colour"]),
+    "sizes": (lambda top: recolour(top, (9, 8)), [], ["Pictures have 2 sizes, from 8 x 9 to 64 x 64 pixels"]),
+    "same": (
+        lambda top: shutil.copy(good(top) / "003.png", bad(top) / "001.png"),
+        ["square.001.png is a test picture and, byte by byte, the training picture .*good.003.png"],
+        [],
+    ),
+    "saved anew": (resave, [], ["test.good.001.png looks like the training picture .*train.good.003.png"]),
+}
+
+
+@pytest.mark.parametrize(("spoil", "problems", "notes"), KINDS.values(), ids=KINDS)
+def test_each_kind_is_named(top, data, spoil, problems, notes):
+    spoil(top)
+    findings = examine(data())
+    told = [note for note in findings.notes if not note.startswith("Thresholds will rest on 2")]
+    for found, expected in ((sorted(findings.problems), problems), (told, notes)):
+        assert len(found) == len(expected)
+        assert all(map(re.search, expected, found))
+
+
+def test_all_findings_stand_in_one_list(top, data):
+    for kind in ("16 bits", "corrupt", "folder", "other size"):
+        KINDS[kind][0](top)
+    found = sorted(examine(data()).problems)
+    assert len(found) == 3
+    assert all(map(re.search, (KINDS[kind][1][0] for kind in ("corrupt", "16 bits", "folder")), found))
+
+
+def test_too_few_pictures_to_hold_some_out(top):
+    for path in sorted(good(top).iterdir())[3:]:
+        path.unlink()
+    folder = Folder("parts", good(top), test_split_mode="none", val_split_mode="from_train", val_split_ratio=0.1)
+    (problem,) = examine(folder).problems
+    assert "val_split_mode from_train, val_split_ratio 0.1, 3 training pictures. Raise the ratio, or add" in problem
+
+
+def test_path_that_anomalib_refuses(tmp_path):
+    (tmp_path / "Prüfteile").mkdir()
+    (problem,) = examine(Folder("parts", tmp_path / "Prüfteile")).problems
+    assert problem.startswith("anomalib refuses the path")
+    assert "Rename the folder" in problem
+
+
+def test_nothing_is_downloaded(tmp_path):
+    (problem,) = examine(MVTecAD(tmp_path / "nowhere", "bottle")).problems
+    assert "was asked for, but" in problem
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_command_takes_a_configuration_for_training(top, capsys, spoilt):
+    if spoilt:
+        (bad(top) / "001.png").write_bytes(b"spoiled")
+    with pytest.raises(SystemExit) as end:
+        main([
+            "doctor",
+            "--config",
+            CONFIG,
+            "--data",
+            "MVTecAD",
+            "--data.root",
+            str(top.parent),
+            "--data.category",
+            "stripes",
+        ])
+    assert ("001.png is not an image" in capsys.readouterr().out.replace("\n", "")) == spoilt
+    assert end.value.code == spoilt
