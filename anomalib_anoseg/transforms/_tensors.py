@@ -12,6 +12,11 @@ PARTS, WORTH_PARTS = 8, 128 * 128
 VISIBLE = 3 / 255
 
 
+def as_batch(image: Tensor) -> Tensor:
+    """Make a batch of one from a single image, ``(C, H, W)``; a batch stays as it is."""
+    return image if image.ndim == 4 else image[None]  # noqa: PLR2004
+
+
 def find_changed(after: Tensor, before: Tensor) -> Tensor:
     """Find the pixels of ``(B, C, H, W)`` images that changed by more than :data:`VISIBLE`: bool ``(B, 1, H, W)``."""
     return ((after - before).abs() > VISIBLE).any(1, keepdim=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from anomalib_anoseg.common.checks import check_value
-from anomalib_anoseg.transforms._tensors import on_device, per_image
+from anomalib_anoseg.transforms._tensors import as_batch, on_device, per_image
 from anomalib_anoseg.transforms.random_stream import RandomStream
 
 
@@ -191,15 +191,16 @@ class SyntheticAnomaly(SeededAugmentation):
         """Draw parameters and plant anomalies in normal images.
 
         Args:
-            image: ``(B, C, H, W)``, floating point, in ``[0, 1]``.
+            image: ``(B, C, H, W)`` or ``(C, H, W)``, floating point, in ``[0, 1]``.
             params: Parameters of an earlier call (``self._params``) to replay; drawn anew if ``None``.
             generator: Generator for this call only, on the transform's device; the transform's own stream if ``None``.
             paths: Files of the images, by which :meth:`look_up` finds parameters.
 
         Returns:
-            The images and their masks. An image that the gate ``p`` skips keeps an empty mask.
+            The images and their masks; of a single image ``(1, C, H, W)``, or its own shape with ``keepdim``. An image
+            that the gate ``p`` skips keeps an empty mask.
         """
-        image = _check_images(image)
+        is_single, image = image.ndim == 3, _check_images(image)  # noqa: PLR2004
         if params is None:
             params = self.draw(image.shape, RandomStream(self.device, generator or self.generator))
             params |= self.look_up(image, paths)
@@ -207,20 +208,20 @@ class SyntheticAnomaly(SeededAugmentation):
         with torch.autocast(image.device.type, enabled=False):
             planted = self.plant(image, params)
         self._planted = dict(params), planted.mask
-        return planted
+        return ForgedBatch(planted.image[0], planted.mask[0]) if is_single and self.keepdim else planted
 
     def rotate(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """Return the normal images in which anomalies were planted: as given, unless a subclass rotates them first.
 
         Args:
-            image: ``(B, C, H, W)``, floating point, in ``[0, 1]``, as given to :meth:`forge`.
+            image: ``(B, C, H, W)`` or ``(C, H, W)``, floating point, in ``[0, 1]``, as given to :meth:`forge`.
             params: Parameters of an earlier call; those of the last if ``None``.
 
         Returns:
             ``(B, C, H, W)``; forged images equal them outside their masks.
         """
         del params
-        return image
+        return as_batch(image)
 
     def check_paths(self, paths: Sequence[str]) -> None:
         """Check before training that all exists that :meth:`forge` looks up by file; by default, check nothing.
@@ -285,7 +286,7 @@ def _check_images(input: Tensor) -> Tensor:
         raise ValueError(
             f"Images must be floating point of shape (B, C, H, W) or (C, H, W), got {input.dtype} {tuple(input.shape)}."
         )
-    return input if input.ndim == 4 else input[None]  # noqa: PLR2004
+    return as_batch(input)
 
 
 def _with_channel(mask: Tensor) -> Tensor:

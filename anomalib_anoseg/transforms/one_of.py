@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.transforms._tensors import add_prefix, constant, per_image, under_prefix
+from anomalib_anoseg.transforms._tensors import add_prefix, as_batch, constant, per_image, under_prefix
 from anomalib_anoseg.transforms.base import ForgedBatch, SyntheticAnomaly
 from anomalib_anoseg.transforms.random_stream import RandomStream
 from anomalib_anoseg.transforms.subsets import stratified_uniform
@@ -96,7 +96,7 @@ class OneOf(SyntheticAnomaly):
 
     def rotate(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """Rotate images like those in which anomalies were planted, see :meth:`SyntheticAnomaly.rotate`."""
-        params = self._params if params is None else params
+        image, params = as_batch(image), self._params if params is None else params
         rotated = [kind.rotate(image, under_prefix(f"{number}.", params)) for number, kind in self._numbered()]
         if all(one is image for one in rotated):
             return image

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from anomalib_anoseg.common.checks import check_interval, check_value
 from anomalib_anoseg.transforms._tensors import (
     add_prefix,
+    as_batch,
     constant,
     find_changed,
     on_device,
@@ -129,6 +130,7 @@ class PerlinAnomaly(SalientAnomaly):
 
     def rotate(self, image: Tensor, params: dict[str, Tensor] | None = None) -> Tensor:
         """Rotate images like those in which anomalies were planted; images that were not rotated stay bit-identical."""
+        image = as_batch(image)
         rotated = self._rotate_some(image, on_device(self._params if params is None else params, image.device))
         return image if rotated is None else image.index_copy(0, rotated[0], rotated[1].to(image.dtype))
 

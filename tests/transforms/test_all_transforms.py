@@ -228,6 +228,28 @@ def test_single_image_keeps_its_shape_with_keepdim(transform_class):
     assert transform_class(p=1.0, keepdim=True)(torch.rand(3, 32, 32)).shape == (3, 32, 32)
 
 
+@pytest.mark.parametrize("transform_class", [cls for cls in TRANSFORMS if issubclass(cls, SyntheticAnomaly)])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_single_image_of_any_kind_is_forged_or_refused_with_the_reason(transform_class, channels, dtype):
+    image = torch.rand(channels, 32, 40).to(dtype)
+    transform, same_shape = transform_class(p=1.0).manual_seed(0), transform_class(p=1.0, keepdim=True).manual_seed(0)
+    if channels == 1 and transform_class in {SaliencyPerlin, CutPasteOnObject}:
+        with pytest.raises(ValueError, match=r"RGB images, .* got \(1, 1, 32, 40\): repeat their channel"):
+            transform.forge(image)
+        return
+    forged, mask = transform.forge(image)
+    assert forged.shape == (1, channels, 32, 40)
+    assert mask.shape == (1, 1, 32, 40)
+    assert forged.dtype == mask.dtype == dtype
+    rotated = transform.rotate(image)
+    assert rotated.shape == forged.shape
+    assert torch.equal(torch.where(mask == 1, rotated, forged), rotated)
+    single, of_single = same_shape.forge(image)
+    assert torch.equal(single, forged[0])
+    assert torch.equal(of_single, mask[0])
+
+
 def test_makes_no_host_synchronisation_and_no_loop_over_the_batch(transform_class, count_operations):
     transform = transform_class(p=0.5).manual_seed(0)
     counts = []
