@@ -21,7 +21,7 @@ from anomalib_anoseg.models.settings import complete
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
 from anomalib_anoseg.training.checkpoints import explain_misfit, fits
 from anomalib_anoseg.training.final_validation import FinalValidation
-from anomalib_anoseg.training.input_checks import InputCheck
+from anomalib_anoseg.training.input_checks import InputCheck, as_images
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.training.seeding import SeededFit, step_seed
 from anomalib_anoseg.transforms import SyntheticAnomaly
@@ -56,9 +56,15 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
     saved_arguments: Mapping[str, Any] | None = None
 
     def forward(self, batch: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Predict from images in memory as the trainer does from files: with the same resize."""
+        """Predict from images in memory as the trainer does from files: with the same resize.
+
+        Args:
+            batch: See :func:`~anomalib_anoseg.training.input_checks.as_images`.
+            *args: Passed on to anomalib.
+            **kwargs: Passed on to anomalib.
+        """
         use_matrix_resize(self.pre_processor)
-        return super().forward(batch, *args, **kwargs)
+        return super().forward(as_images(batch), *args, **kwargs)
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add image checks, seeded random streams and a final validation to anomalib's callbacks."""

@@ -170,6 +170,28 @@ def check_batch(image: torch.Tensor, min_side: int) -> None:
         )
 
 
+def as_images(batch: torch.Tensor) -> torch.Tensor:
+    """Make the images, ``(B, 3, H, W)``, that networks take from what a user passes in memory.
+
+    Args:
+        batch: ``(B, 3, H, W)`` or ``(3, H, W)``, floating point, in ``[0, 1]``; float64 becomes float32.
+
+    Raises:
+        ValueError: If they are not RGB, or no floating point numbers.
+
+    Example:
+        >>> as_images(torch.rand(3, 64, 64, dtype=torch.float64)).shape
+        torch.Size([1, 3, 64, 64])
+    """
+    if batch.ndim not in {3, 4} or batch.shape[-3] != 3 or not batch.is_floating_point():  # noqa: PLR2004
+        raise ValueError(
+            f"Images must be RGB, (B, 3, H, W) or (3, H, W), floating point in [0, 1]; got {batch.dtype} "
+            f"{tuple(batch.shape)}. Repeat the channel of grey images; divide 8-bit values by 255."
+        )
+    images = batch if batch.ndim == 4 else batch[None]  # noqa: PLR2004
+    return images.float() if images.dtype == torch.float64 else images
+
+
 def check_image_files(paths: Iterable[str | Path]) -> None:
     """Check that files can be read as pictures, see :func:`~anomalib_anoseg.common.picture_files.examine_picture`.
 

@@ -444,6 +444,27 @@ def test_custom_data_are_accepted(fit):
         fit(loader=DataLoader(dataset, 2, collate_fn=ImageBatch.collate))
 
 
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [
+        (torch.rand(1, 1, 64, 64), r"torch\.float32 \(1, 1, 64, 64\)"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r"torch\.uint8 \(1, 3, 64, 64\)"),
+        (torch.rand(64, 64), r"torch\.float32 \(64, 64\)"),
+    ],
+)
+def test_images_in_memory_are_refused_with_the_reason(image, got):
+    with pytest.raises(ValueError, match=rf"Images must be RGB.*got {got}\. Repeat the channel of grey images"):
+        AnoSeg((64, 64), network={"width": 0.125})(image)
+
+
+def test_a_single_image_in_memory_and_float64_are_predicted():
+    model, image = AnoSeg((64, 64), network={"width": 0.125}).eval(), torch.rand(3, 80, 70)
+    with torch.no_grad():
+        expected, single, double = model(image[None]), model(image), model(image.double())
+    assert torch.equal(expected.pred_score, single.pred_score)
+    assert torch.equal(expected.anomaly_map, double.anomaly_map)
+
+
 def test_small_images_are_named_with_the_limit():
     with pytest.raises(ValueError, match=r"sides of 64 pixels or more, got \(2, 3, 63, 80\)\. .*set image_size"):
         check_batch(torch.rand(2, 3, 63, 80), 64)

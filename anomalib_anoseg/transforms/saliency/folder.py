@@ -9,6 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
+from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.common.picture_files import examine_file
 from anomalib_anoseg.transforms.saliency.base import Saliency
 from anomalib_anoseg.transforms.saliency.estimators import ESTIMATORS
 
@@ -107,12 +109,20 @@ def _read(picture: Path) -> Tensor:
     """Read a map, ``(1, H, W)`` uint8.
 
     Raises:
-        ValueError: If its values do not have 8 bits: they would be cut off.
+        ValueError: If it cannot be read, or its values do not have 8 bits: they would be cut off.
     """
-    with Image.open(picture) as opened:
-        if opened.mode not in EIGHT_BITS:
-            raise ValueError(f"Saliency maps must have 8 bits per channel, but {picture} has mode {opened.mode!r}.")
-        return pil_to_tensor(opened.convert("L"))
+    if problem := examine_file(picture):
+        raise ValueError(f"saliency: {problem}")
+    try:
+        with Image.open(picture) as opened:
+            mode, grey = opened.mode, opened.convert("L")
+    except Exception as error:  # each format fails in its own way
+        raise ValueError(f"saliency: {picture} cannot be read ({one_line(error)}). Replace the map.") from error
+    if mode not in EIGHT_BITS:
+        raise ValueError(
+            f"Saliency maps must have 8 bits per channel, but {picture} has mode {mode!r}. Convert the maps to 8 bits."
+        )
+    return pil_to_tensor(grey)
 
 
 def _list_pictures(root: Path) -> dict[tuple[str, ...], Path]:

@@ -11,6 +11,8 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import resize
 
 from anomalib_anoseg.common.checks import check_value
+from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.common.picture_files import examine_file
 from anomalib_anoseg.transforms.textures.base import Textures
 from anomalib_anoseg.transforms.textures.generated import BatchTextures
 
@@ -77,8 +79,7 @@ class TextureFolder(Textures):
         count = min(len(paths), max(1, self.memory * 10**6 // (3 * size[0] * size[1])))
         pictures = torch.empty((count, 3, *size), dtype=torch.uint8)
         for number in range(count):
-            picture = decode_image(str(paths[number * len(paths) // count]), ImageReadMode.RGB)
-            pictures[number] = resize(picture, list(size), antialias=True)
+            pictures[number] = resize(_read(paths[number * len(paths) // count]), list(size), antialias=True)
         return pictures
 
     def _paths(self) -> list[Path]:
@@ -90,6 +91,23 @@ class TextureFolder(Textures):
                 "or leave `textures` out for the default ones."
             )
         return paths
+
+
+def _read(path: Path) -> Tensor:
+    """Read a picture, ``(3, H, W)`` uint8.
+
+    Raises:
+        ValueError: If it cannot be read, or has more than 8 bits a channel.
+    """
+    if problem := examine_file(path):
+        raise ValueError(f"textures: {problem}")
+    try:
+        picture = decode_image(str(path), ImageReadMode.RGB)
+    except RuntimeError as error:
+        raise ValueError(f"textures: {path} cannot be read ({one_line(str(error))}). Replace or remove it.") from error
+    if picture.dtype != torch.uint8:
+        raise ValueError(f"textures: {path} has more than 8 bits a channel. Convert it to 8 bits.")
+    return picture
 
 
 def create_textures(textures: Textures | str | Path | None) -> Textures:

@@ -103,8 +103,19 @@ def test_refuses_two_maps_for_one_image(folder):
 
 def test_refuses_what_eight_bits_would_cut_off(tmp_path):
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"8 bits per channel, but .*a.png has mode 'I;16'"):
+    with pytest.raises(ValueError, match=r"8 bits per channel, but .*a.png has mode 'I;16'\. Convert the maps"):
         SaliencyFolder(tmp_path)(torch.rand(1, 3, 8, 8), ["a.png"])
+
+
+def test_broken_map_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"spoiled")
+    (tmp_path / "b.png").mkdir()
+    with pytest.raises(
+        ValueError, match=r"^saliency: .*a\.png cannot be read \(UnidentifiedImageError.*Replace the map"
+    ):
+        SaliencyFolder(tmp_path)(torch.rand(1, 3, 8, 8), ["a.png"])
+    with pytest.raises(ValueError, match=r"^saliency: .*b\.png is a folder"):
+        SaliencyFolder(tmp_path)(torch.rand(1, 3, 8, 8), ["b.png"])
 
 
 @pytest.mark.parametrize(

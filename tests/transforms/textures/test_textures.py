@@ -135,6 +135,22 @@ def test_missing_folder_says_where_textures_come_from(tmp_path):
         transform(torch.rand(2, 3, 32, 32))
 
 
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda path: path.write_bytes(b"spoiled"), r"textures: .*x\.png cannot be read \(.*Replace or remove it"),
+        (lambda path: path.mkdir(), r"textures: .*x\.png is a folder, not a picture"),
+        (lambda path: Image.new("I;16", (8, 8)).save(path), r"textures: .*x\.png has more than 8 bits.*Convert"),
+    ],
+    ids=["corrupt", "folder", "16 bits"],
+)
+def test_broken_texture_is_named_in_one_line(tmp_path, spoil, says):
+    spoil(tmp_path / "x.png")
+    with pytest.raises(ValueError, match=says) as error:
+        DraemPerlin(tmp_path)(torch.rand(2, 3, 32, 32))
+    assert "\n" not in str(error.value)
+
+
 def test_grey_images_get_grey_textures(folder):
     assert DraemPerlin(folder, p=1.0)(torch.rand(2, 1, 32, 32)).shape == (2, 1, 32, 32)
     with pytest.raises(ValueError, match=r"1 or 3 channels, got shape \(2, 4, 32, 32\)"):
