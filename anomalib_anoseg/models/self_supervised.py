@@ -10,6 +10,7 @@ from anomalib.data import ImageBatch
 from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Resize
@@ -23,6 +24,7 @@ from anomalib_anoseg.training.checkpoints import explain_misfit, fits
 from anomalib_anoseg.training.final_validation import FinalValidation
 from anomalib_anoseg.training.input_checks import InputCheck, as_images
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
+from anomalib_anoseg.training.result_pictures import ResultPictures
 from anomalib_anoseg.training.seeding import SeededFit, step_seed
 from anomalib_anoseg.transforms import SyntheticAnomaly
 
@@ -182,6 +184,11 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
     def configure_post_processor(self) -> PostProcessor:
         """Configure thresholds that need no anomalous images."""
         return SelfCalibratingPostProcessor()
+
+    @classmethod
+    def configure_visualizer(cls) -> ImageVisualizer:
+        """Configure anomalib's pictures of results, of which none replaces another."""
+        return ResultPictures()
 
     @staticmethod
     def configure_evaluator() -> Evaluator:
