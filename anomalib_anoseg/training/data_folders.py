@@ -68,11 +68,11 @@ def explain_error(datamodule: Any, error: BaseException) -> str | None:  # noqa:
         anomalib refuses the path /data/Teile/Prüfteile: it takes ASCII letters, digits and signs alone, not 'ü'. ...
     """
     if NOT_ASCII in str(error):
-        path = shown(str(error).partition(": ")[2])
+        path = str(error).partition(": ")[2]
         odd = ", ".join(sorted({repr(letter) for letter in path if not " " <= letter <= "~"}))
         return (
-            f"anomalib refuses the path {path}: it takes ASCII letters, digits and signs alone, not {odd}. Rename the "
-            "folder, or give the absolute path of a link to it with a plain name."
+            f"anomalib refuses the path {shown(path)}: it takes ASCII letters, digits and signs alone, not {odd}. "
+            "Rename the folder, or give the absolute path of a link to it with a plain name."
         )
     return next(iter(DataFolders.of(datamodule).problems()), None)
 

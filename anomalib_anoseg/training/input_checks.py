@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import Normalize
 from tqdm import tqdm
 
 from anomalib_anoseg.common.mask_files import examine_mask
-from anomalib_anoseg.common.picture_files import examine_picture
+from anomalib_anoseg.common.picture_files import examine_picture, shown
 from anomalib_anoseg.training.data_folders import explain_error
 
 # Lightning's number of epochs if the user sets none.
@@ -103,7 +103,7 @@ class InputCheck(Callback):
             elif not _get_data(trainer, "test_data"):
                 cause = NO_TEST_IMAGES
         if cause is not None:
-            exception.args = (f"{cause} ({type(datamodule).__name__} stopped with: {exception})",)
+            exception.args = (f"{cause} ({type(datamodule).__name__} stopped with: {shown(str(exception))})",)
 
 
 def check_pre_processor(pre_processor: Any) -> None:  # noqa: ANN401

@@ -143,6 +143,11 @@ def test_a_name_that_anomalib_refuses_is_the_cause(fit, normal, tmp_path):
     refused = r"^anomalib refuses the path .*Prüfteile: it takes ASCII .*, not 'ü'\. Rename the folder"
     with pytest.raises(ValueError, match=refused):
         fit(Folder("tiny", "Prüfteile", tmp_path, num_workers=0))
+    bytewise = tmp_path / os.fsdecode(b"caf\xe9")
+    bytewise.mkdir()
+    with pytest.raises(ValueError, match=r"^anomalib refuses the path .*caf\\xe9: .* not '\\udce9'\. Rename") as error:
+        fit(Folder("tiny", bytewise, num_workers=0))
+    assert str(error.value).isascii()
     (tmp_path / "plain").symlink_to(tmp_path / "Prüfteile")
     with pytest.raises(Trained):
         fit(Folder("tiny", tmp_path / "plain", num_workers=0, val_split_mode="from_train"))
