@@ -73,14 +73,14 @@ def _find_problem(image: Image.Image) -> str:
 
 
 def belong_together(picture: str | Path, mask: str | Path) -> bool:
-    """Tell whether a mask is named after a picture, and not after another one.
+    """Tell whether a mask is not named after another picture; data sets with a list may pair any names.
 
     Example:
         >>> belong_together("bad/1.png", "masks/1_mask.png"), belong_together("bad/1.png", "masks/10_mask.png")
         (True, False)
     """
     picture, mask = Path(picture), Path(mask)
-    if not _is_named_after(picture.stem, mask.stem):
+    if picture.stem in mask.stem and not _is_named_after(picture.stem, mask.stem):
         return False
     of_other = mask.parents[1] / picture.parent.name / mask.name if len(mask.parents) > 1 else mask
     return of_other in {mask, picture} or mask.parent == picture.parent or not of_other.exists()
