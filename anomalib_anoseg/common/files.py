@@ -3,8 +3,104 @@
 import json
 import math
 import os
+import shutil
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from platform import node
 from typing import Any
+
+# Hidden folders beside the targets, named after the machine and the process that write in them.
+PART = ".part"
+# After this many seconds a part belongs to no running process, whatever machine it runs on.
+FORGOTTEN = 3600.0
+
+
+@contextmanager
+def written_whole(path: Path) -> Generator[Path, None, None]:
+    """Give a place to write a file or a folder, which then takes the place of ``path`` at once, or not at all.
+
+    The place is in a hidden folder beside ``path``, so a kill, an error or a full disk leaves what was there before.
+    Other files that are written beside the place go where ``path`` is, too; the old ``path`` is removed before they
+    change, so that it never stands beside companions of another version. Leftovers of killed processes are removed.
+
+    Args:
+        path: A file, or a folder that is new or empty. Its parents are made; of a link, its target is replaced.
+
+    Yields:
+        The place, of the same name, in a folder of its own.
+
+    Raises:
+        OSError: If the place cannot be written to; the message names ``path``.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     with written_whole(Path(folder) / "new" / "file.txt") as place:
+        ...         _ = place.write_text("whole")
+        ...     (Path(folder) / "new" / "file.txt").read_text(), len(list((Path(folder) / "new").iterdir()))
+        ('whole', 1)
+    """
+    target = Path(path).resolve()
+    part = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target.parent)
+        part = Path(tempfile.mkdtemp(prefix=f"{PART}-{node()}-{os.getpid()}-", dir=target.parent))
+        yield part / target.name
+        _publish(part, target)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        reason = f"{error.strerror or error}. It is as it was before; free space there or name another place"
+        raise OSError(error.errno, f"Could not write {path}: {reason}") from error
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _publish(part: Path, target: Path) -> None:
+    """Move what is in ``part`` to its place, once all of it is on the disk."""
+    for file in part.rglob("*"):
+        if file.is_file():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+    companions = [file for file in part.iterdir() if file.name != target.name]
+    if target.is_dir():
+        target.rmdir()  # Windows replaces no folder, even if it is empty
+    elif companions:
+        target.unlink(missing_ok=True)
+    for companion in companions:
+        companion.replace(target.with_name(companion.name))
+    (part / target.name).replace(target)
+    if os.name == "posix":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove parts whose process has ended; those of other machines, and on Windows, after an hour."""
+    for part in folder.glob(f"{PART}-*"):
+        process = part.name.removeprefix(f"{PART}-{node()}-").partition("-")[0]
+        ended = os.name == "posix" and process.isdecimal() and not _is_running(int(process))
+        with suppress(FileNotFoundError):  # another process may remove it at the same time
+            if ended or time.time() - part.stat().st_mtime > FORGOTTEN:
+                shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
@@ -17,11 +113,9 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
         ...     (Path(folder) / "new" / "file.json").read_text()
         '{\n  "a": null\n}\n'
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(content), indent=2, allow_nan=False, default=str, ensure_ascii=False)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with written_whole(path) as place:
+        place.write_text(text + "\n", encoding="utf-8")
 
 
 def _finite(content: Any) -> Any:  # noqa: ANN401

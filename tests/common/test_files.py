@@ -1,0 +1,98 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from anomalib_anoseg.common import files
+from anomalib_anoseg.common.files import written_whole
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write(path, text="new"):
+    with written_whole(path) as place:
+        place.write_text(text)
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, failure):
+    path = tmp_path / "model.ckpt"
+    path.write_text("old")
+    with pytest.raises(type(failure)) as caught, written_whole(path) as place:
+        place.write_text("ne")
+        raise failure
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["model.ckpt"]
+    if isinstance(failure, OSError):
+        assert caught.value.errno == errno.ENOSPC
+        assert str(path) in str(caught.value)
+
+
+def test_the_new_file_is_on_the_disk_before_it_takes_the_place(tmp_path, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda number: (done.append("sync"), fsync(number)))
+    monkeypatch.setattr(Path, "replace", lambda self, target: (done.append("replace"), replace(self, target)))
+    write(tmp_path / "file")
+    assert done[:2] == ["sync", "replace"]
+
+
+@pytest.mark.parametrize("killed_at", [1, 2])
+def test_a_file_never_stands_beside_companions_of_another_version(tmp_path, monkeypatch, killed_at):
+    path, companion = tmp_path / "model.xml", tmp_path / "model.bin"
+    for version in ("old", "new"):
+        if version == "new":
+            calls, replace = [], Path.replace
+
+            def stop(self, target, calls=calls, replace=replace):
+                calls.append(target)
+                if len(calls) == killed_at:
+                    raise KeyboardInterrupt
+                return replace(self, target)
+
+            monkeypatch.setattr(Path, "replace", stop)
+        try:
+            with written_whole(path) as place:
+                place.write_text(version)
+                place.with_suffix(".bin").write_text(version)
+        except KeyboardInterrupt:
+            assert version == "new"
+    assert not path.exists()
+    monkeypatch.undo()
+    with written_whole(path) as place:
+        place.write_text("newest")
+        place.with_suffix(".bin").write_text("newest")
+    assert (path.read_text(), companion.read_text()) == ("newest", "newest")
+
+
+def test_folders_appear_at_once(tmp_path):
+    (tmp_path / "preview").mkdir()
+    with written_whole(tmp_path / "preview") as place:
+        place.mkdir()
+        (place / "sheet.png").write_text("sheet")
+        assert names(tmp_path / "preview") == []
+    assert names(tmp_path / "preview") == ["sheet.png"]
+
+
+def test_leftovers_of_ended_processes_are_removed_and_others_stay(tmp_path, monkeypatch):
+    machine = files.node()
+    ended, running, elsewhere, forgotten = (
+        tmp_path / f".part-{name}" for name in (f"{machine}-4194999-a", f"{machine}-1-b", "other-4194999-c", "x-1-d")
+    )
+    for part in (ended, running, elsewhere, forgotten):
+        part.mkdir()
+        (part / "half").write_text("ha")
+    monkeypatch.setattr(files, "_is_running", lambda process: process == 1)
+    os.utime(forgotten, (0, 0))
+    write(tmp_path / "file")
+    assert names(tmp_path) == sorted(["file", running.name, elsewhere.name])
+
+
+def test_links_keep_pointing_at_the_file(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
