@@ -20,7 +20,7 @@ from anomalib_anoseg.deploy.resize import use_matrix_resize
 from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.models.settings import complete
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
-from anomalib_anoseg.training.checkpoints import explain_misfit, fits
+from anomalib_anoseg.training.checkpoints import add_digests, check_digests, explain_misfit, fits
 from anomalib_anoseg.training.final_validation import FinalValidation
 from anomalib_anoseg.training.input_checks import InputCheck, as_images
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
@@ -116,6 +116,11 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         """Predict as in validation."""
         return self.validation_step(batch, batch_idx, dataloader_idx)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add digests, by which a damaged file is found when it is loaded."""
+        super().on_save_checkpoint(checkpoint)
+        add_digests(checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """If weights do not fit, explain which arguments differ, before torch lists the tensors.
 
@@ -125,6 +130,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         Raises:
             ValueError: If the weights belong to networks of another shape.
         """
+        check_digests(checkpoint)
         super().on_load_checkpoint(checkpoint)
         self.saved_arguments = complete(type(self), checkpoint.get("hyper_parameters", {}))
         saved = checkpoint.get("state_dict", {}).items()

@@ -1,11 +1,63 @@
-"""Explain why a checkpoint does not fit the model that loads it."""
+"""Find out whether a checkpoint is as it was saved, and explain why it does not fit the model that loads it."""
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 MISSING = object()
+# Key of the digests in a checkpoint, and its parts that have one.
+DIGESTS = "anomalib_anoseg_digests"
+DIGESTED = ("state_dict", "optimizer_states")
+
+
+def add_digests(checkpoint: dict[str, Any]) -> None:
+    """Add the digests of its tensors to a checkpoint that is about to be saved.
+
+    Each part has its own, so that a checkpoint may lose its optimisers' states.
+    """
+    checkpoint[DIGESTS] = {part: digest(checkpoint[part]) for part in DIGESTED if part in checkpoint}
+
+
+def check_digests(checkpoint: Mapping[str, Any]) -> None:
+    """Check that the tensors of a checkpoint are those that were saved; one without digests is taken as it is.
+
+    Raises:
+        ValueError: If they are not, because bytes of the file have changed.
+    """
+    for part, expected in checkpoint.get(DIGESTS, {}).items():
+        if part in checkpoint and digest(checkpoint[part]) != expected:
+            raise ValueError(
+                f"The checkpoint is damaged: its {part} is not what was saved. Copy the file again from where it was "
+                f"written, or take another one. If you changed it on purpose, remove its entry {DIGESTS!r}."
+            )
+
+
+def digest(part: object) -> str:
+    """Compute the SHA-256 of all tensors in nested mappings and lists: names, types, shapes and values.
+
+    Example:
+        >>> weights = nn.Linear(2, 1).state_dict()
+        >>> digest(weights) == digest({name: value.clone() for name, value in weights.items()})
+        True
+        >>> digest(weights) == digest({**weights, "bias": weights["bias"] + 1e-7})
+        False
+    """
+    found = hashlib.sha256()
+    for name, tensor in _list_tensors("", part):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _list_tensors(name: str, part: object) -> Generator[tuple[str, Tensor], None, None]:
+    if isinstance(part, Tensor):
+        yield name, part
+    elif isinstance(part, Mapping | list | tuple):
+        for key, value in part.items() if isinstance(part, Mapping) else enumerate(part):
+            yield from _list_tensors(f"{name}/{key}", value)
 
 
 def fits(network: nn.Module, weights: Mapping[str, Tensor]) -> bool:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from anomalib_anoseg import AnoSeg
-from anomalib_anoseg.training.checkpoints import explain_misfit
+from anomalib_anoseg.training.checkpoints import DIGESTS, add_digests, check_digests, explain_misfit
 
 SHAPING = {"backbone": str, "network.width": float, "detector.enabled": bool}
 
@@ -50,3 +51,33 @@ def test_weights_that_fit_load_whatever_the_arguments_say():
     other.load_state_dict(checkpoint["state_dict"])
     with pytest.raises(ValueError, match=r"Add --model\.network\.width 0\.125 to the"):
         AnoSeg((64, 64), network={"width": 0.25}).on_load_checkpoint(checkpoint)
+
+
+def test_changed_bytes_are_found_when_a_checkpoint_is_loaded(tmp_path):
+    model, path = AnoSeg((64, 64), network={"width": 0.05}), tmp_path / "model.ckpt"
+    checkpoint = {"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
+    checkpoint["pytorch-lightning_version"] = "2.6.0"
+    model.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+    assert AnoSeg.load_from_checkpoint(path).image_size == (64, 64)
+
+    content, weights = bytearray(path.read_bytes()), model.model.segmenter.parameters()
+    largest = max(weights, key=torch.numel).detach().permute(0, 2, 3, 1)  # as it lies in memory
+    content[content.index(largest.contiguous().numpy().tobytes()[:64]) + 10] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="The checkpoint is damaged: its state_dict is not what was saved"):
+        AnoSeg.load_from_checkpoint(path)
+
+
+def test_checkpoints_without_digests_and_without_optimisers_load():
+    states = [{"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2, dtype=torch.bfloat16)}}}]
+    checkpoint = {"state_dict": {"weight": torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last)}}
+    check_digests(checkpoint)
+    checkpoint["optimizer_states"] = states
+    add_digests(checkpoint)
+    check_digests(checkpoint)
+    states[0]["state"][0]["exp_avg"][1] += 1
+    with pytest.raises(ValueError, match=f"its optimizer_states is not what .* remove its entry '{DIGESTS}'"):
+        check_digests(checkpoint)
+    del checkpoint["optimizer_states"]
+    check_digests(checkpoint)
