@@ -25,6 +25,7 @@ from anomalib_anoseg.training.final_validation import FinalValidation
 from anomalib_anoseg.training.input_checks import InputCheck, as_images
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.training.result_pictures import ResultPictures
+from anomalib_anoseg.training.resume_point import SafeCheckpoints
 from anomalib_anoseg.training.seeding import SeededFit, step_seed
 from anomalib_anoseg.transforms import SyntheticAnomaly
 
@@ -69,10 +70,10 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         return super().forward(as_images(batch), *args, **kwargs)
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add image checks, seeded random streams and a final validation to anomalib's callbacks."""
+        """Add image checks, seeded random streams, a final validation and safe checkpoints to anomalib's callbacks."""
         components: Any = super().configure_callbacks()
         check = InputCheck(self.max_epochs, self.augmenter.check_paths)
-        return [*components, check, SeededFit(self.seed), FinalValidation()]
+        return [*components, check, SeededFit(self.seed), FinalValidation(), SafeCheckpoints()]
 
     def step_generator(self) -> torch.Generator | None:
         """Create the random generator of this training step and rank; ``None`` without a seed."""
