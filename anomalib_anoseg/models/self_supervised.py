@@ -1,6 +1,7 @@
 """What Lightning and anomalib need of a model that learns from anomalies forged on normal images."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Resize
 
@@ -44,7 +47,10 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         min_side: Shortest side of an image in pixels that the networks can take.
         unexported: Names of attributes beside ``model`` that only training needs.
         find_place: Tells where a former argument stands now, see :func:`~anomalib_anoseg.models.settings.find_place`.
-        shaping_arguments: See :func:`~anomalib_anoseg.training.checkpoints.explain_misfit`.
+        shaping_arguments: Those that shape the networks, see
+            :func:`~anomalib_anoseg.training.checkpoints.explain_misfit`.
+        result_arguments: Likewise those that change predictions of equal weights, whose thresholds fit no other choice.
+        chosen_arguments: Likewise those that change predictions and may be chosen after training.
         saved_arguments: Arguments in the last checkpoint that was loaded; ``None`` if there was none.
     """
 
@@ -56,6 +62,8 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
     unexported: tuple[str, ...] = ("augmenter",)
     find_place: Callable[[str], str | None]
     shaping_arguments: Mapping[str, Callable[[Any], object]]
+    result_arguments: Mapping[str, Callable[[Any], object]] = {"image_size": tuple, "network.score_window": int}
+    chosen_arguments: Mapping[str, Callable[[Any], object]] = {}
     saved_arguments: Mapping[str, Any] | None = None
 
     def forward(self, batch: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -123,22 +131,37 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         add_digests(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """If weights do not fit, explain which arguments differ, before torch lists the tensors.
+        """Refuse a damaged checkpoint, and one of a model with other settings, before torch lists the tensors.
 
-        An argument that ``load_from_checkpoint`` overrides in Python looks like a saved one; then only torch's error
-        appears.
+        A training that goes on may change what its thresholds follow, but not the ``image_size``, because the saved
+        resize would replace the model's. An argument that ``load_from_checkpoint`` overrides in Python looks like a
+        saved one; if weights do not fit, then only torch's error appears.
 
         Raises:
-            ValueError: If the weights belong to networks of another shape.
+            ValueError: If the file is damaged, or settings differ; the message names all that do.
         """
         check_digests(checkpoint)
         super().on_load_checkpoint(checkpoint)
         self.saved_arguments = complete(type(self), checkpoint.get("hyper_parameters", {}))
         saved = checkpoint.get("state_dict", {}).items()
         weights = {name.removeprefix("model."): weight for name, weight in saved if name.startswith("model.")}
-        misfit = explain_misfit(self.saved_arguments, self.hparams, self.shaping_arguments)
-        if misfit and not fits(self.model, weights):
+        results: Mapping[str, Callable[[Any], object]] = self.result_arguments
+        refused = {"image_size": tuple} if self._running() == TrainerFn.FITTING else results
+        if not fits(self.model, weights):
+            refused = {**self.shaping_arguments, **results}
+        if misfit := self._compare(refused):
             raise ValueError(misfit)
+        if differs := self._compare(self.chosen_arguments):
+            rank_zero_warn(f"{differs.removesuffix('.')}, unless you chose this.")
+
+    def _compare(self, names: Mapping[str, Callable[[Any], object]]) -> str | None:
+        return explain_misfit(self.saved_arguments or {}, self.hparams, names)
+
+    def _running(self) -> TrainerFn | None:
+        """What the trainer does, if there is one."""
+        with suppress(RuntimeError):
+            return self.trainer.state.fn
+        return None
 
     @property
     def only_size(self) -> tuple[int, int] | None:

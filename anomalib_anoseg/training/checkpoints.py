@@ -121,4 +121,6 @@ def look_up(arguments: object, name: str) -> Any:  # noqa: ANN401
 def _as_yaml(value: object) -> str:
     if isinstance(value, tuple | list):
         return f"'{list(value)}'"
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

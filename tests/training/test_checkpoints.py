@@ -1,11 +1,14 @@
 """What is said of a checkpoint that does not fit."""
 
+import re
 from dataclasses import dataclass
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
-from anomalib_anoseg import AnoSeg
+from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.training.checkpoints import DIGESTS, add_digests, check_digests, explain_misfit
 
 SHAPING = {"backbone": str, "network.width": float, "detector.enabled": bool}
@@ -81,3 +84,80 @@ def test_checkpoints_without_digests_and_without_optimisers_load():
         check_digests(checkpoint)
     del checkpoint["optimizer_states"]
     check_digests(checkpoint)
+
+
+def checkpoint_of(model):
+    return {"hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
+
+
+def small(kind, **groups):
+    extractor = {"extractor": {"name": "test_resnet"}} if kind is SGSF else {}
+    return kind(**{"image_size": (64, 64), "network": {"width": 0.05}, **extractor, **groups})
+
+
+@pytest.mark.parametrize(
+    ("kind", "trained", "option"),
+    [
+        (AnoSeg, {"network": {"width": 0.05, "score_window": 11}}, "network.score_window 11"),
+        (AnoSeg, {"image_size": (96, 64)}, "image_size '[96, 64]'"),
+        (AnoSeg, {"detector": {"enabled": True, "beta": 0.5}}, "detector.beta 0.5"),
+        (SGSF, {"network": {"width": 0.05, "score_window": 11}}, "network.score_window 11"),
+        (SGSF, {"extractor": {"name": "test_resnet", "size": 32}}, "extractor.size 32"),
+        (SGSF, {"guidance": {"kind": "single"}}, "guidance.kind single"),
+    ],
+)
+def test_settings_that_change_results_are_named_though_the_weights_fit(kind, trained, option):
+    own = {"detector": {"enabled": True}} if "detector" in trained else {}
+    model = small(kind, **own)
+    with pytest.raises(ValueError, match=re.escape(f"Add --model.{option} to the command.")):
+        model.on_load_checkpoint(checkpoint_of(small(kind, **trained)))
+
+
+def test_all_are_named_at_once_where_the_weights_do_not_fit():
+    checkpoint = checkpoint_of(small(AnoSeg, network={"width": 0.1, "score_window": 11}))
+    with pytest.raises(ValueError, match=re.escape("Add --model.network.width 0.1 --model.network.score_window 11 to")):
+        small(AnoSeg).on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trained", "name"),
+    [
+        (AnoSeg, {"detector": {"enabled": True}, "image_score": "detector"}, "image_score detector"),
+        (SGSF, {"bank": {"precision": "float32"}}, "bank.precision float32"),
+    ],
+)
+def test_what_may_be_chosen_later_is_said_in_one_line(kind, trained, name, recwarn):
+    small(kind, **{key: value for key, value in trained.items() if key == "detector"}).on_load_checkpoint(
+        checkpoint_of(small(kind, **trained))
+    )
+    (line,) = [str(warning.message) for warning in recwarn if "--model" in str(warning.message)]
+    assert line.endswith(f"Add --model.{name} to the command, unless you chose this.")
+
+
+def test_settings_of_training_are_not_named(recwarn):
+    trained = small(
+        AnoSeg,
+        patches={"area": (0.1, 0.2)},
+        noise={"share": 0.5},
+        losses={"segmentation": "l1"},
+        calibration={"area": (0.1, 0.2)},
+        optimizer={"lr": 0.1, "averaging": 0.5},
+        network={"width": 0.05, "channels_last": False, "compile": True},
+        seed=7,
+        max_epochs=3,
+    )
+    small(AnoSeg).on_load_checkpoint(checkpoint_of(trained))
+    trained = small(
+        SGSF, guidance={"contrast_size": 2, "detach": True}, anomalies={"p": 1.0}, losses={"focal_gamma": 1.0}, seed=7
+    )
+    small(SGSF).on_load_checkpoint(checkpoint_of(trained))
+    assert not [warning for warning in recwarn if "--model" in str(warning.message)]
+
+
+def test_a_training_that_goes_on_may_change_what_its_thresholds_follow_but_not_the_size():
+    model = small(AnoSeg, network={"width": 0.05, "score_window": 11})
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    model.trainer.state.fn = TrainerFn.FITTING
+    model.on_load_checkpoint(checkpoint_of(small(AnoSeg)))
+    with pytest.raises(ValueError, match=r"Add --model\.image_size"):
+        model.on_load_checkpoint(checkpoint_of(small(AnoSeg, image_size=(96, 64))))

@@ -108,6 +108,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         "optimizer.averaging": bool,
         "detector.enabled": bool,
     }
+    chosen_arguments: Mapping[str, Callable[[Any], object]] = {"image_score": str}
 
     def __init__(
         self,
@@ -193,6 +194,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         self.min_side = detector.min_side
         # The discriminator's number of layers follows from the size.
         self.shaping_arguments = {**self.shaping_arguments, "image_size": _count_detector_layers}
+        self.result_arguments = {**self.result_arguments, "detector.beta": float}
 
     @property
     def image_score(self) -> ImageScore:

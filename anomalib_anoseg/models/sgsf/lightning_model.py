@@ -1,7 +1,7 @@
 """SGSF: self-supervised guided segmentation (arXiv 2209.12440, NIGSF in its journal version), as an anomalib model."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,9 @@ SHAPING: dict[str, Callable[[Any], object]] = {
     "extractor.weights": bool,
     "optimizer.averaging": bool,
 }
+# Settings that change the predictions of equal weights: for good, or as may be chosen after training.
+RESULTS: dict[str, Callable[[Any], object]] = {"guidance.kind": str, "extractor.size": str}
+CHOSEN: dict[str, Callable[[Any], object]] = {"bank.features": str, "bank.precision": str}
 # Counter that separates the random stream of references from that of anomalies.
 REFERENCES = 1
 
@@ -106,6 +109,8 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
     min_side = MIN_SIDE
     unexported = ("augmenter", "references")
     shaping_arguments = SHAPING
+    result_arguments: Mapping[str, Callable[[Any], object]] = {**SelfSupervisedModel.result_arguments, **RESULTS}
+    chosen_arguments = CHOSEN
     find_place = staticmethod(find_place)
 
     def __init__(
