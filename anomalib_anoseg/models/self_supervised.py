@@ -1,5 +1,6 @@
 """What Lightning and anomalib need of a model that learns from anomalies forged on normal images."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,10 +15,11 @@ from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torchvision.transforms.v2 import Compose, Resize
 
+from anomalib_anoseg.common.callers import is_called_by
 from anomalib_anoseg.deploy.export import export_onnx, export_torch
 from anomalib_anoseg.deploy.resize import use_matrix_resize
 from anomalib_anoseg.metrics import segmentation_evaluator
@@ -52,6 +54,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         result_arguments: Likewise those that change predictions of equal weights, whose thresholds fit no other choice.
         chosen_arguments: Likewise those that change predictions and may be chosen after training.
         saved_arguments: Arguments in the last checkpoint that was loaded; ``None`` if there was none.
+        has_learned: Whether the weights were trained or loaded.
     """
 
     model: Any
@@ -65,6 +68,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
     result_arguments: Mapping[str, Callable[[Any], object]] = {"image_size": tuple, "network.score_window": int}
     chosen_arguments: Mapping[str, Callable[[Any], object]] = {}
     saved_arguments: Mapping[str, Any] | None = None
+    has_learned: bool = False
 
     def forward(self, batch: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """Predict from images in memory as the trainer does from files: with the same resize.
@@ -89,6 +93,49 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
             return None
         generator = torch.Generator(self.augmenter.device)
         return generator.manual_seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Load weights, and remember that there are some."""
+        found = super().load_state_dict(*args, **kwargs)
+        self.has_learned = True
+        return found
+
+    def on_train_start(self) -> None:
+        """Remember that the weights are trained."""
+        self.has_learned = True
+
+    def on_validation_start(self) -> None:
+        """Refuse random weights, unless this is a part of a training."""
+        if self._running() == TrainerFn.VALIDATING:
+            self.check_weights()
+
+    def on_test_start(self) -> None:
+        """Refuse random weights, and say whose are tested after a resumed training: anomalib says it wrong."""
+        self.check_weights()
+        if self._is_tested_by_train() and self.trainer.ckpt_path:
+            rank_zero_info(f"Testing the weights of this training, not those of {self.trainer.ckpt_path}.")
+
+    def on_predict_start(self) -> None:
+        """Refuse random weights."""
+        self.check_weights()
+
+    def check_weights(self) -> None:
+        """Say so if the weights are random, and end the ``anomalib`` command with status 2.
+
+        In Python this only warns: weights may have come in a way that is not known here.
+
+        Raises:
+            SystemExit: In the command.
+        """
+        if self.has_learned:
+            return
+        name = type(self).__name__
+        message = f"{name} has random weights, because it was neither trained nor loaded."
+        if is_called_by("anomalib.cli.cli"):
+            path = f"results/{name}/DATA/CATEGORY/latest/weights/lightning/model.ckpt"
+            sys.stderr.write(f"{message} Add --ckpt_path to the command, with the file of a training: {path}\n")
+            raise SystemExit(2)
+        rank_zero_warn(f"{message} Train it, or load a checkpoint: {name}.load_from_checkpoint(...), or ckpt_path=...")
 
     def on_validation_model_eval(self) -> None:
         """Prepare the networks for a validation."""
@@ -133,6 +180,8 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a damaged checkpoint, and one of a model with other settings, before torch lists the tensors.
 
+        The test at the end of ``anomalib train`` keeps the trained weights, also where a checkpoint was to go on from.
+
         A training that goes on may change what its thresholds follow, but not the ``image_size``, because the saved
         resize would replace the model's. An argument that ``load_from_checkpoint`` overrides in Python looks like a
         saved one; if weights do not fit, then only torch's error appears.
@@ -140,6 +189,10 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         Raises:
             ValueError: If the file is damaged, or settings differ; the message names all that do.
         """
+        if self._is_tested_by_train():
+            checkpoint["state_dict"] = self.state_dict()
+            checkpoint.pop("callbacks", None)  # as the training left them, too
+            return
         check_digests(checkpoint)
         super().on_load_checkpoint(checkpoint)
         self.saved_arguments = complete(type(self), checkpoint.get("hyper_parameters", {}))
@@ -153,6 +206,10 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
             raise ValueError(misfit)
         if differs := self._compare(self.chosen_arguments):
             rank_zero_warn(f"{differs.removesuffix('.')}, unless you chose this.")
+
+    def _is_tested_by_train(self) -> bool:
+        """Tell whether this is the test after a training, to which anomalib gives the checkpoint resumed from, too."""
+        return self._running() == TrainerFn.TESTING and is_called_by("anomalib.engine.engine", "train")
 
     def _compare(self, names: Mapping[str, Callable[[Any], object]]) -> str | None:
         return explain_misfit(self.saved_arguments or {}, self.hparams, names)
@@ -173,6 +230,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
 
     def to_torch(self, export_root: Path | str, model_file_name: str = "model") -> Path:
         """Export as anomalib does, see :func:`~anomalib_anoseg.deploy.export.export_torch`."""
+        self.check_weights()
         return export_torch(self, export_root, model_file_name)
 
     def to_onnx(
@@ -183,6 +241,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         **kwargs: Any,  # noqa: ANN401
     ) -> Path:
         """Export as anomalib does, see :func:`~anomalib_anoseg.deploy.export.export_onnx`."""
+        self.check_weights()
         return export_onnx(self, export_root, model_file_name, input_size, **kwargs)
 
     def _post_training_quantization_ov(self, model: Any, datamodule: Any = None) -> Any:  # noqa: ANN401

@@ -1,10 +1,13 @@
 """What is said of a checkpoint that does not fit."""
 
+import copy
 import re
+import warnings
 from dataclasses import dataclass
 
 import pytest
 import torch
+from anomalib.cli.cli import AnomalibCLI
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -161,3 +164,40 @@ def test_a_training_that_goes_on_may_change_what_its_thresholds_follow_but_not_t
     model.on_load_checkpoint(checkpoint_of(small(AnoSeg)))
     with pytest.raises(ValueError, match=r"Add --model\.image_size"):
         model.on_load_checkpoint(checkpoint_of(small(AnoSeg, image_size=(96, 64))))
+
+
+RANDOM = "AnoSeg has random weights, because it was neither trained nor loaded."
+
+
+def test_the_command_ends_with_2_where_weights_are_random(tiny_root, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = f"predict --model AnoSeg --model.image_size [64,64] --data {tiny_root} --trainer.accelerator cpu"
+    with pytest.raises(SystemExit) as caught:
+        AnomalibCLI(args=command.split())
+    assert caught.value.code == 2
+    assert f"{RANDOM} Add --ckpt_path to the command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["test", "predict", "validate", "export"])
+def test_python_only_warns_of_random_weights(verb, tmp_path):
+    model = small(AnoSeg)
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    model.trainer.state.fn = TrainerFn.VALIDATING
+    uses = {"test": model.on_test_start, "predict": model.on_predict_start, "validate": model.on_validation_start}
+    use = uses.get(verb, lambda: model.to_torch(tmp_path))
+    with pytest.warns(UserWarning, match=RANDOM):
+        use()
+    model.load_state_dict(small(AnoSeg).state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        use()
+
+
+def test_validations_of_a_training_are_no_use_of_random_weights(recwarn):
+    model = small(AnoSeg)
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    model.trainer.state.fn = TrainerFn.FITTING
+    model.on_validation_start()
+    assert not [warning for warning in recwarn if RANDOM in str(warning.message)]
+    model.on_train_start()
+    assert copy.deepcopy(model).has_learned

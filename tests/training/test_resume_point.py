@@ -38,6 +38,11 @@ class CtrlC(Callback):
             raise KeyboardInterrupt
 
 
+def differing(model, checkpoint):
+    """Names of the parameters that are not the checkpoint's."""
+    return {name for name, value in model.named_parameters() if not torch.equal(value, checkpoint["state_dict"][name])}
+
+
 @pytest.fixture
 def attached(tmp_path):
     """A trainer whose model could be saved, without a training."""
@@ -96,10 +101,19 @@ def test_ctrl_c_between_validations_writes_a_checkpoint_and_says_where(tiny_data
     assert f"Wrote {path}: to go on from there, run `anomalib fit`" in caplog.text
     stopped = torch.load(path, weights_only=True)
     assert (stopped["epoch"], stopped["global_step"]) == (1, 6)  # two optimisers, two batches an epoch
+
     resumed = engine(tmp_path, max_epochs=3)
-    resumed.fit(model := tiny(), datamodule=copy.deepcopy(tiny_data), ckpt_path=path)
+    with caplog.at_level(logging.INFO):
+        resumed.train(model := tiny(), datamodule=copy.deepcopy(tiny_data), ckpt_path=path)
     assert resumed.trainer.current_epoch == 3
-    assert all(value.isfinite().all() for value in model.parameters())
+    # anomalib would test the checkpoint that the training went on from.
+    assert f"Testing the weights of this training, not those of {path}." in caplog.text
+    kept = torch.load(resumed.trainer.checkpoint_callback.best_model_path, weights_only=True)
+    assert differing(model, kept) == set()
+    # Whoever asks for that checkpoint gets it.
+    resumed.test(model, datamodule=copy.deepcopy(tiny_data), ckpt_path=path)
+    assert differing(model, stopped) == set()
+    assert differing(model, kept)
 
 
 def test_nothing_is_written_where_no_training_was_stopped(attached, tmp_path):
