@@ -22,6 +22,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.common.contact_sheet import compose_sheet
+from anomalib_anoseg.common.files import remove_leftovers, written_whole
 from anomalib_anoseg.common.presets import read_preset
 from anomalib_anoseg.models.settings import changed_settings
 from anomalib_anoseg.training.data_folders import explain_error
@@ -154,6 +155,8 @@ def preview(
         raise ValueError(f"number must be 1 or more, got {number}.")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number, 0 <= seed < 2**32, got {seed}.")
+    if out is not None and out.is_dir():
+        remove_leftovers(out)
     if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"out: {out} is not an empty folder. Name another one, or remove it.")
     progress, console = Console(stderr=True), Console()
@@ -265,16 +268,17 @@ def _measure(pictures: _Pictures, paths: Sequence[str]) -> tuple[ForgedImage, ..
 
 def _write(made: Preview, pictures: _Pictures, sheet: Image.Image, console: Console) -> None:
     folders = {"normal": pictures.normal, "forged": pictures.forged, "mask": pictures.mask.to(torch.uint8) * 255}
-    for name in folders:
-        (made.folder / name).mkdir(parents=True)
-    for number, row in enumerate(track(made.images, "Writing pictures", console=console, transient=True)):
-        for name, images in folders.items():
-            to_pil_image(images[number]).save(made.folder / name / row.name)
-    with (made.folder / "images.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(ForgedImage)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in made.images)
-    sheet.save(made.sheet)
+    with written_whole(made.folder) as place:
+        for name in folders:
+            (place / name).mkdir(parents=True)
+        for number, row in enumerate(track(made.images, "Writing pictures", console=console, transient=True)):
+            for name, images in folders.items():
+                to_pil_image(images[number]).save(place / name / row.name)
+        with (place / "images.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(ForgedImage)])
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in made.images)
+        sheet.save(place / made.sheet.name)
 
 
 def _describe(model: AnomalibModule, made: Preview) -> list[str]:

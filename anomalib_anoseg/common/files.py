@@ -22,12 +22,14 @@ FORGOTTEN = 3600.0
 def written_whole(path: Path) -> Generator[Path, None, None]:
     """Give a place to write a file or a folder, which then takes the place of ``path`` at once, or not at all.
 
-    The place is in a hidden folder beside ``path``, so a kill, an error or a full disk leaves what was there before.
+    The place is in a hidden folder beside ``path``, or in it if it is a folder already, so a
+    kill, an error or a full disk leaves what was there before.
     Other files that are written beside the place go where ``path`` is, too; the old ``path`` is removed before they
     change, so that it never stands beside companions of another version. Leftovers of killed processes are removed.
 
     Args:
-        path: A file, or a folder that is new or empty. Its parents are made; of a link, its target is replaced.
+        path: A file, or a folder, to which entries are added if it exists. Its parents are made; of a link, the target
+            is replaced.
 
     Yields:
         The place, of the same name, in a folder of its own.
@@ -44,11 +46,11 @@ def written_whole(path: Path) -> Generator[Path, None, None]:
         ('whole', 1)
     """
     target = Path(path).resolve()
-    part = None
+    folder, part = target if target.is_dir() else target.parent, None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target.parent)
-        part = Path(tempfile.mkdtemp(prefix=f"{PART}-{node()}-{os.getpid()}-", dir=target.parent))
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        part = Path(tempfile.mkdtemp(prefix=f"{PART}-{node()}-{os.getpid()}-", dir=folder))
         yield part / target.name
         _publish(part, target)
     except OSError as error:
@@ -67,24 +69,26 @@ def _publish(part: Path, target: Path) -> None:
         if file.is_file():
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())
-    companions = [file for file in part.iterdir() if file.name != target.name]
-    if target.is_dir():
-        target.rmdir()  # Windows replaces no folder, even if it is empty
-    elif companions:
-        target.unlink(missing_ok=True)
-    for companion in companions:
-        companion.replace(target.with_name(companion.name))
-    (part / target.name).replace(target)
+    if target.is_dir():  # it may be a mount point, which cannot be replaced
+        for entry in (part / target.name).iterdir():
+            entry.replace(target / entry.name)
+    else:
+        companions = [file for file in part.iterdir() if file.name != target.name]
+        if companions:
+            target.unlink(missing_ok=True)
+        for companion in companions:
+            companion.replace(target.with_name(companion.name))
+        (part / target.name).replace(target)
     if os.name == "posix":
-        folder = os.open(target.parent, os.O_RDONLY)
+        folder = os.open(part.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Remove parts whose process has ended; those of other machines, and on Windows, after an hour."""
+def remove_leftovers(folder: Path) -> None:
+    """Remove a folder's parts whose process has ended; those of other machines, and on Windows, after an hour."""
     for part in folder.glob(f"{PART}-*"):
         process = part.name.removeprefix(f"{PART}-{node()}-").partition("-")[0]
         ended = os.name == "posix" and process.isdecimal() and not _is_running(int(process))

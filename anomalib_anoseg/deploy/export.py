@@ -1,15 +1,17 @@
 """Export of models without the parts that only training needs."""
 
 import copy
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from anomalib.data.transforms.utils import extract_transforms_by_type
 from torch.export import Dim
 from torchvision.transforms.v2 import Resize
 
+from anomalib_anoseg.common.files import written_whole
 from anomalib_anoseg.deploy.metadata import describe_thresholds, write_onnx_metadata
 from anomalib_anoseg.deploy.resize import use_matrix_resize
 
@@ -34,8 +36,10 @@ def inference_copy(model: Any) -> Any:  # noqa: ANN401 - a SelfSupervisedModel, 
 
 
 def export_torch(model: Any, export_root: Path | str, model_file_name: str = "model") -> Path:  # noqa: ANN401
-    """Export as anomalib does, without the parts that only training needs."""
-    return _host().to_torch(inference_copy(model), export_root, model_file_name)
+    """Export as anomalib does, without the parts that only training needs, to a file that is whole or absent."""
+    light = inference_copy(model)
+    file = Path(export_root) / "weights" / "torch" / f"{model_file_name}.pt"
+    return _write_whole(file, lambda root: _host().to_torch(light, root, model_file_name))
 
 
 def export_onnx(
@@ -69,9 +73,44 @@ def export_onnx(
         kwargs.setdefault("dynamic_shapes", ({0: Dim("batch_size"), **sides},))
         # Only for the forward pass that finds the names of the outputs; the shapes above decide what is exported.
         input_size = (model.min_side, model.min_side)
-    path = _host().to_onnx(inference_copy(model), export_root, model_file_name, input_size, **kwargs)
-    write_onnx_metadata(path, describe_thresholds(model.post_processor))
-    return path
+    light = inference_copy(model)
+
+    def export(root: Path) -> Path:
+        path: Path = _host().to_onnx(light, root, model_file_name, input_size, **kwargs)
+        write_onnx_metadata(path, describe_thresholds(model.post_processor))
+        return path
+
+    return _write_whole(Path(export_root) / "weights" / "onnx" / f"{model_file_name}.onnx", export)
+
+
+def export_openvino(
+    model: Any,  # noqa: ANN401
+    export_root: Path | str,
+    model_file_name: str = "model",
+    *args: Any,  # noqa: ANN401
+    **kwargs: Any,  # noqa: ANN401
+) -> Path:
+    """Export as anomalib does, to a pair of files that are whole and of one version, or absent.
+
+    Args:
+        model (SelfSupervisedModel): A trained one.
+        export_root: Folder for ``weights/openvino``.
+        model_file_name: Name of the files, without ``.xml`` and ``.bin``.
+        *args: Further arguments of anomalib's ``to_openvino``.
+        **kwargs: Likewise.
+    """
+    file = Path(export_root) / "weights" / "openvino" / f"{model_file_name}.xml"
+    return _write_whole(file, lambda root: _host().to_openvino(model, root, model_file_name, *args, **kwargs))
+
+
+def _write_whole(file: Path, export: Callable[[Path], Path]) -> Path:
+    """Let anomalib export to a folder beside the file's, and move what is there when all of it is."""
+    with written_whole(file) as place, TemporaryDirectory(dir=place.parent) as root:
+        made = Path(export(Path(root)))
+        for companion in [path for path in made.parent.iterdir() if path != made]:
+            companion.replace(place.with_name(companion.name))
+        made.replace(place)
+    return file
 
 
 @contextmanager

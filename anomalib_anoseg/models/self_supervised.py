@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_anoseg.common.callers import is_called_by
-from anomalib_anoseg.deploy.export import export_onnx, export_torch
+from anomalib_anoseg.deploy.export import export_onnx, export_openvino, export_torch
 from anomalib_anoseg.deploy.resize import use_matrix_resize
 from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.models.settings import complete
@@ -243,6 +243,10 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         """Export as anomalib does, see :func:`~anomalib_anoseg.deploy.export.export_onnx`."""
         self.check_weights()
         return export_onnx(self, export_root, model_file_name, input_size, **kwargs)
+
+    def to_openvino(self, export_root: Path | str, model_file_name: str = "model", *args: Any, **kwargs: Any) -> Path:  # noqa: ANN401
+        """Export as anomalib does, see :func:`~anomalib_anoseg.deploy.export.export_openvino`."""
+        return export_openvino(self, export_root, model_file_name, *args, **kwargs)
 
     def _post_training_quantization_ov(self, model: Any, datamodule: Any = None) -> Any:  # noqa: ANN401
         """Quantize only the networks for ``INT8_PTQ``; anomalib's own version quantizes scores and maps, too."""

@@ -32,8 +32,9 @@ def write_checkpoints_whole(trainer: Trainer) -> None:
             if storage_options is not None or "://" in str(path):
                 super().save_checkpoint(checkpoint, path, storage_options)
                 return
-            with written_whole(Path(path)) as place:
-                torch.save(checkpoint, place)
+            # With a path, torch would hide the reason why it cannot write.
+            with written_whole(Path(path)) as place, place.open("wb") as file:
+                torch.save(checkpoint, file)
 
     present = trainer.strategy.checkpoint_io
     if type(present) is AnomalibCheckpointIO:

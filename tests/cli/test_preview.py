@@ -1,9 +1,11 @@
 """The preview shows what training will see, reproducibly, and says clearly what it cannot show."""
 
 import csv
+import errno
 import filecmp
 import shutil
 from pathlib import Path
+from platform import node
 
 import numpy as np
 import pytest
@@ -216,6 +218,24 @@ def test_nothing_is_overwritten(pictures, tmp_path, opened):
         preview(tiny(), images=pictures, out=tmp_path / "out" / "mine.txt")
     assert files(tmp_path / "out") == ["mine.txt"]
     assert not opened
+
+
+def test_what_fails_or_is_killed_while_it_writes_blocks_no_other_preview(pictures, tmp_path, monkeypatch):
+    out, save = tmp_path / "out", Image.Image.save
+
+    def fail(self, path):
+        save(self, path)
+        path.write_bytes(b"")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", fail)
+        with pytest.raises(OSError, match=r"Could not write .*out: No space left on device"):
+            preview(tiny(), images=pictures, out=out)
+    assert not out.exists()
+    (out / f".part-{node()}-4194999-x").mkdir(parents=True)  # what a killed process leaves
+    preview(tiny(), images=pictures, out=out, number=1)
+    assert {path.name for path in out.iterdir()} == {"forged", "images.csv", "mask", "normal", "sheet.png"}
 
 
 @pytest.mark.parametrize("model", [Padim, Draem])

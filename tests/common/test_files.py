@@ -68,13 +68,19 @@ def test_a_file_never_stands_beside_companions_of_another_version(tmp_path, monk
     assert (path.read_text(), companion.read_text()) == ("newest", "newest")
 
 
-def test_folders_appear_at_once(tmp_path):
-    (tmp_path / "preview").mkdir()
-    with written_whole(tmp_path / "preview") as place:
-        place.mkdir()
+@pytest.mark.parametrize("exists", [False, True])
+def test_folders_appear_at_once(tmp_path, exists):
+    folder = tmp_path / "preview"
+    if exists:  # as a mount point does
+        folder.mkdir()
+        number = folder.stat().st_ino
+    with written_whole(folder) as place:
+        (place / "normal").mkdir(parents=True)
         (place / "sheet.png").write_text("sheet")
-        assert names(tmp_path / "preview") == []
-    assert names(tmp_path / "preview") == ["sheet.png"]
+        assert not [path for path in tmp_path.rglob("sheet.png") if ".part" not in str(path)]
+    assert names(folder) == ["normal", "sheet.png"]
+    assert names(tmp_path) == ["preview"]
+    assert not exists or folder.stat().st_ino == number
 
 
 def test_leftovers_of_ended_processes_are_removed_and_others_stay(tmp_path, monkeypatch):
