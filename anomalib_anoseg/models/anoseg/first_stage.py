@@ -8,7 +8,7 @@ import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel
-from anomalib_anoseg.training.checkpoints import explain_misfit
+from anomalib_anoseg.training.checkpoints import check_digests, explain_misfit
 
 PREFIX, DETECTOR = "model.", "detector."
 
@@ -27,7 +27,7 @@ def load_segmentation(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the checkpoint is not AnoSeg's, or of another shape; the message names the option to add.
+        ValueError: If the checkpoint is damaged, not AnoSeg's, or of another shape; the message tells what to do.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -36,6 +36,7 @@ def load_segmentation(
         )
     with anomalib_safe_globals():
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    check_digests(checkpoint)
     weights = {
         name.removeprefix(PREFIX): weight
         for name, weight in checkpoint.get("state_dict", {}).items()
