@@ -32,6 +32,7 @@ TINY = {
     "calibration": ["--test", "--markdown", "--summary", "summary.json"],
     "cost": ["--quick", "--markdown"],
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
+    "kills": ["--kills", "1", "--epochs", "1", "--only", "training", "--markdown"],
     "own_thresholds": ["--markdown"],
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
     "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
@@ -134,7 +135,7 @@ def test_results_are_small_and_no_picture_is_left_over():
         assert path.suffix in {".md", ".csv", ".json"} or path in shown, path
 
 
-@pytest.mark.parametrize("name", ["startup", "pixel_loss"])
+@pytest.mark.parametrize("name", ["kills", "startup", "pixel_loss"])
 def test_script_runs_and_writes_its_report(name, run):
     assert run(name)
 
