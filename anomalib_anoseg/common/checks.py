@@ -1,21 +1,42 @@
 """Checks of arguments, with messages that name the argument, its value and its bounds."""
 
+import math
+
 
 def check_value(name: str, value: float, low: float, high: float) -> None:
-    """Check that a number is within ``[low, high]``.
+    """Check that a number is finite and within ``[low, high]``.
 
     Raises:
         ValueError: If it is not.
+
+    Example:
+        >>> check_value("gamma", float("nan"), 0.0, float("inf"))
+        Traceback (most recent call last):
+        ValueError: gamma must be a finite number, got nan.
     """
+    check_finite(name, value)
     if not low <= value <= high:
         raise ValueError(f"{name} must lie within [{low}, {high}], got {value}.")
 
 
 def check_interval(name: str, interval: tuple[float, float], low: float, high: float) -> None:
-    """Check that a range is ordered and within ``[low, high]``.
+    """Check that a range is finite, ordered and within ``[low, high]``.
 
     Raises:
         ValueError: If it is not.
     """
+    check_finite(name, interval)
     if len(interval) != 2 or not low <= interval[0] <= interval[1] <= high:  # noqa: PLR2004
         raise ValueError(f"{name} must lie within [{low}, {high}], lower bound first, got {tuple(interval)}.")
+
+
+def check_finite(name: str, value: object) -> None:
+    """Check that a number, or all numbers of a tuple or list, are finite; other values pass.
+
+    Raises:
+        ValueError: If one is NaN or infinite: no comparison finds NaN out of bounds.
+    """
+    numbers = value if isinstance(value, tuple | list) else (value,)
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        kind = "hold finite numbers" if isinstance(value, tuple | list) else "be a finite number"
+        raise ValueError(f"{name} must {kind}, got {value}.")

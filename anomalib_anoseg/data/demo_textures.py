@@ -16,6 +16,7 @@ from PIL import Image
 from platformdirs import user_cache_dir
 from torchvision.transforms.v2 import Transform
 
+from anomalib_anoseg.common.checks import check_finite
 from anomalib_anoseg.data.defects import DEFECTS, mark_changes
 from anomalib_anoseg.data.surfaces import SURFACES, Camera
 
@@ -116,6 +117,9 @@ class DemoTextures(AnomalibDataModule):
         if category not in SURFACES:
             raise ValueError(f"category must be one of {', '.join(map(repr, SURFACES))}, got {category!r}")
         image_size = _as_side(image_size)
+        for name, value in {"train_batch_size": train_batch_size, "eval_batch_size": eval_batch_size}.items():
+            check_finite(name, value)
+        check_finite("num_workers", num_workers)
         _check_range("num_train", num_train, *COUNTS)
         _check_range("num_test_good", num_test_good, *COUNTS)
         _check_range("num_test_per_defect", num_test_per_defect, *COUNTS)
@@ -226,6 +230,7 @@ def render(
 
 
 def _as_side(image_size: int | tuple[int, int]) -> int:
+    check_finite("image_size", image_size)
     sides = [image_size] if isinstance(image_size, int) else list(image_size)
     if len(set(sides)) != 1:
         raise ValueError(f"image_size must be one number, because pictures are square, got {image_size}")

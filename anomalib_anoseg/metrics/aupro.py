@@ -6,6 +6,8 @@ import anomalib.metrics
 import torch
 from torch import Tensor
 
+from anomalib_anoseg.common.checks import check_value
+
 
 class AUPRO(anomalib.metrics.AUPRO):
     """Area under the per-region overlap, anomalib's with two corrections.
@@ -19,6 +21,9 @@ class AUPRO(anomalib.metrics.AUPRO):
         strict: Whether a batch without these fields is an error.
         **kwargs: Arguments of :class:`anomalib.metrics.AUPRO`.
 
+    Raises:
+        ValueError: If ``fpr_limit`` is not within ``[0, 1]``.
+
     Example:
         >>> AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_").name
         'pixel_AUPRO'
@@ -27,6 +32,7 @@ class AUPRO(anomalib.metrics.AUPRO):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
         fpr_limit: Any = self.fpr_limit
+        check_value("fpr_limit", fpr_limit.item(), 0.0, 1.0)
         self.register_buffer("fpr_limit", fpr_limit, persistent=False)
 
     def compute(self) -> Tensor | None:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_jaccard_index as binary_iou
 
+from anomalib_anoseg.common.checks import check_finite
+
 __all__ = ["DEFAULT_BINS", "binary_best_iou", "binary_iou", "binary_iou_curve", "binary_iou_curve_area"]
 
 DEFAULT_BINS = 1024
@@ -85,6 +87,7 @@ def check_bins(bins: int) -> None:
     Raises:
         ValueError: If it is not a power of two: only with one is the product with a score exact.
     """
+    check_finite("bins", bins)
     if bins < 2 or bins & (bins - 1):  # noqa: PLR2004
         raise ValueError(f"bins must be a power of two, 2 or more, such as {DEFAULT_BINS}; got {bins}.")
 

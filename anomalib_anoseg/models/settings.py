@@ -13,7 +13,7 @@ from typing import Any, ClassVar, get_args
 from anomalib.models.components import AnomalibModule
 from typing_extensions import Self
 
-from anomalib_anoseg.common.checks import check_interval, check_value
+from anomalib_anoseg.common.checks import check_finite, check_interval, check_value
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,11 @@ class Settings:
     former_prefix: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """Take lists, as YAML gives them, for tuples, and check all fields."""
+        """Take lists, as YAML gives them, for tuples, and check all fields; every number must be finite."""
         for field in fields(self):
-            value = getattr(self, field.name)
-            object.__setattr__(self, field.name, _as_tuple(value))
+            value = _as_tuple(getattr(self, field.name))
+            check_finite(f"{self.group}.{field.name}", value)
+            object.__setattr__(self, field.name, value)
         self.check()
 
     def check(self) -> None:
@@ -61,11 +62,12 @@ class Settings:
         return cls(**given)
 
     def within(self, low: float, high: float, *names: str) -> None:
-        """Check that fields lie within ``[low, high]``: numbers, or ranges, lower bound first."""
+        """Check that fields lie within ``[low, high]``: numbers, ranges, lower bound first, or ``None``."""
         for name in names:
             value = getattr(self, name)
             check = check_interval if isinstance(value, tuple) else check_value
-            check(f"{self.group}.{name}", value, low, high)
+            if value is not None:
+                check(f"{self.group}.{name}", value, low, high)
 
     def one_of(self, name: str, choices: Any) -> None:  # noqa: ANN401 - a Literal has no type of its own
         """Check that a field is one of the values of a ``Literal``."""
@@ -122,6 +124,7 @@ def check_model(
     image_size: tuple[int, ...],
     min_side: int,
     seed: int | None,
+    max_epochs: int | None,
     unknown: Mapping[str, Any],
     find_place: Callable[[str], str | None],
 ) -> None:
@@ -131,11 +134,12 @@ def check_model(
         image_size: Height and width in pixels.
         min_side: Shortest side that the networks can take.
         seed: Of the model.
+        max_epochs: Of the model.
         unknown: Further arguments, by name.
         find_place: Tells where a former argument stands now, see :func:`find_place`.
 
     Raises:
-        ValueError: If size or seed is out of range.
+        ValueError: If size, seed or epochs are out of range.
         TypeError: If there are further arguments; the message says where the first of them stands now.
     """
     for name in unknown:
@@ -145,6 +149,8 @@ def check_model(
                 f"{name} is now {place}: give {group}={{{setting!r}: ...}}, or --model.{place} on the command line."
             )
         raise TypeError(f"There is no setting {name!r}. `anomalib train --model.help AnoSeg` (or SGSF) lists them all.")
+    for name, value in {"image_size": image_size, "seed": seed, "max_epochs": max_epochs}.items():
+        check_finite(name, value)
     if len(image_size) != 2 or min(image_size) < min_side:  # noqa: PLR2004
         raise ValueError(
             f"image_size must be (height, width) of {min_side} pixels or more each, got {tuple(image_size)}."

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Normalize
 
-from anomalib_anoseg.common.checks import check_value
+from anomalib_anoseg.common.checks import check_finite, check_value
 from anomalib_anoseg.training.calibration import (
     Calibratable,
     CalibrationAnomalies,
@@ -95,7 +95,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         image_score: Name of the image score in use, of a model with several.
 
     Raises:
-        ValueError: If ``forged_images`` is out of bounds.
+        ValueError: If ``forged_images`` is out of bounds, or a number is not finite.
 
     Example:
         >>> SelfCalibratingPostProcessor().calibrated_on
@@ -112,6 +112,9 @@ class SelfCalibratingPostProcessor(PostProcessor):
     ) -> None:
         super().__init__(**kwargs)
         check_value("forged_images", forged_images, 1, MAX_FORGED_IMAGES)
+        for name in ("image_sensitivity", "pixel_sensitivity"):
+            check_finite(name, getattr(self, name))
+        check_finite("calibration_seed", calibration_seed)
         self.calibration_seed = calibration_seed
         self.augmenter = augmenter
         self.forged_images = forged_images

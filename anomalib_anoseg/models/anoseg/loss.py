@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomalib_anoseg.common.checks import check_finite
+
 SegmentationLoss = Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]
 # Keeps the quotients finite for a batch without normal, or without anomalous, pixels.
 EPSILON = 1e-6
@@ -33,7 +35,7 @@ class AnoSegLoss(nn.Module):
         adversarial_weight: Weight of the adversarial term, ``>= 0``.
 
     Raises:
-        ValueError: If the form is unknown or a weight is negative.
+        ValueError: If the form is unknown, or a weight is negative or not finite.
 
     Example:
         >>> import torch
@@ -59,6 +61,7 @@ class AnoSegLoss(nn.Module):
             "adversarial_weight": adversarial_weight,
         }
         for name, weight in weights.items():
+            check_finite(f"losses.{name}", weight)
             if weight < 0:
                 raise ValueError(f"losses.{name} must not be negative, got {weight}.")
         self.segmentation: SegmentationLoss = segmentation

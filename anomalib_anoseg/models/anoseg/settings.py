@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+from anomalib_anoseg.common.checks import check_value
 from anomalib_anoseg.models import settings
 from anomalib_anoseg.models.anoseg.loss import SegmentationLoss
 from anomalib_anoseg.models.anoseg.networks import DecoderKind
@@ -248,10 +249,8 @@ class CalibrationSettings(Settings):
 
     def check(self) -> None:
         """Check both ranges."""
-        if self.area is not None:
-            self.within(1e-4, 1.0, "area")
-        if self.opacity is not None:
-            self.within(0.01, 1.0, "opacity")
+        self.within(1e-4, 1.0, "area")
+        self.within(0.01, 1.0, "opacity")
 
     @property
     def changes(self) -> dict[str, tuple[float, float]]:
@@ -266,14 +265,14 @@ class OptimizerSettings(Settings):
 
     Args:
         lr: Learning rate, in ``[1e-8, 1]`` [choice].
-        betas: Adam's betas [choice].
+        betas: Adam's betas, in ``[0, 1)`` [choice].
         lr_decay_start: Fraction of the training, or of each stage, after which the learning rate falls linearly to
             zero; ``1`` keeps it constant. Follows epochs, steps or ``max_time`` [choice].
         averaging: Decay of the exponentially averaged weights and normalisation statistics with which the model
             predicts, in ``[0, 1)``; ``0`` predicts with the latest weights [choice].
         accumulate_grad_batches: Batches per optimiser step, 1 or more; replaces the trainer's option of this name,
             which Lightning forbids with two optimisers.
-        gradient_clip_val: Largest norm of each network's gradient; replaces the trainer's option as well.
+        gradient_clip_val: Largest norm of each network's gradient, 0 or more; replaces the trainer's option as well.
     """
 
     group: ClassVar[str] = "optimizer"
@@ -288,12 +287,14 @@ class OptimizerSettings(Settings):
     def check(self) -> None:
         """Check ranges."""
         self.within(1e-8, 1.0, "lr")
+        for beta in self.betas:
+            check_value("optimizer.betas", beta, 0.0, 0.999999)
         self.within(0.0, 1.0, "lr_decay_start")
         self.within(0.0, 0.99999, "averaging")
-        if self.accumulate_grad_batches < 1:
-            raise ValueError(
-                f"optimizer.accumulate_grad_batches must be 1 or more, got {self.accumulate_grad_batches}."
-            )
+        batches = self.accumulate_grad_batches
+        if batches < 1:
+            raise ValueError(f"optimizer.accumulate_grad_batches must be 1 or more, got {batches}.")
+        self.within(0.0, 1e6, "gradient_clip_val")
 
 
 # Arguments from before 0.1.0 whose settings have other names now.

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
+from anomalib_anoseg.common.checks import check_finite
+
 # Side in pixels of the window of the structural similarity; kornia's Gaussian has a sigma of 1.5 [choice].
 SSIM_WINDOW = 11
 
@@ -28,7 +30,7 @@ class SGSFLoss(nn.Module):
         focal_gamma: How much the focal loss concentrates on wrong pixels, ``>= 0``; 0 is plain cross-entropy.
 
     Raises:
-        ValueError: If either is negative.
+        ValueError: If either is negative or not finite.
 
     Example:
         >>> import torch
@@ -41,6 +43,7 @@ class SGSFLoss(nn.Module):
     def __init__(self, reconstruction_weight: float = 1.0, focal_gamma: float = 2.0) -> None:
         super().__init__()
         for name, value in {"reconstruction_weight": reconstruction_weight, "focal_gamma": focal_gamma}.items():
+            check_finite(f"losses.{name}", value)
             if value < 0:
                 raise ValueError(f"losses.{name} must not be negative, got {value}.")
         self.reconstruction_weight, self.focal_gamma = reconstruction_weight, focal_gamma
