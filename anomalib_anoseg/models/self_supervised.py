@@ -25,8 +25,9 @@ from anomalib_anoseg.deploy.resize import use_matrix_resize
 from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.models.settings import complete
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
-from anomalib_anoseg.training.checkpoints import add_digests, check_digests, explain_misfit, fits
+from anomalib_anoseg.training.checkpoints import add_digests, check_digests, check_finite, explain_misfit, fits
 from anomalib_anoseg.training.final_validation import FinalValidation
+from anomalib_anoseg.training.finite_losses import FiniteLosses
 from anomalib_anoseg.training.input_checks import InputCheck, as_images
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.training.result_pictures import ResultPictures
@@ -82,10 +83,10 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         return super().forward(as_images(batch), *args, **kwargs)
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add image checks, seeded random streams, a final validation and safe checkpoints to anomalib's callbacks."""
+        """Add to anomalib's callbacks: checks of images and losses, seeds, a final validation, safe checkpoints."""
         components: Any = super().configure_callbacks()
         check = InputCheck(self.max_epochs, self.augmenter.check_paths)
-        return [*components, check, SeededFit(self.seed), FinalValidation(), SafeCheckpoints()]
+        return [*components, check, SeededFit(self.seed), FinalValidation(), FiniteLosses(), SafeCheckpoints()]
 
     def step_generator(self) -> torch.Generator | None:
         """Create the random generator of this training step and rank; ``None`` without a seed."""
@@ -187,7 +188,8 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         saved one; if weights do not fit, then only torch's error appears.
 
         Raises:
-            ValueError: If the file is damaged, or settings differ; the message names all that do.
+            ValueError: If the file is damaged, its weights are not finite, or settings differ; the message names all
+                that do.
         """
         if self._is_tested_by_train():
             checkpoint["state_dict"] = self.state_dict()
@@ -198,6 +200,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         self.saved_arguments = complete(type(self), checkpoint.get("hyper_parameters", {}))
         saved = checkpoint.get("state_dict", {}).items()
         weights = {name.removeprefix("model."): weight for name, weight in saved if name.startswith("model.")}
+        check_finite(weights)
         results: Mapping[str, Callable[[Any], object]] = self.result_arguments
         refused = {"image_size": tuple} if self._running() == TrainerFn.FITTING else results
         if not fits(self.model, weights):

@@ -124,3 +124,28 @@ def _as_yaml(value: object) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def check_finite(weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that a diverged training has left.
+
+    Raises:
+        ValueError: If a tensor holds NaN or infinity.
+    """
+    if names := find_not_finite(weights):
+        raise ValueError(
+            f"The checkpoint's weights {names} are NaN or infinite: its training diverged. Take an earlier checkpoint, "
+            "or train again with a lower learning rate (--model.optimizer.lr)."
+        )
+
+
+def find_not_finite(weights: Mapping[str, Tensor]) -> str:
+    """Name the first tensor that holds NaN or infinity, and count the others; empty if there is none.
+
+    Example:
+        >>> find_not_finite({"a": torch.ones(2), "b": torch.tensor([1.0, torch.inf])})
+        'b'
+    """
+    finite = torch.stack([weight.isfinite().all() for weight in weights.values()]).tolist() if weights else []
+    names = [name for name, is_finite in zip(weights, finite, strict=True) if not is_finite]
+    return names[0] + (f" and {len(names) - 1} more" if names[1:] else "") if names else ""

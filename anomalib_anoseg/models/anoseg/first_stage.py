@@ -8,7 +8,7 @@ import torch
 from anomalib.utils.serialization import anomalib_safe_globals
 
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel
-from anomalib_anoseg.training.checkpoints import check_digests, explain_misfit
+from anomalib_anoseg.training.checkpoints import check_digests, check_finite, explain_misfit
 
 PREFIX, DETECTOR = "model.", "detector."
 
@@ -42,6 +42,7 @@ def load_segmentation(
         for name, weight in checkpoint.get("state_dict", {}).items()
         if name.startswith(PREFIX) and not name.startswith(PREFIX + DETECTOR)
     }
+    check_finite(weights)
     expected = {name for name in model.state_dict() if not name.startswith(DETECTOR)}
     try:
         found = model.load_state_dict(weights, strict=False)

@@ -262,10 +262,10 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         """Clip the gradient here, where mixed precision has already unscaled it."""
         self.stages.clip_gradients(optimizer)
 
-    def training_step(self, batch: ImageBatch, batch_idx: int) -> None:
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
         """Forge anomalies, predict, and train the current stage's discriminator, then its generator.
 
-        The networks see each image twice: without and with an anomaly.
+        The networks see each image twice: without and with an anomaly. Returns the losses by name.
         """
         normal: Any = batch.image
         check_batch(normal, self.min_side)
@@ -278,11 +278,12 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
             if not is_detector:
                 self.model.update_average(image, self.global_step // len(stages.optimizers))
         total = "train_detector_loss" if is_detector else "train_loss"
-        self.log(total, losses.pop(total), on_epoch=True, prog_bar=True, batch_size=len(image))
-        self.log_dict(losses, batch_size=len(image))
+        self.log(total, losses[total], on_epoch=True, prog_bar=True, batch_size=len(image))
+        self.log_dict({name: loss for name, loss in losses.items() if name != total}, batch_size=len(image))
         if len(stages.shares) > 1:
             # Show the current stage and its progress in the progress bar.
             self.log(stages.current, stages.progress(), prog_bar=True, logger=False, batch_size=len(image))
+        return losses
 
     def _train_segmentation(self, image: Tensor, mask: Tensor, is_step: bool) -> dict[str, Tensor]:
         """Train the first stage's networks on both views of the images."""

@@ -223,8 +223,8 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
     def _embed(self, image: Tensor) -> Tensor:
         return self.model.embed(image.to(self.device)).cpu()
 
-    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        """Forge anomalies, draw references, predict, and compute the loss."""
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Forge anomalies, draw references, predict, and compute the loss; return it and all terms by name."""
         del batch_idx
         normal: Any = batch.image
         check_batch(normal, MIN_SIDE)
@@ -241,8 +241,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         self._seen = image, guide
         output: SGSFOutput = self.model(image, guide)
         terms: SGSFLosses = self.loss(output.logits, mask, output.reconstruction, target)
-        self._log_losses(terms, len(normal))
-        return terms.total
+        return {"loss": terms.total, **self._log_losses(terms, len(normal))}
 
     def _draw_references(self, paths: Sequence[str] | None, image: Tensor) -> Tensor | None:
         """Draw a reference for each of ``(B, 3, H, W)`` images, of the same shape and on their device.
@@ -282,10 +281,12 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         super().on_fit_end()
         self.references = None
 
-    def _log_losses(self, terms: SGSFLosses, batch_size: int) -> None:
-        losses = {name: term.detach() for name, term in terms._asdict().items() if name != "total"}
-        self.log_dict({f"train_{name}_loss": loss for name, loss in losses.items()}, batch_size=batch_size)
-        self.log("train_loss", terms.total.detach(), on_epoch=True, prog_bar=True, batch_size=batch_size)
+    def _log_losses(self, terms: SGSFLosses, batch_size: int) -> dict[str, Tensor]:
+        losses = {f"train_{name}_loss".replace("_total", ""): term.detach() for name, term in terms._asdict().items()}
+        total = losses.pop("train_loss")
+        self.log_dict(losses, batch_size=batch_size)
+        self.log("train_loss", total, on_epoch=True, prog_bar=True, batch_size=batch_size)
+        return {**losses, "train_loss": total}
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
         """Configure Adam and a learning rate that falls at fractions of the training."""
