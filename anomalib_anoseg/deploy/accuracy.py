@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision, BinaryJaccardIndex
@@ -31,7 +32,8 @@ def measure_accuracy(
 
     Returns:
         dict[str, Any]: ``image_AUROC``, ``pixel_AUROC``, ``pixel_AP`` and ``pixel_IoU`` (at threshold 0.5), each in
-        ``[0, 1]`` or ``None`` where it is not defined, and the number of ``images``.
+        ``[0, 1]`` or ``None`` where it is not defined, as without both labels or with a score that is NaN, and the
+        number of ``images``.
     """
     by_image = MetricCollection({"image_AUROC": BinaryAUROC()})
     by_pixel = MetricCollection({
@@ -39,10 +41,11 @@ def measure_accuracy(
         "pixel_AP": BinaryAveragePrecision(),
         "pixel_IoU": BinaryJaccardIndex(THRESHOLD),
     })
-    seen, labels, marks = 0, set[int](), set[int]()
+    seen, labels, marks, is_finite = 0, set[int](), set[int](), True
     for batch in batches:
         prediction = runtime.predict(batch.image.numpy())
         by_image.update(torch.from_numpy(prediction.pred_score), batch.label.int())
+        is_finite = is_finite and all(np.isfinite(part).all() for part in prediction if part is not None)
         labels |= set(batch.label.unique().tolist())
         if prediction.anomaly_map is not None:
             by_pixel.update(torch.from_numpy(prediction.anomaly_map[:, 0]), batch.mask.int())
@@ -50,7 +53,7 @@ def measure_accuracy(
         seen += len(batch.label)
         advance(len(batch.label))
     figures = _compute(by_image, is_defined=len(labels) > 1) | _compute(by_pixel, is_defined=len(marks) > 1)
-    return {**figures, "images": seen}
+    return {**(figures if is_finite else dict.fromkeys(figures, None)), "images": seen}
 
 
 def _compute(metrics: MetricCollection, *, is_defined: bool) -> dict[str, float | None]:

@@ -3,17 +3,17 @@
 from typing import Any
 
 import anomalib.metrics
-import torch
-from torch import Tensor
 
 from anomalib_anoseg.common.checks import check_value
+from anomalib_anoseg.metrics.defined import Defined
 
 
-class AUPRO(anomalib.metrics.AUPRO):
+class AUPRO(Defined, anomalib.metrics.AUPRO):  # type: ignore[misc]
     """Area under the per-region overlap, anomalib's with two corrections.
 
     anomalib's metric saves its ``fpr_limit`` in checkpoints, so checkpoints of a model with and without the metric are
-    incompatible. If no pixel is anomalous in the ground truth, it returns 0, the value of the worst model.
+    incompatible. If no pixel is anomalous in the ground truth, it returns 0, the value of the worst model; this one
+    returns NaN, with a reason, see :class:`~anomalib_anoseg.metrics.defined.Defined`.
 
     Args:
         fields: Names of the scores and of the ground truth in a batch.
@@ -34,10 +34,3 @@ class AUPRO(anomalib.metrics.AUPRO):
         fpr_limit: Any = self.fpr_limit
         check_value("fpr_limit", fpr_limit.item(), 0.0, 1.0)
         self.register_buffer("fpr_limit", fpr_limit, persistent=False)
-
-    def compute(self) -> Tensor | None:
-        """Compute the area; NaN if the ground truth has no anomalous pixel, None without data if that is no error."""
-        area: Tensor | None = super().compute()
-        if area is None or any(bool(target.any()) for target in self.target):
-            return area
-        return torch.full_like(area, torch.nan)

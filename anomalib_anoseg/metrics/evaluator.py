@@ -3,12 +3,13 @@
 from typing import Any
 
 from anomalib.data import ImageBatch
-from anomalib.metrics import AUPR, AUROC, Evaluator, F1Score
+from anomalib.metrics import Evaluator
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_anoseg.metrics.aupro import AUPRO
-from anomalib_anoseg.metrics.iou import BestIoU, IoU, IoUCurveArea
+from anomalib_anoseg.metrics.defined import AUPR, AUROC, F1Score, IoU
+from anomalib_anoseg.metrics.iou import BestIoU, IoUCurveArea
 
 IMAGE = ("pred_score", "gt_label")
 LABEL = ("pred_label", "gt_label")
@@ -19,10 +20,10 @@ MASK = ("pred_mask", "gt_mask")
 class LabelAwareEvaluator(Evaluator):
     """anomalib's evaluator, without validation metrics if the images cannot tell a good model from a bad one.
 
-    Most users validate on normal images only, where AUROC is undefined and torchmetrics gives 0. Validation metrics
-    that are not ``strict`` are computed, and printed, only if there are both normal and anomalous images. Those of
-    anomaly maps are computed by ``anomalib validate``, but not during training: sorting all pixels after each epoch can
-    take longer than the epoch.
+    Most users validate on normal images only, where AUROC is undefined. Validation metrics, ``strict`` or not, are
+    computed, and printed, only if there are both normal and anomalous images. Those of anomaly maps are computed by
+    ``anomalib validate``, but not during training: sorting all pixels after each epoch can take longer than the epoch.
+    Test metrics are always computed; this package's are NaN, with a reason, where they are undefined.
 
     Args:
         val_metrics: Metrics for validation.

@@ -1,4 +1,4 @@
-"""IoU at a threshold, the IoU curve, its best value and its area, streamed over all images."""
+"""The IoU curve, its best value and its area, streamed over all images."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import torch
 from anomalib.metrics import AnomalibMetric
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import BinaryJaccardIndex
 from torchmetrics.utilities.plot import plot_curve
 
+from anomalib_anoseg.metrics.defined import Defined
 from anomalib_anoseg.metrics.functional import (
     DEFAULT_BINS,
     area_compute,
@@ -138,22 +138,7 @@ class BinaryIoUCurveArea(ScoreHistogram):
         return area_compute(*self._curve())
 
 
-class IoU(AnomalibMetric, BinaryJaccardIndex):  # type: ignore[misc]
-    """Intersection over union of the anomalous pixels of all images, at the model's own threshold.
-
-    Args:
-        fields: Names of the prediction and of the truth in a batch.
-        prefix: Put before the metric's name.
-        strict: Whether a batch without these fields is an error.
-        **kwargs: Arguments of :class:`torchmetrics.classification.BinaryJaccardIndex`.
-
-    Example:
-        >>> IoU(fields=["pred_mask", "gt_mask"], prefix="pixel_").name
-        'pixel_IoU'
-    """
-
-
-class BestIoU(AnomalibMetric, BinaryBestIoU):  # type: ignore[misc]
+class BestIoU(Defined, AnomalibMetric, BinaryBestIoU):  # type: ignore[misc]
     """Highest IoU that any threshold, one for all images, reaches: :class:`BinaryBestIoU` for anomalib's batches.
 
     Args:
@@ -166,6 +151,8 @@ class BestIoU(AnomalibMetric, BinaryBestIoU):  # type: ignore[misc]
         >>> BestIoU(fields=["anomaly_map", "gt_mask"], prefix="pixel_").name
         'pixel_BestIoU'
     """
+
+    needs_normal = False
 
 
 class IoUCurve(AnomalibMetric, BinaryIoUCurve):  # type: ignore[misc]
@@ -185,7 +172,7 @@ class IoUCurve(AnomalibMetric, BinaryIoUCurve):  # type: ignore[misc]
     """
 
 
-class IoUCurveArea(AnomalibMetric, BinaryIoUCurveArea):  # type: ignore[misc]
+class IoUCurveArea(Defined, AnomalibMetric, BinaryIoUCurveArea):  # type: ignore[misc]
     """Area under the IoU curve: :class:`BinaryIoUCurveArea` for anomalib's batches.
 
     Args:
@@ -198,3 +185,5 @@ class IoUCurveArea(AnomalibMetric, BinaryIoUCurveArea):  # type: ignore[misc]
         >>> IoUCurveArea(fields=["anomaly_map", "gt_mask"], prefix="pixel_").name
         'pixel_IoUCurveArea'
     """
+
+    needs_normal = False

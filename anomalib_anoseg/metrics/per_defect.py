@@ -10,6 +10,8 @@ from anomalib.data import ImageBatch
 from anomalib.metrics import AnomalibMetric
 from torch import Tensor
 
+from anomalib_anoseg.metrics.defined import score_field
+
 # Good images belong to no defect.
 GOOD = None
 
@@ -81,7 +83,7 @@ class PerDefect:
         for defect, rows in _group_by_defect(batch).items():
             if defect not in self._parts:
                 self._parts[defect] = self.metric.clone().to(image.device)
-            self._parts[defect].update(_Rows(batch, rows, self.metric.fields))
+            self._parts[defect].update(_Rows(batch, rows, (*self.metric.fields, score_field(self.metric.fields))))
 
     def compute(self) -> dict[str, Any]:
         """Compute the metric's value for each defect, sorted by name."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from anomalib.data import ImageBatch
 from anomalib.metrics import F1AdaptiveThreshold, MinMax
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from anomalib_anoseg.transforms import ForgedBatch, SyntheticAnomaly
@@ -172,6 +173,8 @@ def name_of_score(network: object) -> str:
 def calibrate(batches: Iterable[Labelled]) -> Calibration:
     """Find thresholds and ranges, as anomalib does; processes of a distributed training find them together.
 
+    Those of scores among which one is NaN or infinite are NaN, as without a calibration, and a warning says so.
+
     Args:
         batches: Predictions with ground truth.
 
@@ -184,8 +187,8 @@ def calibrate(batches: Iterable[Labelled]) -> Calibration:
     batches = list(batches)
     names = dict.fromkeys(name for batch in batches for name in batch.prediction.scores)
     pairs = {name: [(batch.prediction.scores[name], batch.label) for batch in batches] for name in names}
-    images = {name: _find_range(pairs[name]) for name in names}
-    maps = _find_range([(batch.prediction.anomaly_map, batch.mask) for batch in batches])
+    images = {name: _find_range(pairs[name], "image scores") for name in names}
+    maps = _find_range([(batch.prediction.anomaly_map, batch.mask) for batch in batches], "anomaly maps")
     return Calibration({name: found for name, found in images.items() if found is not None}, maps)
 
 
@@ -270,7 +273,7 @@ def _after_normal(normal: Prediction, view: ForgedBatch, forged: Prediction) -> 
     return Labelled(Prediction(scores, maps), mask.flatten(1).any(1), mask)
 
 
-def _find_range(batches: Sequence[tuple[Tensor | None, Tensor | None]]) -> ScoreRange | None:
+def _find_range(batches: Sequence[tuple[Tensor | None, Tensor | None]], what: str) -> ScoreRange | None:
     """Find threshold and range from scores and ground truth, batch by batch; ``None`` without scores."""
     best = F1AdaptiveThreshold(fields=["scores", "truth"], strict=False)
     extremes = MinMax(fields=["scores"], strict=False)
@@ -281,4 +284,8 @@ def _find_range(batches: Sequence[tuple[Tensor | None, Tensor | None]]) -> Score
             best.to(scores.device).update(batch)
     if not extremes.update_called:
         return None
-    return ScoreRange(best.compute() if best.update_called else None, *extremes.compute())
+    threshold, (low, high) = best.compute() if best.update_called else None, extremes.compute()
+    if not (low.isfinite() and high.isfinite()):
+        rank_zero_warn(f"Threshold and range of {what} are NaN, because some {what} of the validation are not finite.")
+        return ScoreRange(*(low.new_full((3,), torch.nan)))
+    return ScoreRange(threshold, low, high)

@@ -96,3 +96,17 @@ def test_figures_are_none_where_they_are_not_defined():
 
     normal = LabelledPictures(torch.zeros(2, 3, 4, 4), torch.zeros(2).bool(), torch.zeros(2, 4, 4).bool())
     assert measure_accuracy(Blind(), [normal, normal]) == dict.fromkeys(ACCURACY, None) | {"images": 4}
+
+
+@pytest.mark.parametrize("spoil", [np.nan, np.inf])
+def test_figures_are_none_if_a_score_is_not_finite(spoil):
+    class Diverged:
+        def predict(self, images):
+            maps = images[:, :1].copy()
+            maps[0, 0, 0, 0] = spoil
+            return Prediction(maps.max((1, 2, 3)), maps, None, None)
+
+    label, mask = torch.tensor([False, True]), torch.zeros(2, 4, 4).bool()
+    mask[1, :2] = True
+    both = LabelledPictures(mask[:, None].expand(2, 3, 4, 4).float(), label, mask)
+    assert measure_accuracy(Diverged(), [both]) == dict.fromkeys(ACCURACY, None) | {"images": 2}

@@ -359,3 +359,18 @@ def test_no_image_is_predicted_twice(normal_only, tmp_path, arguments):
     Engine(accelerator="cpu", default_root_dir=tmp_path, max_epochs=2, **quiet).fit(model, datamodule=data)
     kinds = 2 if "calibration" in arguments else 1
     assert [sum(images) for images in passes] == [3 * (2 + 6 * kinds)] * len(passes)
+
+
+@pytest.mark.parametrize("spoil", [float("nan"), float("inf"), float("-inf")])
+def test_scores_that_are_not_finite_give_no_threshold(spoil):
+    label, maps = torch.tensor([False, True, False, True]), torch.rand(4, 8, 8)
+    scores = {"map": torch.rand(4), "detector": torch.tensor([0.1, 0.9, spoil, 0.8])}
+    batch = calibration.Labelled(calibration.Prediction(scores, maps), label, maps > 0.5)
+    with pytest.warns(
+        UserWarning, match=r"^Threshold and range of image scores are NaN, because some image scores"
+    ) as w:
+        found = calibration.calibrate([batch])
+    assert len(w) == 1
+    assert torch.stack(found.images["detector"]).isnan().all()
+    for finite in (found.images["map"], found.maps):
+        assert torch.stack(finite).isfinite().all()
