@@ -6,14 +6,13 @@ from typing import Any
 import pandas as pd
 import torch
 from anomalib.data import ImageBatch
-from anomalib.metrics import AUROC
 from anomalib.visualization import Visualizer
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
 from anomalib_anoseg.board.run.run_folder import Figures
-from anomalib_anoseg.metrics import BestIoU, IoU, IoUCurve, PerDefect
+from anomalib_anoseg.metrics import AUROC, BestIoU, IoU, IoUCurve, PerDefect
 
 
 class TestRecorder(Visualizer):
