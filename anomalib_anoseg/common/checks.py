@@ -1,6 +1,7 @@
 """Checks of arguments, with messages that name the argument, its value and its bounds."""
 
 import math
+from numbers import Real
 
 
 def check_value(name: str, value: float, low: float, high: float) -> None:
@@ -37,6 +38,7 @@ def check_finite(name: str, value: object) -> None:
         ValueError: If one is NaN or infinite: no comparison finds NaN out of bounds.
     """
     numbers = value if isinstance(value, tuple | list) else (value,)
-    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+    floats = [number for number in numbers if isinstance(number, Real) and not isinstance(number, int)]
+    if not all(map(math.isfinite, floats)):
         kind = "hold finite numbers" if isinstance(value, tuple | list) else "be a finite number"
         raise ValueError(f"{name} must {kind}, got {value}.")

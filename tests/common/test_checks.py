@@ -4,9 +4,11 @@ import dataclasses
 import inspect
 import typing
 
+import numpy as np
 import pytest
 
 from anomalib_anoseg import SGSF, AnoSeg, data, metrics, transforms
+from anomalib_anoseg.common.checks import check_finite
 from anomalib_anoseg.models import anoseg, sgsf
 from anomalib_anoseg.models.anoseg import detector_loss
 from anomalib_anoseg.models.settings import Settings
@@ -66,6 +68,13 @@ def spoiled(value, bad):
 
 
 CASES = [(cls, name, value) for cls in CLASSES for name, value in numbers(cls)]
+
+
+def test_numbers_of_numpy_are_numbers():
+    with pytest.raises(ValueError, match=r"^seed must be a finite number, got nan\.$"):
+        AnoSeg(seed=np.float32("nan"))
+    check_finite("seed", 10**400)  # too large for a float
+    check_finite("saliency", "nan")
 
 
 def test_all_settings_are_found():
