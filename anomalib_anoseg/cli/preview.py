@@ -89,13 +89,6 @@ class Preview:
         return sum(image.share == 0 for image in self.images)
 
 
-class _Images(NamedTuple):
-    """Images as they reach the networks, ``(N, 3, H, W)`` in ``[0, 1]``, and their files."""
-
-    image: Tensor
-    paths: list[str]
-
-
 class _Pictures(NamedTuple):
     """8-bit pictures: ``normal`` and ``forged`` ``(N, 3, H, W)`` uint8, ``mask`` ``(N, 1, H, W)`` bool."""
 
@@ -227,8 +220,10 @@ def _set_up(data: AnomalibDataModule, model: AnomalibModule) -> AnomalibDataModu
     return data
 
 
-def _read(model: AnomalibModule, data: AnomalibDataModule, chosen: list[int], console: Console) -> _Images:
-    """Read training images as they reach the networks: through augmentations, collation and pre-processor."""
+def _read(
+    model: AnomalibModule, data: AnomalibDataModule, chosen: list[int], console: Console
+) -> tuple[Tensor, list[str]]:
+    """Read training images as they reach the networks, ``(N, 3, H, W)`` in ``[0, 1]``, and name their files."""
     dataset = data.train_data.subsample(chosen)
     paths = [str(path) for path in dataset.samples.image_path]
     check_image_files(paths)
@@ -238,7 +233,7 @@ def _read(model: AnomalibModule, data: AnomalibDataModule, chosen: list[int], co
     if pre_processor:
         pre_processor.on_train_batch_start(None, model, batch, 0)
     check_images(batch.image, "what the pre_processor makes of them")
-    return _Images(batch.image, paths)
+    return batch.image, paths
 
 
 def _forge(augmenter: SyntheticAnomaly, image: Tensor, paths: list[str], seed: int, console: Console) -> _Pictures:
