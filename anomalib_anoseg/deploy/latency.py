@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from anomalib_anoseg.common.isolation import isolated
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from pathlib import Path
@@ -65,8 +67,8 @@ class Worker:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         # Some libraries read their number of threads only when they are loaded.
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "anomalib_anoseg.deploy.latency_worker"],
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-c", isolated("anomalib_anoseg.deploy.latency_worker")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -86,7 +86,3 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 - reported to the caller
             result = {"error": one_line(error)}
         print(json.dumps(result), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()

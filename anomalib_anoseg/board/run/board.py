@@ -34,9 +34,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from anomalib_anoseg.board.run.grid import Task, read_tasks
 from anomalib_anoseg.board.run.run_folder import Board, Job, RunFolder
 from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.common.isolation import isolated
 from anomalib_anoseg.common.messages import one_line
 
-CODE = "from anomalib_anoseg.board.run.job import main; main()"
+CODE = isolated("anomalib_anoseg.board.run.job")
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 

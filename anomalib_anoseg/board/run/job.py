@@ -2,9 +2,7 @@
 
 Each job has its own process, so that its peak memory is its own, and so that a crash, or a kill by the operating system
 for lack of memory, does not end the board. :mod:`~anomalib_anoseg.board.run.board` starts it with the job's folder,
-where ``job.json`` says what to do::
-
-    python -c "from anomalib_anoseg.board.run.job import main; main()" RUNS/jobs/<id>
+where ``job.json`` says what to do.
 """
 
 import json
