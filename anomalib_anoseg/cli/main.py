@@ -4,6 +4,7 @@ Each subcommand is one public function; its signature and docstring are the comm
 its subcommand is called, so that ``anomalib-anoseg --help`` needs neither torch nor anomalib.
 """
 
+import errno
 import sys
 import traceback
 import warnings
@@ -26,6 +27,15 @@ COMMANDS = {
 }
 # Arguments that are given without their names.
 POSITIONAL = {"runs", "name"}
+# What to do about errors of the system; what was there before is still whole.
+REMEDIES = {
+    errno.ENOSPC: "Free some space on the disk and run the command again.",
+    errno.EDQUOT: "Free some of your space on the disk and run the command again.",
+    errno.EROFS: "Name a place that can be written.",
+    errno.EACCES: "Change its permissions, or name another place.",
+    errno.EPERM: "Change its permissions, or name another place.",
+}
+RESUMED = {"board", "cost"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,10 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: With 0 if all went well, 1 if a board is incomplete or the doctor found a problem, 2 if an argument
-            is wrong.
-    """  # noqa: DOC501, DOC502 - what is raised again is the caller's
+            or a file is wrong, 130 after Ctrl-C.
+    """  # noqa: DOC502
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = next((word for word in arguments if not word.startswith("-")), None)
+    try:
+        result = _run(arguments, chosen)
+    except KeyboardInterrupt:
+        more = " What is finished is kept; run the same command again to go on." if chosen in RESUMED else ""
+        print(f"\nInterrupted.{more}", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    # A board returns what is missing, the doctor what is wrong.
+    sys.exit(1 if chosen in {"board", "doctor"} and result else 0)
+
+
+def _run(arguments: Sequence[str], chosen: str | None) -> Any:  # noqa: ANN401
+    """Parse the arguments, and return what the chosen subcommand returns; the user's errors become a line."""  # noqa: DOC501
     parser = ArgumentParser(prog="anomalib-anoseg", description="Commands around training with anomalib.")
     parser.add_argument("--version", action="version", version=_version())
     subcommands = parser.add_subcommands()
@@ -54,13 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         call = _load(module, function)
         given = parser.instantiate_classes(parsed)[name].as_dict()
-        result = call(**{key: value for key, value in given.items() if key in signature(call).parameters})
-    except (FileExistsError, FileNotFoundError, ModuleNotFoundError, ValueError) as error:
+        return call(**{key: value for key, value in given.items() if key in signature(call).parameters})
+    except (OSError, ModuleNotFoundError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            file = "" if error.filename is None else f"{error.filename}: "
+            parser.error(f"{file}{error.strerror}. {REMEDIES.get(error.errno, '')}")
         if not _raised_by_this_package(error):
             raise
         parser.error(str(error))
-    # A board returns what is missing, the doctor what is wrong.
-    sys.exit(1 if name in {"board", "doctor"} and result else 0)
 
 
 def _add_function(parser: ArgumentParser, function: Callable[..., Any]) -> None:

@@ -6,8 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from platform import node
 from typing import Any
@@ -54,10 +54,10 @@ def written_whole(path: Path) -> Generator[Path, None, None]:
         yield part / target.name
         _publish(part, target)
     except OSError as error:
-        if error.errno is None:
-            raise
-        reason = f"{error.strerror or error}. It is as it was before; free space there or name another place"
-        raise OSError(error.errno, f"Could not write {path}: {reason}") from error
+        place = None if error.filename is None or part is None else Path(os.fsdecode(error.filename))
+        if error.errno is None or not (place is None or place.is_relative_to(part or place)):
+            raise  # it is about another file
+        raise OSError(error.errno, f"{error.strerror or error}; what was there before is unchanged", str(path)) from error
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
@@ -107,6 +107,24 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write files that belong together: if one of them cannot be written, all stay as they are.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_texts({Path(folder) / "new" / name: name for name in ("a.csv", "b.md")})
+        ...     sorted(path.name for path in (Path(folder) / "new").iterdir())
+        ['a.csv', 'b.md']
+    """
+    with ExitStack() as written:
+        for path, text in texts.items():
+            with written.enter_context(written_whole(path)).open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # some systems notice only now that the disk is full
+
+
 def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
     r"""Write JSON completely or not at all; numbers that are not finite become null.
 
@@ -118,8 +136,7 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
         '{\n  "a": null\n}\n'
     """
     text = json.dumps(_finite(content), indent=2, allow_nan=False, default=str, ensure_ascii=False)
-    with written_whole(path) as place:
-        place.write_text(text + "\n", encoding="utf-8")
+    write_texts({path: text + "\n"})
 
 
 def _finite(content: Any) -> Any:  # noqa: ANN401

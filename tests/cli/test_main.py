@@ -118,6 +118,45 @@ def test_wrong_argument_exits_with_2(offer, capsys):
     assert status() == 2
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(28, "No space left on device", "runs/board.json"),
+            "runs/board.json: No space left on device. Free some",
+        ),
+        (
+            OSError(30, "Read-only file system", "runs"),
+            "runs: Read-only file system. Name a place that can be written.",
+        ),
+        (PermissionError(13, "Permission denied"), "Permission denied. Change its permissions"),
+    ],
+)
+def test_error_of_the_system_is_a_line_with_its_remedy(error, line, offer, capsys):
+    def config() -> None:
+        """Print."""
+        raise error
+
+    offer(config=config)
+    assert status("config") == 2
+    printed = capsys.readouterr().err
+    assert line in " ".join(printed.split())
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(("name", "resumes"), [("board", True), ("config", False)])
+def test_ctrl_c_says_how_to_go_on(name, resumes, offer, capsys):
+    def command() -> None:
+        """Run."""
+        raise KeyboardInterrupt
+
+    offer(**{name: command})
+    assert status(name) == 130
+    printed = capsys.readouterr().err
+    assert printed.startswith("\nInterrupted.")
+    assert ("run the same command again to go on" in printed) == resumes
+
+
 def test_every_command_has_its_function():
     for name, (_, module, function) in cli.COMMANDS.items():
         assert callable(cli._load(module, function)), name

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from anomalib_anoseg.common import files
-from anomalib_anoseg.common.files import written_whole
+from anomalib_anoseg.common.files import write_json, write_texts, written_whole
 
 
 def names(folder):
@@ -102,3 +102,38 @@ def test_links_keep_pointing_at_the_file(tmp_path):
     write(tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.fixture
+def fill_disk(monkeypatch):
+    """Fill the disk after so many more files; as on a real one, the error names no file."""
+
+    def fill(files):
+        left = iter([True] * files)
+
+        def fsync(_):
+            if not next(left, False):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    return fill
+
+
+def test_files_that_belong_together_stay_together(tmp_path, fill_disk):
+    page, table = tmp_path / "page.html", tmp_path / "table.csv"
+    page.write_text("old page")
+    fill_disk(1)
+    with pytest.raises(OSError, match=r"No space left on device; what was there before is unchanged: '.*table.csv'"):
+        write_texts({page: "new page", table: "new table"})
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("page.html", "old page")]
+
+
+def test_old_content_is_there_until_the_new_one_is(tmp_path, fill_disk):
+    path = tmp_path / "row.json"
+    write_json(path, 1)
+    fill_disk(0)
+    with pytest.raises(OSError, match="No space"):
+        write_json(path, 2)
+    assert path.read_text() == "1\n"
+    assert list(tmp_path.iterdir()) == [path]

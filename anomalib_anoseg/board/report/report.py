@@ -6,6 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anomalib_anoseg.common.files import write_texts
+
 if TYPE_CHECKING:  # imported where they are used, so that a command line that only needs this module starts fast
     import pandas as pd
 
@@ -71,11 +73,11 @@ def write_report(
     for missing in collection.missing:
         logger.warning("Missing: %s (%s)", missing.id, missing.reason)
     contents = _contents(collection, reference, images)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / CSV).write_text(_csv(contents["estimates"], contents["overall"]), encoding="utf-8")
-    for name, path in (("report.html.j2", PAGE), ("report.md.j2", MARKDOWN)):
-        text = _environment().get_template(name).render(title=title, collection=collection, **contents)
-        (out / path).write_text(text, encoding="utf-8")
+    texts = {out / CSV: _csv(contents["estimates"], contents["overall"])}
+    for name in (PAGE, MARKDOWN):
+        template = _environment().get_template(f"{name}.j2")
+        texts[out / name] = template.render(title=title, collection=collection, **contents)
+    write_texts(texts)
     return out / PAGE
 
 

@@ -33,7 +33,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from anomalib_anoseg.board.run.grid import Task, read_tasks
 from anomalib_anoseg.board.run.run_folder import Board, Job, RunFolder
-from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.common.files import write_json, write_texts
 from anomalib_anoseg.common.isolation import isolated
 from anomalib_anoseg.common.messages import one_line
 
@@ -134,7 +134,7 @@ def _run(task: Task, runs: RunFolder, offline: bool, save_every: float, show: Ca
         code = process.returncode
         reason = f"was killed by signal {-code}, possibly for lack of memory" if code < 0 else f"ended with {code}"
         lines = (folder / "job.log").read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
-        (folder / "error.txt").write_text("\n".join([*lines, f"The job's process {reason}."]), encoding="utf-8")
+        write_texts({folder / "error.txt": "\n".join([*lines, f"The job's process {reason}."])})
 
 
 def _describe(job: Job) -> str:

@@ -31,7 +31,7 @@ from anomalib_anoseg.board.run import protocol
 from anomalib_anoseg.board.run.adapting import adapt, check_held_out
 from anomalib_anoseg.board.run.recording import TestRecorder
 from anomalib_anoseg.board.run.run_folder import Job, Row, RunFolder
-from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.common.files import write_json, write_texts
 from anomalib_anoseg.common.machine import describe_machine, package_versions, read_commit
 from anomalib_anoseg.common.memory import forget_peak, peak_memory
 from anomalib_anoseg.common.messages import one_line
@@ -243,7 +243,7 @@ def main() -> None:
         run_job(path)
     except BaseException as error:  # noqa: BLE001 - whatever it was
         summary = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        (path / "error.txt").write_text(f"{traceback.format_exc()}\n{summary}\n", encoding="utf-8")
+        write_texts({path / "error.txt": f"{traceback.format_exc()}\n{summary}\n"})
         traceback.print_exc()
         sys.exit(1)
 

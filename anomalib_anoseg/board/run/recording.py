@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from anomalib_anoseg.board.run.run_folder import Figures
+from anomalib_anoseg.common.files import write_texts
 from anomalib_anoseg.metrics import AUROC, BestIoU, IoU, IoUCurve, PerDefect
 
 
@@ -57,11 +58,12 @@ class TestRecorder(Visualizer):
 
     def on_test_epoch_end(self, _trainer: Trainer, _module: LightningModule) -> None:
         """Write the tables."""
-        pd.DataFrame(self._lines).to_csv(self.folder / "images.csv", index=False)
+        tables = {"images.csv": pd.DataFrame(self._lines)}
         curve = self._curve.compute()
         if curve is not None:  # without masks there is none
             iou, thresholds = (values.tolist() for values in curve)
-            pd.DataFrame({"threshold": thresholds, "iou": iou}).to_csv(self.folder / "curve.csv", index=False)
+            tables["curve.csv"] = pd.DataFrame({"threshold": thresholds, "iou": iou})
+        write_texts({self.folder / name: table.to_csv(index=False) for name, table in tables.items()})
 
     def defects(self) -> dict[str, Figures]:
         """Return the figures of each kind of defect, against all good images."""
