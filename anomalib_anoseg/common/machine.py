@@ -8,7 +8,19 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import TypedDict
+
+
+class Machine(TypedDict, total=False):
+    """System and hardware, as far as they are known."""
+
+    python: str | None
+    platform: str | None
+    cpu: str | None
+    cores: int | None
+    threads: int | None
+    gpu: str | None
 
 
 @cache
@@ -53,7 +65,7 @@ def package_versions(packages: Iterable[str]) -> dict[str, str]:
     return {package: found for package in packages if (found := package_version(package)) is not None}
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_machine() -> Machine:
     """Describe system and hardware as this process sees them.
 
     Example:

@@ -1,6 +1,7 @@
 """Run folders are read, put together, and refused with a clear word."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -231,6 +232,45 @@ def test_rows_that_lack_something(make_board, tmp_path):
 
     with pytest.raises(ValueError, match=r"row\.json lacks metrics, trivial\. Remove it and run its job again"):
         collect([make_board(tmp_path / "runs", change=without)])
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("row", {"metrics": {"pixel_IoU": "high"}}, r"wrong at metrics\.pixel_IoU: .* number, got 'high'"),
+        ("row", {"metrics": [0.5]}, "wrong at metrics"),
+        ("row", {"seed": "first"}, r"wrong at seed: .*, got 'first'"),
+        ("row", {"label": None}, "wrong at label"),
+        ("row", {"provenance": {"finished": "yesterday"}}, r"wrong at provenance\.finished"),
+        ("row", {"budget": {"seconds": "600"}}, r"wrong at budget\.seconds"),
+        ("row", {"training": {"epochs": 1e300}}, r"wrong at training\.epochs"),
+        ("cost", {"latency": [{"precision": "INT8"}]}, r"lacks latency\.0\.runtime"),
+        ("cost", {"left_out": "nothing"}, "wrong at left_out"),
+        ("../../board", {"jobs": "all"}, "wrong at jobs"),
+        (
+            "../../board",
+            {"jobs": [{"id": "../../..", "label": "a", "category": "b", "seed": 0}]},
+            r"wrong at jobs\.0\.id",
+        ),
+    ],
+)
+def test_wrong_types_are_a_line_with_the_file(name, changes, message, make_board, tmp_path):
+    folder = make_board(tmp_path / "runs", labels=("AnoSeg",), categories=("brick",), seeds=(0,))
+    path = folder / "jobs" / "AnoSeg-brick-seed0" / f"{name}.json"
+    edit_json(path, **changes)
+    with pytest.raises(ValueError, match=message) as refused:
+        collect([folder])
+    assert path.name in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_pipe_in_place_of_a_row_is_no_file(make_board, tmp_path):
+    folder = make_board(tmp_path / "runs", labels=("AnoSeg",), categories=("brick",), seeds=(0,))
+    path = folder / "jobs" / "AnoSeg-brick-seed0" / "row.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"row\.json is no file"):
+        collect([folder])
 
 
 def test_budgets_are_never_mixed(make_board, tmp_path):

@@ -378,6 +378,28 @@ def test_table_of_images_that_lacks_columns(make_board, tmp_path):
         write_report([runs], tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "images.csv",
+            "image_path,defect,gt_label,pred_score\na.png,good,no,0.5\n",
+            "gt_label must be a number, got 'no'",
+        ),
+        ("images.csv", "", "images.csv is no table: No columns"),
+        ("curve.csv", "threshold,iou\n0.5,much\n", "iou must be a number, got 'much'"),
+        ("curve.csv", "threshold,iou\n0.5,inf\n", "iou must be a number, got 'inf'"),
+        ("curve.csv", "threshold\n0.5\n", r"curve.csv lacks the column\(s\) iou"),
+    ],
+)
+def test_tables_that_hold_something_else(name, text, message, make_board, tmp_path):
+    runs = make_board(tmp_path / "runs", labels=("AnoSeg",), categories=("brick",), seeds=(0,))
+    (runs / "jobs" / "AnoSeg-brick-seed0" / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        write_report([runs], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_packages_that_are_not_installed(board, tmp_path, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jinja2" else find(name))

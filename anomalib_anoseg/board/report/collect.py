@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anomalib_anoseg.board.report.records import Collection, FinishedJob, Missing
-from anomalib_anoseg.board.run.run_folder import read_json
+from anomalib_anoseg.board.report.records import Collection, Cost, FinishedJob, Missing
+from anomalib_anoseg.board.run.run_folder import SCHEMA, Board, Job, Row
 from anomalib_anoseg.common.naming import tell_apart
+from anomalib_anoseg.common.schema import mapping_of, read_json
 
-REQUIRED = ("id", "label", "dataset", "category", "seed", "metrics", "trivial")
+NAMES = ("id", "label", "category", "seed")
+ROW = mapping_of(Row, (*NAMES, "dataset", "metrics", "trivial"))
+BOARD = mapping_of(Board, (), jobs=list[mapping_of(Job, NAMES)])  # type: ignore[misc]
 # Settings of how images are read and which are held out, not of which images there are.
 IGNORED_SETTINGS = {"category", "eval_batch_size", "num_workers", "seed"}
 NOT_RUN = "not started"
@@ -41,15 +44,15 @@ def collect(runs: Sequence[Path]) -> Collection:
             raise ValueError(
                 f"{folder} is not a run folder: it {what}. Name a folder that `anomalib-anoseg board --out` wrote."
             )
-        board = read_json(folder / "board.json")
+        board = read_json(folder / "board.json", BOARD, SCHEMA)
         collection.left_out |= board.get("left_out") or {}
         name = folder.name if folder.name not in collection.configs else str(folder)
-        collection.configs[name] = str(board.get("config", ""))
-        for entry in board.get("jobs", []):
+        collection.configs[name] = board.get("config") or ""
+        for entry in board.get("jobs") or []:
             missing = _expected(folder, entry)
             if missing.id not in expected or missing.reason != NOT_RUN:
                 expected[missing.id] = missing
-        labels = {entry["id"]: str(entry["label"]) for entry in board.get("jobs", [])}
+        labels = {entry["id"]: entry["label"] for entry in board.get("jobs") or []}
         _add_finished(folder, labels, finished, collection.notes)
     collection.expected = len(expected)
     collection.missing = [missing for key, missing in expected.items() if key not in finished]
@@ -70,7 +73,7 @@ def _expected(folder: Path, entry: dict[str, Any]) -> Missing:
     # Messages may have many lines: take the one that names the exception.
     reason = (EXCEPTION.findall(text) or text.splitlines() or [NOT_RUN])[-1].strip()
     data = entry.get("data_label") or entry["category"]
-    return Missing(entry["id"], str(entry["label"]), str(data), int(entry["seed"]), reason)
+    return Missing(entry["id"], entry["label"], data, entry["seed"], reason)
 
 
 def _add_finished(folder: Path, labels: dict[str, str], finished: dict[str, FinishedJob], notes: list[str]) -> None:
@@ -94,13 +97,9 @@ def _add_finished(folder: Path, labels: dict[str, str], finished: dict[str, Fini
 
 
 def _read_job(path: Path) -> FinishedJob:
-    row = read_json(path)
-    absent = [name for name in REQUIRED if name not in row]
-    if absent:
-        raise ValueError(f"{path} lacks {', '.join(absent)}. Remove it and run its job again.")
-    cost = path.with_name("cost.json")
-    measured = read_json(cost) if cost.is_file() else {}
-    return FinishedJob(path.parent, row, str(row["label"]), str(row["category"]), measured)
+    row, cost = read_json(path, ROW, SCHEMA), path.with_name("cost.json")
+    measured: Cost = read_json(cost, Cost, SCHEMA) if cost.is_file() else {}
+    return FinishedJob(path.parent, row, row["label"], row["category"], measured)
 
 
 def _nothing_finished(runs: Sequence[Path], missing: list[Missing]) -> str:
@@ -130,7 +129,7 @@ def budget_of(job: FinishedJob) -> str:
     if "seconds" in budget:
         clock = "CPU" if budget.get("clock") == "cpu" else "wall"
         return f"{budget['seconds']:g} seconds of {clock} time"
-    return f"{budget['images']:g} images"
+    return f"{budget.get('images', 0):g} images"
 
 
 def _name_models(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]:

@@ -81,7 +81,7 @@ def forms(jobs: Sequence[FinishedJob]) -> pd.DataFrame:
     records = [record for job in jobs for record in _forms_of(job)]
     if not records:
         return pd.DataFrame(columns=["label", "form"])
-    grouped = pd.DataFrame(records).groupby(["label", "form"], sort=False)
+    grouped = pd.DataFrame(records).set_index(["label", "form"]).astype(float).groupby(level=[0, 1], sort=False)
     return grouped.mean().assign(jobs=grouped.size()).reset_index()
 
 
@@ -89,19 +89,16 @@ def _forms_of(job: FinishedJob) -> list[dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
     for entry in job.cost.get("latency") or []:
         names = {"median": "median_ms", "p95": "p95_ms", "noisy": "noisy"}
-        found = {f"{name}_{entry['batch']}": entry.get(key) for name, key in names.items()}
+        found = {f"{name}_{entry.get('batch', 1)}": entry.get(key) for name, key in names.items()}
         records.setdefault(f"{entry['runtime']} {entry['precision']}", {}).update(found)
     for entry in job.cost.get("accuracy") or []:
         found = {name: entry.get(name) for name in ACCURACIES}
         records.setdefault(f"{entry['runtime']} {entry['precision']}", {}).update(found)
-    files, memory = (job.cost.get(name) or {} for name in ("files_mb", "peak_memory_mb"))
+    files, memory = job.cost.get("files_mb") or {}, job.cost.get("peak_memory_mb") or {}
     for form, record in records.items():
         short = {"torch": "torch", "onnxruntime": "onnx"}.get(form.partition(" ")[0], form)
         record |= {"file_mb": files.get(form, files.get(short)), "peak_memory_mb": memory.get(form)}
-    return [
-        {"label": job.label, "form": form, **{name: float("nan") if v is None else float(v) for name, v in one.items()}}
-        for form, one in records.items()
-    ]
+    return [{"label": job.label, "form": form, **record} for form, record in records.items()]
 
 
 def model_table(jobs: Sequence[FinishedJob], labels: Sequence[str]) -> Table:

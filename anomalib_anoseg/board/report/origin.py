@@ -1,6 +1,7 @@
 """Where the figures of a report come from: protocol, settings, hardware, versions and time."""
 
 from collections.abc import Iterable, Sequence
+from datetime import timezone
 from typing import Any
 
 import pandas as pd
@@ -129,7 +130,7 @@ def _loads(jobs: Sequence[FinishedJob]) -> list[str]:
 
 def _time(jobs: Sequence[FinishedJob]) -> list[str]:
     starts, ends = (
-        [pd.to_datetime(job.provenance[name], utc=True) for job in jobs if job.provenance.get(name)]
+        [job.provenance[name].astimezone(timezone.utc) for job in jobs if job.provenance.get(name)]
         for name in ("started", "finished")
     )
     seconds = sum(float(job.provenance.get("wall_seconds") or 0) for job in jobs)

@@ -1,10 +1,45 @@
 """The jobs of run folders, as a report sees them."""
 
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from typing_extensions import Required, TypedDict
+
+from anomalib_anoseg.board.run.run_folder import Figures
+from anomalib_anoseg.common.schema import Number, Whole
+
+
+class FormCost(TypedDict, total=False):
+    """Accuracy of an exported form, or its latency in milliseconds."""
+
+    runtime: Required[str]
+    precision: Required[str]
+    batch: Whole
+    median_ms: Number | None
+    p95_ms: Number | None
+    noisy: bool | None
+    image_AUROC: Number | None
+    pixel_AUROC: Number | None
+    pixel_AP: Number | None
+    pixel_IoU: Number | None
+
+
+class Cost(TypedDict, total=False):
+    """What a report shows of a ``cost.json``."""
+
+    parameters: Whole | None
+    macs: Number | None
+    image_size: list[int] | None
+    files_mb: Figures | None
+    latency: list[FormCost] | None
+    accuracy: list[FormCost] | None
+    peak_memory_mb: Figures | None
+    threads: int
+    load_average: list[Number | None] | None
+    cpu: str | None
+    left_out: dict[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -18,7 +53,7 @@ class FinishedJob:
     row: dict[str, Any]
     label: str
     category: str
-    cost: dict[str, Any]
+    cost: Cost
     family: str = ""
 
     @property
@@ -42,9 +77,9 @@ class FinishedJob:
         return {"accelerator": self.row.get("accelerator"), **(self.row.get("provenance") or {})}
 
     @property
-    def finished(self) -> pd.Timestamp:
+    def finished(self) -> datetime:
         """When the job ended; 1970 if unknown."""
-        return pd.to_datetime(self.provenance.get("finished") or 0, utc=True)
+        return self.provenance.get("finished") or datetime.fromtimestamp(0, timezone.utc)
 
     @property
     def settings(self) -> dict[str, Any]:

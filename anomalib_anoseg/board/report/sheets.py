@@ -8,9 +8,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from anomalib_anoseg.board.report.records import FinishedJob
+from anomalib_anoseg.common.schema import read_table
 from anomalib_anoseg.common.thumbnails import draw_map, draw_truth, read_thumbnail, to_uri
 
 COLUMNS = ("image_path", "defect", "gt_label", "pred_score")
+OPTIONAL = ("mask_path", "map_path", "iou")
+NUMBERS = ("gt_label", "pred_score", "iou")
 
 
 class Sheet(NamedTuple):
@@ -69,18 +72,7 @@ def choose(images: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
 
 
 def _sheet(job: FinishedJob, count: int) -> Sheet:
-    """Make the sheet of a job.
-
-    Raises:
-        ValueError: If its ``images.csv`` lacks a column.
-    """
-    path = job.folder / "images.csv"
-    images = pd.read_csv(path)
-    absent = [name for name in COLUMNS if name not in images]
-    if absent:
-        raise ValueError(f"{path} lacks the column(s) {', '.join(absent)}. Remove its folder and run the job again.")
-    images = images.reindex(columns=[*COLUMNS, "mask_path", "map_path", "iou"])
-    images["iou"] = pd.to_numeric(images["iou"])
+    images = read_table(job.folder / "images.csv", COLUMNS, OPTIONAL, NUMBERS).dropna(subset=["gt_label", "pred_score"])
     groups = {
         title: [_entry(job.folder, image) for image in chosen.to_dict("records")]
         for title, chosen in choose(images, count).items()

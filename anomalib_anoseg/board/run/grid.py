@@ -83,7 +83,7 @@ def read_budget(budget: Any, accelerator: str) -> Budget | None:  # noqa: ANN401
     """
     if budget is None:
         return None
-    amounts = {name: budget[name] for name in AMOUNTS if name in budget} if isinstance(budget, dict) else {}
+    amounts: Any = {name: budget[name] for name in AMOUNTS if name in budget} if isinstance(budget, dict) else {}
     allowed = {"seconds", "clock"} if "seconds" in amounts else {"images"}
     if len(amounts) != 1 or not set(budget) <= allowed or not all(map(_is_positive, amounts.values())):
         raise ValueError(
@@ -97,11 +97,11 @@ def read_budget(budget: Any, accelerator: str) -> Budget | None:  # noqa: ANN401
         raise ValueError(f"budget.clock must be one of {', '.join(CLOCKS)}, got {clock!r}.")
     if clock == "cpu" and accelerator != "cpu":
         raise ValueError(f"budget.clock: CPU time misses what accelerator {accelerator} computes. Set it to wall.")
-    return {**amounts, "clock": clock}
+    return Budget(seconds=amounts["seconds"], clock=clock)
 
 
 def _is_positive(amount: Any) -> bool:  # noqa: ANN401
-    return isinstance(amount, int | float) and not isinstance(amount, bool) and amount > 0
+    return isinstance(amount, int | float) and not isinstance(amount, bool) and 0 < amount < float("inf")
 
 
 def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, Any], budget: Budget | None) -> Task:

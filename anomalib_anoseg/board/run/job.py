@@ -171,7 +171,7 @@ def run_job(folder: Path) -> Row:
                 shutil.rmtree(folder / "work")
             raise
     commit, dirty = read_commit(Path(__file__).parent)
-    provenance = describe_machine() | {
+    provenance: Any = describe_machine() | {
         "commit": commit,
         "dirty": dirty,
         "versions": {"anomalib-anoseg": anomalib_anoseg.__version__} | package_versions(PACKAGES),

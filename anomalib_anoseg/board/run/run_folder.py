@@ -21,22 +21,48 @@ Files are read here without torch or anomalib, so that reports start quickly.
 """
 
 import dataclasses
-import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import AwareDatetime
+from typing_extensions import TypedDict
 
 from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.common.machine import Machine
+from anomalib_anoseg.common.schema import Number, PathPart, Whole, read_json
 
 SCHEMA = 1
 
-Figures = dict[str, float | None]
-Budget = dict[str, Any]
-Record = TypeVar("Record", "Job", "Row")
+Figures = dict[str, Number | None]
+
+
+class Budget(TypedDict, total=False):
+    """Length of a training: ``images``, or ``seconds`` of a ``clock``, ``"cpu"`` or ``"wall"``."""
+
+    seconds: Number
+    images: Number
+    clock: str
+
+
+class Provenance(Machine, total=False):
+    """Where the figures of a row come from."""
+
+    commit: str | None
+    dirty: bool | None
+    versions: dict[str, str] | None
+    accelerator: str | None
+    precision: str | int | None
+    held_out: dict[str, int | str] | None
+    trainer: dict[str, Any] | None
+    started: AwareDatetime | None
+    finished: AwareDatetime | None
+    wall_seconds: Number | None
+    resumed: bool | None
+    calibrated_on: str | None
 
 
 @dataclass(frozen=True)
@@ -59,12 +85,12 @@ class Job:
         trainer: Lightning's arguments as the user wrote them, like ``settings``.
     """
 
-    id: str
+    id: PathPart
     label: str
     model: str
     dataset: str
     category: str
-    seed: int
+    seed: Whole
     settings: dict[str, Any] = field(default_factory=dict)
     accelerator: str = "cpu"
     budget: Budget | None = None
@@ -101,10 +127,10 @@ class Row(Job):
     defects: dict[str, Figures]
     trivial: bool
     training: Figures
-    peak_memory_mb: float | None
-    parameters: int
-    provenance: dict[str, Any]
-    test_memory_mb: float | None = None
+    peak_memory_mb: Number | None
+    parameters: Whole
+    provenance: Provenance
+    test_memory_mb: Number | None = None
     schema: int = SCHEMA
 
 
@@ -163,9 +189,8 @@ class RunFolder:
             raise FileNotFoundError(
                 f"{self.path} holds no board.json. Name the folder given as --out to `anomalib-anoseg board`."
             )
-        content = read_json(path)
-        jobs = [_build(Job, job) for job in content["jobs"]]
-        return Board(content["config"], jobs, content.get("left_out", {}))
+        board: Board = read_json(path, Board, SCHEMA)
+        return board
 
     def write_row(self, row: Row) -> None:
         """Write a row, which marks its job as finished; undefined figures become null."""
@@ -176,7 +201,7 @@ class RunFolder:
     def row(self, job_id: str) -> Row | None:
         """Read a row; ``None`` if its job is not finished."""
         path = self.job_folder(job_id) / "row.json"
-        return _build(Row, read_json(path)) if path.is_file() else None
+        return read_json(path, Row, SCHEMA) if path.is_file() else None
 
     def rows(self) -> list[Row]:
         """Read the rows of all finished jobs of the board, in its order, under the labels that it gives them now."""
@@ -191,28 +216,3 @@ class RunFolder:
         """Read why the last attempt failed; ``None`` if it did not."""
         path = self.job_folder(job_id) / "error.txt"
         return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of a run folder.
-
-    Raises:
-        ValueError: If it is no JSON object, or of another schema.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). Remove it and run its job again.") from error
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {schema!r}, and this version reads schema {SCHEMA}. Update anomalib-anoseg, or run "
-            "the board again with this version."
-        )
-    return dict(content)
-
-
-def _build(record: type[Record], content: dict[str, Any]) -> Record:
-    """Build a record from its known fields, so that later versions may write more."""
-    known = {entry.name for entry in dataclasses.fields(record)}
-    return record(**{key: value for key, value in content.items() if key in known})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,8 @@ from anomalib.utils.serialization import anomalib_safe_globals
 from torch.nn import functional as F
 
 from anomalib_anoseg.common.picture_files import examine_picture
+from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.common.schema import read_json
 from anomalib_anoseg.data.demo_textures import render
 from anomalib_anoseg.deploy.forms import export_forms
 from anomalib_anoseg.deploy.metadata import FIELDS, describe_thresholds
@@ -41,6 +42,7 @@ FLOAT32_FORMS = (Form("torch", "float32"), Form("onnxruntime", "float32"), Form(
 SUFFIXES = {"torch": ".pt", "onnxruntime": ".onnx", "openvino": ".xml"}
 FOLDERS = {"torch": "torch", "onnxruntime": "onnx", "openvino": "openvino"}
 DEMO_SIZE = 128
+TRUSTED = {"anomalib", "anomalib_anoseg"}
 
 
 class TestedModel(Runtime):
@@ -131,11 +133,17 @@ def _guess_class_path(checkpoint: Path) -> str:
     """Find it in the row that a board leaves beside a checkpoint, or in the folders that anomalib makes for a model.
 
     Raises:
-        ValueError: If neither names a model.
+        ValueError: If neither names a model, or the row names one of another package, whose import could do anything.
     """
     row = checkpoint.with_name("row.json")
-    if row.is_file():
-        return str(json.loads(row.read_text(encoding="utf-8"))["model"])
+    if row.exists():
+        named = str(read_json(row, dict[str, Any]).get("model"))
+        if named.partition(".")[0] not in TRUSTED:
+            raise ValueError(
+                f"{row} names {one_line(repr(named), 100)}, which is neither anomalib's nor ours, and which was not "
+                "imported. If you trust it, give it yourself, with --model_class."
+            )
+        return named
     models: Any = import_module("anomalib.models")
     for part in reversed(checkpoint.resolve().parts):
         if part in models.__all__:
