@@ -139,6 +139,21 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
     write_texts({path: text + "\n"})
 
 
+def inside(folder: Path, base: Path, path: Any) -> Path | None:  # noqa: ANN401
+    """Resolve a path that someone else wrote, relative to ``base``; ``None`` if it leads out of the folder.
+
+    Example:
+        >>> inside(Path("runs"), Path("runs/jobs"), "../board.json") == Path("runs/board.json").resolve()
+        True
+        >>> inside(Path("runs"), Path("runs/jobs"), "/etc/hostname")
+    """
+    try:
+        resolved = (base / path).resolve()
+    except (TypeError, ValueError, OSError, RuntimeError):  # no text, no path, or links in a circle
+        return None
+    return resolved if resolved.is_relative_to(folder.resolve()) else None
+
+
 def _finite(content: Any) -> Any:  # noqa: ANN401
     if isinstance(content, dict):
         return {key: _finite(value) for key, value in content.items()}

@@ -1,4 +1,4 @@
-"""Errors as text for messages."""
+"""Errors and names as text for messages and pages."""
 
 
 def one_line(error: BaseException | str, length: int = 300) -> str:
@@ -11,3 +11,15 @@ def one_line(error: BaseException | str, length: int = 300) -> str:
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     text = " ".join(text.split())
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def escape_markdown(text: object) -> str:
+    r"""Write what others named in a line of Markdown, which takes no HTML, link, picture or paragraph from it.
+
+    Example:
+        >>> print(escape_markdown("<b>[here](javascript:alert(1))"))
+        &lt;b>[here]&#40;javascript:alert(1))
+    """
+    line = " ".join(str(text).splitlines()) or str(text)
+    # Entities, because a backslash of ours could itself be escaped by one of theirs.
+    return line.replace("<", "&lt;").replace("](", "]&#40;").replace("]:", "]&#58;")

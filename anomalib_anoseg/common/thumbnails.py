@@ -3,9 +3,7 @@
 import base64
 import io
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -17,14 +15,14 @@ COLORMAP = "inferno"  # perceptually uniform, also for colour-blind readers
 TRUTH, EDGE, OUTLINE = (0, 158, 115), (160, 255, 220), (86, 220, 240)
 
 
-def read_thumbnail(folder: Path, path: Any, mode: str) -> NDArray[np.uint8] | None:  # noqa: ANN401
-    """Read a thumbnail; a path that is not absolute is relative to the folder."""
-    if not isinstance(path, str) or not path:
+def read_thumbnail(path: Path | None, mode: str) -> NDArray[np.uint8] | None:
+    """Read a thumbnail; ``None`` if there is no such file, or it holds no picture."""
+    if path is None or not path.is_file():
         return None
     try:
-        with Image.open(folder / path) as image:
+        with Image.open(path) as image:
             thumbnail = image.convert(mode)
-    except OSError:
+    except Exception:  # noqa: BLE001 - what is broken may raise anything
         return None
     thumbnail.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(thumbnail)
@@ -54,6 +52,8 @@ def draw_color_bar() -> NDArray[np.uint8]:
 
 
 def _colors(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    import matplotlib as mpl  # noqa: PLC0415 - jobs of a board keep thumbnails without it
+
     return np.asarray(mpl.colormaps[COLORMAP](values, bytes=True)[..., :3], dtype=np.uint8)
 
 

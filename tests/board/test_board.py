@@ -584,6 +584,8 @@ def test_files_of_a_job(finished):
     for line in lines:
         assert np.asarray(Image.open(folder / line["map_path"])).shape == (64, 64)
         assert Path(line["image_path"]).is_file()
+        assert Image.open(folder / line["picture_path"]).mode == "RGB"
+        assert bool(line["truth_path"]) == bool(line["mask_path"])
         assert bool(line["iou"]) == bool(line["mask_path"]) == (line["defect"] != "good")
     with (folder / "curve.csv").open() as file:
         curve = [(float(line["threshold"]), float(line["iou"])) for line in csv.DictReader(file)]

@@ -3,7 +3,9 @@
 import importlib.util
 import io
 import json
+import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -235,7 +237,47 @@ def test_names_are_escaped(make_board, tmp_path):
     assert "&lt;b&gt;|$x$" in text
     assert "<b>|" not in text
     assert "<title>A &amp; B</title>" in text
-    assert r"<b>\|$x$" in (tmp_path / "out" / "report.md").read_text()
+    assert r"&lt;b>\|$x$" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_markdown_takes_no_markup_from_names_and_messages(make_board, tmp_path):
+    bad = "x\n\n<img src=x onerror=alert(1)> [here](javascript:alert(1))\n[y]: javascript:alert(2)"
+    runs = make_board(tmp_path / "runs", labels=("AnoSeg", "DRAEM"), skip=("DRAEM-screw-seed1",))
+    for path in [runs / "board.json", *runs.glob("jobs/*/row.json")]:
+        path.write_text(path.read_text().replace('"DRAEM"', json.dumps(bad)).replace('"2.7.0"', json.dumps(bad)))
+    (runs / "jobs" / "DRAEM-screw-seed1" / "error.txt").write_text(f"ValueError: {bad}")
+    write_report([runs], tmp_path / "out", title=bad)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "onerror" in text
+    assert not re.search(r"<img|\]\(|\]:|^\s*&lt;img", text, flags=re.MULTILINE)
+
+
+def test_pictures_from_elsewhere_are_not_shown(make_board, tmp_path, caplog):
+    runs = make_board(tmp_path / "runs", labels=("AnoSeg",), categories=("brick",), seeds=(0,), side=16)
+    table = runs / "jobs" / "AnoSeg-brick-seed0" / "images.csv"
+    images = pd.read_csv(table)
+    private = tmp_path / "private.png"
+    shutil.move(images["image_path"][0], private)
+    (runs / "link.png").symlink_to(private)
+    os.mkfifo(runs / "pipe.png")
+    for path, is_refused in ((private, True), ("../../link.png", True), ("../../pipe.png", False)):
+        images.loc[0, "image_path"] = str(path)
+        images.to_csv(table, index=False)
+        caplog.clear()
+        text = write_report([runs], tmp_path / "out").read_text()
+        assert text.count("no picture<") == 1
+        assert (f"outside of their run's folder and are not shown, such as {path}" in caplog.text) == is_refused
+
+
+def test_small_copies_are_shown_first(make_board, tmp_path):
+    runs = make_board(tmp_path / "runs", labels=("AnoSeg",), categories=("brick",), seeds=(0,), side=16)
+    table = runs / "jobs" / "AnoSeg-brick-seed0" / "images.csv"
+    images = pd.read_csv(table)
+    images = images.assign(picture_path=images["image_path"], truth_path=images["mask_path"])
+    images.assign(image_path="/elsewhere/a.png", mask_path="/elsewhere/b.png").to_csv(table, index=False)
+    text = write_report([runs], tmp_path / "out").read_text()
+    assert "no picture<" not in text
+    assert "no truth<" not in text
 
 
 def test_pictures_can_be_left_out(board, tmp_path):

@@ -254,6 +254,15 @@ def test_a_checkpoint_tells_its_model(demo_checkpoint, tmp_path, monkeypatch, ho
     assert "Thresholds of raw scores" in capsys.readouterr().out
 
 
+def test_a_row_does_not_choose_what_is_imported(demo_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "anomaly_lib.py").write_text("raise AssertionError('imported')")
+    shutil.copy(demo_checkpoint, tmp_path / "model.ckpt")
+    (tmp_path / "row.json").write_text(json.dumps({"model": "anomaly_lib.Model"}), "utf-8")
+    with pytest.raises(ValueError, match=r"row.json names 'anomaly_lib.Model', which is neither .* --model_class"):
+        doctor(tmp_path / "model.ckpt")
+
+
 # --------------------------------------------------------------------------------------------------- wrong arguments
 
 

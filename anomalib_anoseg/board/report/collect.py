@@ -8,6 +8,7 @@ from typing import Any
 
 from anomalib_anoseg.board.report.records import Collection, Cost, FinishedJob, Missing
 from anomalib_anoseg.board.run.run_folder import SCHEMA, Board, Job, Row
+from anomalib_anoseg.common.files import inside
 from anomalib_anoseg.common.naming import tell_apart
 from anomalib_anoseg.common.schema import mapping_of, read_json
 
@@ -48,12 +49,12 @@ def collect(runs: Sequence[Path]) -> Collection:
         collection.left_out |= board.get("left_out") or {}
         name = folder.name if folder.name not in collection.configs else str(folder)
         collection.configs[name] = board.get("config") or ""
-        for entry in board.get("jobs") or []:
+        entries = board.get("jobs") or []
+        for entry in entries:
             missing = _expected(folder, entry)
             if missing.id not in expected or missing.reason != NOT_RUN:
                 expected[missing.id] = missing
-        labels = {entry["id"]: entry["label"] for entry in board.get("jobs") or []}
-        _add_finished(folder, labels, finished, collection.notes)
+        _add_finished(folder, {entry["id"]: entry["label"] for entry in entries}, finished, collection.notes)
     collection.expected = len(expected)
     collection.missing = [missing for key, missing in expected.items() if key not in finished]
     jobs = [finished[key] for key in expected if key in finished]
@@ -68,8 +69,8 @@ def collect(runs: Sequence[Path]) -> Collection:
 
 
 def _expected(folder: Path, entry: dict[str, Any]) -> Missing:
-    error = folder / "jobs" / entry["id"] / "error.txt"
-    text = error.read_text(encoding="utf-8", errors="replace").strip() if error.is_file() else NOT_RUN
+    error = inside(folder, folder, f"jobs/{entry['id']}/error.txt")
+    text = error.read_text("utf-8", errors="replace").strip() if error and error.is_file() else NOT_RUN
     # Messages may have many lines: take the one that names the exception.
     reason = (EXCEPTION.findall(text) or text.splitlines() or [NOT_RUN])[-1].strip()
     data = entry.get("data_label") or entry["category"]

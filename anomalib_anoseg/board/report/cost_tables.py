@@ -19,6 +19,7 @@ from anomalib_anoseg.board.report.tables import (
 )
 
 RUNTIMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+LATENCIES = ("median_ms", "p95_ms", "noisy")
 ACCURACIES = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_IoU")
 DIFFERENT = (
     "Models were measured on different categories or seeds: accuracies here compare the forms of one model, not models."
@@ -87,12 +88,9 @@ def forms(jobs: Sequence[FinishedJob]) -> pd.DataFrame:
 
 def _forms_of(job: FinishedJob) -> list[dict[str, Any]]:
     records: dict[str, dict[str, Any]] = {}
-    for entry in job.cost.get("latency") or []:
-        names = {"median": "median_ms", "p95": "p95_ms", "noisy": "noisy"}
-        found = {f"{name}_{entry.get('batch', 1)}": entry.get(key) for name, key in names.items()}
-        records.setdefault(f"{entry['runtime']} {entry['precision']}", {}).update(found)
-    for entry in job.cost.get("accuracy") or []:
-        found = {name: entry.get(name) for name in ACCURACIES}
+    for entry in [*(job.cost.get("latency") or []), *(job.cost.get("accuracy") or [])]:
+        batch, names = (f"_{entry['batch']}", LATENCIES) if "batch" in entry else ("", ACCURACIES)
+        found = {f"{name.removesuffix('_ms')}{batch}": entry.get(name) for name in names}
         records.setdefault(f"{entry['runtime']} {entry['precision']}", {}).update(found)
     files, memory = job.cost.get("files_mb") or {}, job.cost.get("peak_memory_mb") or {}
     for form, record in records.items():
@@ -110,8 +108,8 @@ def model_table(jobs: Sequence[FinishedJob], labels: Sequence[str]) -> Table:
 
 
 def form_table(jobs: Sequence[FinishedJob], labels: Sequence[str]) -> Table | None:
-    """Make a table of the cost and accuracy of each exported form; ``None`` if no cost has been measured."""
-    found = forms(jobs)
+    """Make a table of the cost and accuracy of each exported form; ``None`` if none of the labels was measured."""
+    found = forms([job for job in jobs if job.label in labels])
     if found.empty:
         return None
     found = found.sort_values("label", key=lambda names: names.map(labels.index), kind="stable")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anomalib_anoseg.common.files import write_texts
+from anomalib_anoseg.common.messages import escape_markdown
 
 if TYPE_CHECKING:  # imported where they are used, so that a command line that only needs this module starts fast
     import pandas as pd
@@ -75,7 +76,7 @@ def write_report(
     contents = _contents(collection, reference, images)
     texts = {out / CSV: _csv(contents["estimates"], contents["overall"])}
     for name in (PAGE, MARKDOWN):
-        template = _environment().get_template(f"{name}.j2")
+        template = _environment(name).get_template(f"{name}.j2")
         texts[out / name] = template.render(title=title, collection=collection, **contents)
     write_texts(texts)
     return out / PAGE
@@ -165,12 +166,14 @@ def _warnings(collection: "Collection", single_seed: bool) -> list[tuple[str, st
     return [entry for entry in warnings if entry[2]] + ([("One seed only.", ONE_SEED, [])] if single_seed else [])
 
 
-def _environment() -> Any:  # noqa: ANN401
+def _environment(name: str) -> Any:  # noqa: ANN401
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape  # noqa: PLC0415
+    from markupsafe import Markup  # noqa: PLC0415
 
     environment = Environment(
         loader=PackageLoader("anomalib_anoseg.board.report"),
         autoescape=select_autoescape(["html.j2"]),
+        finalize=lambda value: value if name == PAGE or isinstance(value, Markup) else escape_markdown(value),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

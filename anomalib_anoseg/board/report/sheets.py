@@ -1,5 +1,6 @@
 """Contact sheets: the best and the worst test images of a model, with truth and anomaly map side by side."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,11 +9,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from anomalib_anoseg.board.report.records import FinishedJob
+from anomalib_anoseg.common.files import inside
 from anomalib_anoseg.common.schema import read_table
 from anomalib_anoseg.common.thumbnails import draw_map, draw_truth, read_thumbnail, to_uri
 
+logger = logging.getLogger(__name__)
+
 COLUMNS = ("image_path", "defect", "gt_label", "pred_score")
-OPTIONAL = ("mask_path", "map_path", "iou")
+OPTIONAL = ("mask_path", "map_path", "iou", "picture_path", "truth_path")
 NUMBERS = ("gt_label", "pred_score", "iou")
 
 
@@ -41,7 +45,16 @@ def contact_sheets(jobs: Sequence[FinishedJob], count: int) -> list[Sheet]:
         if not job.is_trivial and (job.folder / "images.csv").is_file():
             chosen.setdefault((job.label, job.category), job)
     ordered = [chosen[key] for key in dict.fromkeys((job.label, job.category) for job in jobs) if key in chosen]
-    return [_sheet(job, count) for job in tqdm(ordered, desc="Contact sheets", unit="sheet", leave=False)]
+    refused: list[str] = []
+    sheets = [_sheet(job, count, refused) for job in tqdm(ordered, desc="Contact sheets", unit="sheet", leave=False)]
+    if refused:
+        logger.warning(
+            "%d pictures lie outside of their run's folder and are not shown, such as %s. Boards keep small copies of "
+            "their test images by now: run it again into a new folder to show them.",
+            len(refused),
+            refused[0],
+        )
+    return sheets
 
 
 def choose(images: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
@@ -71,20 +84,28 @@ def choose(images: pd.DataFrame, count: int) -> dict[str, pd.DataFrame]:
     return {title: chosen for title, chosen in groups.items() if len(chosen)}
 
 
-def _sheet(job: FinishedJob, count: int) -> Sheet:
+def _sheet(job: FinishedJob, count: int, refused: list[str]) -> Sheet:
     images = read_table(job.folder / "images.csv", COLUMNS, OPTIONAL, NUMBERS).dropna(subset=["gt_label", "pred_score"])
     groups = {
-        title: [_entry(job.folder, image) for image in chosen.to_dict("records")]
+        title: [_entry(job.folder, image, refused) for image in chosen.to_dict("records")]
         for title, chosen in choose(images, count).items()
     }
     return Sheet(f"{job.label}, {job.category}, seed {job.seed}", groups)
 
 
-def _entry(folder: Path, image: dict[str, Any]) -> dict[str, Any]:
+def _entry(folder: Path, image: dict[str, Any], refused: list[str]) -> dict[str, Any]:
+    def read(mode: str, *columns: str) -> Any:  # noqa: ANN401
+        """Read the first that is named; what lies outside of the run's folder may be anyone's, and is not shown."""
+        named = next((image[column] for column in columns if isinstance(image[column], str)), None)
+        path = inside(folder.parents[1], folder, named)
+        if named and path is None:
+            refused.append(named)
+        return read_thumbnail(path, mode)
+
     iou = f"IoU {image['iou']:.2f}, " if pd.notna(image["iou"]) else ""
-    pixels, values = read_thumbnail(folder, image["image_path"], "RGB"), read_thumbnail(folder, image["map_path"], "L")
+    pixels, values = read("RGB", "picture_path", "image_path"), read("L", "map_path")
     is_good = int(image["gt_label"]) == 0
-    mask = None if is_good else read_thumbnail(folder, image["mask_path"], "L")
+    mask = None if is_good else read("L", "truth_path", "mask_path")
     pictures = {
         "picture": pixels,
         "truth": draw_truth(pixels, mask) if pixels is not None and (is_good or mask is not None) else None,

@@ -6,8 +6,10 @@ from html import escape
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from anomalib_anoseg.board.report.statistics import ERROR, WHOLE
+from anomalib_anoseg.common.messages import escape_markdown
 
 UP, DOWN = "↑", "↓"
 MARK = "†"  # what does not beat its trivial row
@@ -40,8 +42,9 @@ class Cell:
 
     def __str__(self) -> str:
         """Give the cell in Markdown."""
-        text = f"**{self.text}**" if self.best else self.text
-        return " ".join(part for part in (text, MARK if self.below else "", self.detail) if part).replace("|", r"\|")
+        text, detail = escape_markdown(self.text), escape_markdown(self.detail)
+        parts = f"**{text}**" if self.best else text, MARK if self.below else "", detail
+        return " ".join(filter(None, parts)).replace("|", r"\|")
 
 
 NOTHING = Cell("\N{EN DASH}")
@@ -81,13 +84,12 @@ class Table:
         return text.replace("<thead>", f"<caption>{escape(self.caption)}</caption>\n<thead>", 1)
 
     @property
-    def markdown(self) -> str:
+    def markdown(self) -> Markup:
         """The table in Markdown."""
         frame = self.frame.rename(index=str).map(str)
         frame.columns = [" ".join(filter(None, (group.lower(), name))) for group, name in frame.columns]
         sides = ["left"] * frame.index.nlevels + ["right"] * len(frame.columns)
-        text: str = frame.reset_index().to_markdown(index=False, disable_numparse=True, colalign=sides)
-        return text
+        return Markup(frame.reset_index().to_markdown(index=False, disable_numparse=True, colalign=sides))  # noqa: S704
 
 
 METRICS = {

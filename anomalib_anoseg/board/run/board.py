@@ -61,10 +61,10 @@ def run_board(config: Path | str, out: Path | str, offline: bool = True, save_ev
     """
     if not Path(config).is_file():
         raise FileNotFoundError(f"config: there is no file {str(config)!r}.")
-    text = Path(config).read_text(encoding="utf-8")
     try:
+        text = Path(config).read_text(encoding="utf-8")
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
         raise ValueError(f"config: {config} is no YAML: {one_line(str(error))}") from error
     tasks, runs = read_tasks(content), RunFolder(out)
     with runs.locked():

@@ -211,8 +211,7 @@ def find_left_out(models: dict[str, dict[str, Any]]) -> dict[str, str]:
 
     A model that fails for another reason is not left out: its job will fail and report it.
     """
-    reasons = {label: _why_left_out(model) for label, model in models.items()}
-    return {label: reason for label, reason in reasons.items() if reason}
+    return {label: why for label, model in models.items() if (why := _why_left_out(model))}
 
 
 def _why_left_out(model: dict[str, Any]) -> str | None:

@@ -9,11 +9,11 @@ from anomalib.data import ImageBatch
 from anomalib.visualization import Visualizer
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
-from torch import Tensor
 
 from anomalib_anoseg.board.run.run_folder import Figures
 from anomalib_anoseg.common.files import write_texts
-from anomalib_anoseg.metrics import AUROC, BestIoU, IoU, IoUCurve, PerDefect
+from anomalib_anoseg.common.thumbnails import read_thumbnail
+from anomalib_anoseg.metrics import AUROC, BestIoU, IoU, IoUCurve, PerDefect, binary_iou
 
 
 class TestRecorder(Visualizer):
@@ -38,8 +38,9 @@ class TestRecorder(Visualizer):
         ]
 
     def on_test_start(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Make the folder of maps, and look up where masks are."""
-        (self.folder / "maps").mkdir(parents=True, exist_ok=True)
+        """Make the folders of pictures, and look up where masks are."""
+        for name in ("maps", "pictures"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
         # Not from batches: anomalib drops from a batch what its first image lacks, and good images have no mask.
         loaders: Any = trainer.test_dataloaders
         samples = loaders.dataset.samples
@@ -76,6 +77,7 @@ class TestRecorder(Visualizer):
     def _record(self, batch: Any, index: int) -> dict[str, Any]:  # noqa: ANN401
         is_anomalous = bool(batch.gt_label[index])
         image_path, mask = Path(batch.image_path[index]), None if batch.gt_mask is None else batch.gt_mask[index]
+        mask_path = (self._mask_paths.get(str(image_path)) or "") if is_anomalous else ""
         map_path = ""
         if batch.anomaly_map is not None:
             map_path = f"maps/{len(self._lines):04}.png"
@@ -83,10 +85,13 @@ class TestRecorder(Visualizer):
             Image.fromarray(grey.cpu().numpy()).save(self.folder / map_path)
         iou: float | str = ""
         if is_anomalous and mask is not None and batch.pred_mask is not None:
-            iou = _intersection_over_union(batch.pred_mask[index], mask)
+            masks = batch.pred_mask[index].squeeze().int(), mask.squeeze().int()
+            iou = float(binary_iou(*masks, zero_division=float("nan")))
         return {
             "image_path": str(image_path),
-            "mask_path": (self._mask_paths.get(str(image_path)) or "") if is_anomalous else "",
+            "mask_path": mask_path,
+            "picture_path": self._keep(image_path, "RGB"),
+            "truth_path": self._keep(mask_path, "L"),
             "defect": image_path.parent.name if is_anomalous else "good",
             "gt_label": int(is_anomalous),
             "pred_score": float(batch.pred_score[index]),
@@ -95,8 +100,11 @@ class TestRecorder(Visualizer):
             "map_path": map_path,
         }
 
-
-def _intersection_over_union(predicted: Tensor, mask: Tensor) -> float | str:
-    predicted, mask = predicted.bool().squeeze(), mask.bool().squeeze()
-    union = (predicted | mask).sum()
-    return float((predicted & mask).sum() / union) if union else ""
+    def _keep(self, path: Path | str, mode: str) -> str:
+        """Keep a small copy of a picture, so that a report needs nothing outside of the run's folder."""
+        pixels = read_thumbnail(Path(str(path)), mode)
+        if pixels is None:
+            return ""
+        kept = f"pictures/{len(self._lines):04}.{'jpg' if mode == 'RGB' else 'png'}"
+        Image.fromarray(pixels).save(self.folder / kept, quality=92)
+        return kept

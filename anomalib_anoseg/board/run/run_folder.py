@@ -13,6 +13,7 @@
         curve.csv        IoU against threshold
         images.csv       one line a test image
         maps/<n>.png     anomaly maps, 8 bits
+        pictures/<n>.*   small copies of the test images (jpg) and of their masks (png)
         model.ckpt       the trained model
         work/            checkpoints of a training under way
         cost.json        written by the measurement of costs
