@@ -31,6 +31,7 @@ TINY = {
     "augmentation": ["--quick", "--markdown"],
     "calibration": ["--test", "--markdown", "--summary", "summary.json"],
     "cost": ["--quick", "--markdown"],
+    "hostile_input": ["--cases", "12", "--only", "board"],
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
     "kills": ["--kills", "1", "--epochs", "1", "--only", "training", "--markdown"],
     "own_thresholds": ["--markdown"],
@@ -135,7 +136,7 @@ def test_results_are_small_and_no_picture_is_left_over():
         assert path.suffix in {".md", ".csv", ".json"} or path in shown, path
 
 
-@pytest.mark.parametrize("name", ["kills", "startup", "pixel_loss"])
+@pytest.mark.parametrize("name", ["hostile_input", "kills", "startup", "pixel_loss"])
 def test_script_runs_and_writes_its_report(name, run):
     assert run(name)
 

@@ -16,6 +16,8 @@ from typing import Any, get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from anomalib_anoseg.common.messages import one_line
+
 # What each subcommand does, in a line, and where its function is.
 COMMANDS = {
     "config": ("List the presets, or print the path of one.", "cli.config", "config"),
@@ -73,9 +75,12 @@ def _run(arguments: Sequence[str], chosen: str | None) -> Any:  # noqa: ANN401
     parsed = parser.parse_args(arguments)
     name = parsed.subcommand
     _, module, function = COMMANDS[name]
+    call = _load(module, function)
     try:
-        call = _load(module, function)
         given = parser.instantiate_classes(parsed)[name].as_dict()
+    except Exception as error:  # noqa: BLE001 - every class refuses its arguments in its own way
+        parser.error(str(_of_this_package(error) or one_line(error, 600)))
+    try:
         return call(**{key: value for key, value in given.items() if key in signature(call).parameters})
     except (OSError, ModuleNotFoundError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -84,6 +89,13 @@ def _run(arguments: Sequence[str], chosen: str | None) -> Any:  # noqa: ANN401
         if not _raised_by_this_package(error):
             raise
         parser.error(str(error))
+
+
+def _of_this_package(error: BaseException | None) -> BaseException | None:
+    """Find the error of ours that a library passed on as one of its own."""
+    while error is not None and not _raised_by_this_package(error):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _add_function(parser: ArgumentParser, function: Callable[..., Any]) -> None:
@@ -109,10 +121,10 @@ def _load(module: str, function: str) -> Callable[..., Any]:
         return getattr(import_module(f"anomalib_anoseg.{module}"), function)
 
 
-def _raised_by_this_package(error: Exception) -> bool:
+def _raised_by_this_package(error: BaseException) -> bool:
     """Check that this package raised an error, with a message for the user, and not a library that it calls."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith("anomalib_anoseg.")
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith("anomalib_anoseg.")
 
 
 def _version() -> str:

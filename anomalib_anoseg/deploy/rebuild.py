@@ -8,12 +8,16 @@ from importlib import import_module
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+import torch
+from anomalib.utils.serialization import anomalib_safe_globals
+
+from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["class_path", "keep_order", "load_model"]
+__all__ = ["class_path", "keep_order", "load_model", "read_checkpoint"]
 
 
 def class_path(found: type) -> str:
@@ -39,12 +43,40 @@ def load_model(checkpoint: Path, class_path: str) -> Any:  # noqa: ANN401
 
     Raises:
         FileNotFoundError: If there is no such file.
+        ValueError: If it is no checkpoint of this class; the message says why.
     """
     if not checkpoint.is_file():
         raise FileNotFoundError(f"There is no checkpoint {checkpoint}; train the model, or run its job again")
     module, _, name = class_path.rpartition(".")
-    model = getattr(import_module(module), name)
-    return model.load_from_checkpoint(checkpoint, map_location="cpu", **_without_files(model)).eval()
+    try:
+        model = getattr(import_module(module), name)
+        return model.load_from_checkpoint(checkpoint, map_location="cpu", **_without_files(model)).eval()
+    except Exception as error:
+        raise ValueError(f"{checkpoint} does not load as {class_path}: {_why(error)}") from error
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read what a checkpoint of Lightning holds, without running code from it.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        with anomalib_safe_globals():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        content["state_dict"].keys()
+    except Exception as error:
+        why = _why(error).rstrip(".")
+        raise ValueError(
+            f"{path} is no checkpoint that can be read: {why}. Give the model.ckpt of a training."
+        ) from error
+    return dict(content)
+
+
+def _why(error: Exception) -> str:
+    """Give the first line of an error, which torch follows by pages of advice, with its type if it is not ours."""
+    lines = str(error).strip().splitlines() or [""]
+    return one_line(lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}", 600)
 
 
 def _without_files(model: type) -> dict[str, Any]:

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from anomalib.data.utils import read_image
-from anomalib.utils.serialization import anomalib_safe_globals
 from torch.nn import functional as F
 
-from anomalib_anoseg.common.picture_files import examine_picture
 from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.common.picture_files import examine_picture
 from anomalib_anoseg.common.schema import read_json
 from anomalib_anoseg.data.demo_textures import render
 from anomalib_anoseg.deploy.forms import export_forms
 from anomalib_anoseg.deploy.metadata import FIELDS, describe_thresholds
-from anomalib_anoseg.deploy.rebuild import load_model
+from anomalib_anoseg.deploy.rebuild import load_model, read_checkpoint
 from anomalib_anoseg.deploy.runtimes import Form, Runtime
 
 if TYPE_CHECKING:
@@ -185,8 +184,7 @@ def _check_agreement(columns: dict[str, dict[str, str]], findings: Findings) -> 
 
 
 def _checkpoint_thresholds(path: Path) -> dict[str, str]:
-    with anomalib_safe_globals():
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_checkpoint(path)
     names = {"image_threshold": "_image_threshold", "pixel_threshold": "_pixel_threshold"}
     state = content["state_dict"]
     stored: Any = type("Stored", (), {})()

@@ -4,9 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from anomalib.utils.serialization import anomalib_safe_globals
-
+from anomalib_anoseg.deploy.rebuild import read_checkpoint
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel
 from anomalib_anoseg.training.checkpoints import check_digests, check_finite, explain_misfit
 
@@ -34,8 +32,10 @@ def load_segmentation(
             f"detector.segmentation_checkpoint: there is no file {path}. Give the checkpoint of a trained AnoSeg, "
             "such as results/AnoSeg/DATA/CATEGORY/latest/weights/lightning/model.ckpt."
         )
-    with anomalib_safe_globals():
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        checkpoint = read_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(f"detector.segmentation_checkpoint: {error}") from error
     check_digests(checkpoint)
     weights = {
         name.removeprefix(PREFIX): weight
