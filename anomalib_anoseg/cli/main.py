@@ -5,6 +5,7 @@ its subcommand is called, so that ``anomalib-anoseg --help`` needs neither torch
 """
 
 import errno
+import re
 import sys
 import traceback
 import warnings
@@ -79,7 +80,7 @@ def _run(arguments: Sequence[str], chosen: str | None) -> Any:  # noqa: ANN401
     try:
         given = parser.instantiate_classes(parsed)[name].as_dict()
     except Exception as error:  # noqa: BLE001 - every class refuses its arguments in its own way
-        parser.error(str(_of_this_package(error) or one_line(error, 600)))
+        parser.error(_refusal(error))
     try:
         return call(**{key: value for key, value in given.items() if key in signature(call).parameters})
     except (OSError, ModuleNotFoundError, ValueError) as error:
@@ -91,11 +92,15 @@ def _run(arguments: Sequence[str], chosen: str | None) -> Any:  # noqa: ANN401
         parser.error(str(error))
 
 
-def _of_this_package(error: BaseException | None) -> BaseException | None:
-    """Find the error of ours that a library passed on as one of its own."""
-    while error is not None and not _raised_by_this_package(error):
-        error = error.__cause__ or error.__context__
-    return error
+def _refusal(error: Exception) -> str:
+    """Say in a line why a class refused its arguments.
+
+    If the argument may also be ``None``, jsonargparse keeps the class's own words only in a list within its message.
+    """
+    listed = re.search(r"\nErrors:\n(.*?)\nGiven value type", str(error), re.DOTALL)
+    reasons = re.split(r"(?:^|\n) *- ", listed[1]) if listed else []
+    own = str(error) if _raised_by_this_package(error) else error
+    return one_line(" ".join(reason for reason in reasons if reason and "NoneType" not in reason) or own, 600)
 
 
 def _add_function(parser: ArgumentParser, function: Callable[..., Any]) -> None:

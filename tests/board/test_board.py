@@ -434,6 +434,14 @@ def test_images_without_masks_have_image_figures_alone(tmp_path):
     assert not (tmp_path / "curve.csv").exists()
 
 
+@pytest.mark.parametrize("text", [b"\xff\xfe\x00", b"[" * 100_000, b"a: [1"])
+def test_grids_that_are_no_yaml_get_a_line(text, tmp_path):
+    (tmp_path / "grid.yaml").write_bytes(text)
+    with pytest.raises(ValueError, match=r"config: .*grid.yaml is no YAML: .") as error:
+        run_board(tmp_path / "grid.yaml", tmp_path / "runs")
+    assert "\n" not in str(error.value)
+
+
 def test_reasons_with_brackets_are_printed_as_they_are(tmp_path):
     config = yaml.safe_load(write(tmp_path / "a.yaml", configuration(model())).read_text())
     (task,) = read_tasks(config)

@@ -395,6 +395,15 @@ def test_noisy_latencies_are_marked(make_board, tmp_path):
     assert "Noisy: medians of some rounds differ by more than a quarter" in text
 
 
+def test_costs_of_trivial_rows_are_no_form_of_a_model(make_board, tmp_path):
+    folder = make_board(tmp_path / "runs", seeds=(0,), categories=("brick",))
+    cost = (folder / "jobs" / "AnoSeg-brick-seed0" / "cost.json").read_text()
+    (folder / "jobs" / "Meangrey-brick-seed0" / "cost.json").write_text(cost)
+    page = Page(write_report([folder], tmp_path).read_text())
+    rows = page.table("Cost and accuracy of each exported form")["rows"]
+    assert {row[0]["text"] for row in rows[2:] if len(row) == len(rows[2])} == {"AnoSeg", "DRAEM"}
+
+
 def test_unknown_reference(board, tmp_path):
     with pytest.raises(
         ValueError, match=r"reference 'SGSF' is no model of this report\. Choose one of: AnoSeg, DRAEM,"

@@ -169,6 +169,12 @@ def test_error_of_the_user_is_one_line(tmp_path, capsys):
     assert "Traceback" not in error
 
 
+def test_setting_that_a_model_refuses_is_a_line(tmp_path, capsys):
+    assert status("preview", "--model=AnoSeg", "--model.patches.count=0", f"--images={tmp_path}") == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].endswith("error: patches.count must lie within [1, 100], got 0.")
+
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
