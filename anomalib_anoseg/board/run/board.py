@@ -144,10 +144,10 @@ def _describe(job: Job) -> str:
 def _epoch(folder: Path) -> str:
     try:
         progress = json.loads((folder / "work" / "progress.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        total = progress["max_epochs"]
+        return f", epoch {progress['epoch']}" + (f" of {total}" if total and total < 10_000 else "")  # noqa: PLR2004
+    except (OSError, ValueError, LookupError, TypeError):  # shown while it may be written
         return ""
-    total = progress["max_epochs"]
-    return f", epoch {progress['epoch']}" + (f" of {total}" if total and total < 10_000 else "")  # noqa: PLR2004
 
 
 def _print_row(job: Job, runs: RunFolder, console: Console) -> None:

@@ -216,4 +216,4 @@ class RunFolder:
     def error(self, job_id: str) -> str | None:
         """Read why the last attempt failed; ``None`` if it did not."""
         path = self.job_folder(job_id) / "error.txt"
-        return path.read_text(encoding="utf-8") if path.is_file() else None
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
