@@ -2,6 +2,9 @@
 
 import math
 from numbers import Real
+from typing import Any
+
+from anomalib_anoseg.common.messages import one_line
 
 
 def check_value(name: str, value: float, low: float, high: float) -> None:
@@ -42,3 +45,16 @@ def check_finite(name: str, value: object) -> None:
     if not all(map(math.isfinite, floats)):
         kind = "hold finite numbers" if isinstance(value, tuple | list) else "be a finite number"
         raise ValueError(f"{name} must {kind}, got {value}.")
+
+
+def check_settings(name: str, settings: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Check that settings are a mapping with names, and return it; ``None`` is an empty one.
+
+    Raises:
+        ValueError: If they are something else.
+    """
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
+        raise ValueError(f"{name} must map the names of settings to values, got {one_line(repr(settings), 80)}.")
+    return settings

@@ -38,7 +38,7 @@ from benchmarks.common import begin, make_parser, write_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TIMEOUT = 120  # seconds after which a case counts as hanging
+TIMEOUT = 30  # seconds after which a case counts as hanging
 METRICS = ("image_AUROC", "image_F1Score", "pixel_AUROC", "pixel_AP", "pixel_IoU", "pixel_BestIoU")
 TEXTS = (
     "",
@@ -416,6 +416,8 @@ def main_loop() -> int:
             with quick if number % 10 else contextlib.nullcontext():
                 outcome, arguments, trace = run_case(CASES[kind][1], 1_000_003 * options.seed + number)
             outcomes.setdefault(kind, Counter())[outcome] += 1
+            if (number + 1) % 100 == 0:
+                print(f"{number + 1} of {options.cases} cases", file=sys.stderr, flush=True)
             if outcome in {"TRACEBACK", "HANG"} or options.case is not None:
                 failures.append({"case": number, "kind": kind, "arguments": arguments, "raised": trace[-3000:]})
                 last = (trace.strip() or outcome).splitlines()[-1]

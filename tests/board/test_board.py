@@ -434,6 +434,12 @@ def test_images_without_masks_have_image_figures_alone(tmp_path):
     assert not (tmp_path / "curve.csv").exists()
 
 
+@pytest.mark.parametrize("change", [{"trainer": 1.5}, {"trainer": {1: 2}}, {"init_args": "image_size"}])
+def test_settings_of_a_grid_that_are_no_mapping_get_a_line(change):
+    with pytest.raises(ValueError, match=r"model\.\w+ must map the names of settings to values, got "):
+        read_tasks(configuration({"class_path": "Padim", **change}))
+
+
 @pytest.mark.parametrize("text", [b"\xff\xfe\x00", b"[" * 100_000, b"a: [1"])
 def test_grids_that_are_no_yaml_get_a_line(text, tmp_path):
     (tmp_path / "grid.yaml").write_bytes(text)

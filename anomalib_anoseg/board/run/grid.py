@@ -14,6 +14,7 @@ from anomalib.pipelines.components.utils import get_iterator_from_grid_dict
 from anomalib.utils.config import flatten_dict
 
 from anomalib_anoseg.board.run.run_folder import Budget, Job
+from anomalib_anoseg.common.checks import check_settings
 from anomalib_anoseg.common.naming import fingerprint, tell_apart
 from anomalib_anoseg.common.presets import merge, read_preset
 
@@ -57,7 +58,7 @@ def read_tasks(config: dict[str, Any]) -> list[Task]:
         budget = read_budget(config.get("budget"), accelerator)
         # the configurations that anomalib's grid yields share the parts that do not vary
         containers = map(copy.deepcopy, get_iterator_from_grid_dict(benchmark))
-        trainer = config.get("trainer") or {}
+        trainer = check_settings("trainer", config.get("trainer"))
         tasks += [_make_task(container, accelerator, trainer, budget) for container in containers]
     tasks = _label(tasks)
     _check_different(tasks)
@@ -110,10 +111,10 @@ def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, A
         for part in ("model", "data")
     }
     model, data = named["model"], named["data"]
-    if not all(isinstance(entry, dict) and "class_path" in entry for entry in (model, data)):
+    if not all(isinstance(entry, dict) and isinstance(entry.get("class_path"), str) for entry in (model, data)):
         raise ValueError("Each entry of benchmark.model and benchmark.data needs a class_path.")
-    settings, data_settings = read_settings(model), data.get("init_args") or {}
-    trainer = {**trainer, **(model.get("trainer") or {})}
+    settings, data_settings = read_settings(model), check_settings("data.init_args", data.get("init_args"))
+    trainer = {**trainer, **check_settings("model.trainer", model.get("trainer"))}
     seed = container.get("seed")
     if not isinstance(seed, int):
         raise ValueError(  # noqa: TRY004 - a value in the user's file
@@ -149,7 +150,7 @@ def read_settings(model: dict[str, Any]) -> dict[str, Any]:
         >>> read_settings({"preset": "laptop", "init_args": {"optimizer": {"lr": 0.1}}})["optimizer"]
         {'lr': 0.1}
     """
-    own = model.get("init_args") or {}
+    own = check_settings("model.init_args", model.get("init_args"))
     if model.get("preset") is None:
         return dict(own)
     return merge(read_preset(model["preset"])["model"].get("init_args") or {}, own)
