@@ -1,7 +1,6 @@
 """Boards: grids become jobs, every row is kept, every missing one named, and whatever was killed goes on."""
 
 import csv
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -61,8 +60,8 @@ def write(path, config):
 
 
 def row_of(job):
-    empty = {field.name: {} for field in dataclasses.fields(Row)}
-    return Row(**empty | vars(job) | {"schema": 1})
+    empty = {"metrics": {}, "defects": {}, "trivial": False, "training": {}, "parameters": 0, "provenance": {}}
+    return Row(**vars(job), **empty, peak_memory_mb=None)
 
 
 # ------------------------------------------------------------------------------------------------- grids and jobs
