@@ -43,7 +43,7 @@ TINY = {
 
 
 # Scripts that fork or count what a process loads, and so need one of their own.
-OWN_PROCESS = {"cost", "startup"}
+OWN_PROCESS = {"cost", "kills", "startup"}
 
 
 @pytest.fixture(scope="module")

@@ -54,10 +54,11 @@ def written_whole(path: Path) -> Generator[Path, None, None]:
         yield part / target.name
         _publish(part, target)
     except OSError as error:
-        place = None if error.filename is None or part is None else Path(os.fsdecode(error.filename))
-        if error.errno is None or not (place is None or place.is_relative_to(part or place)):
-            raise  # it is about another file
-        raise OSError(error.errno, f"{error.strerror or error}; what was there before is unchanged", str(path)) from error
+        is_about_path = error.filename is None or part is None or Path(str(error.filename)).is_relative_to(part)
+        if error.errno is None or not is_about_path:
+            raise
+        reason = f"{error.strerror or error}; what was there before is unchanged"
+        raise OSError(error.errno, reason, str(path)) from error
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
