@@ -265,7 +265,7 @@ def damaged_runs(chance: Chance, folder: Path) -> Path:
         if chance.draw.random() < 0.1:
             chance.replace(chance.draw.choice(files))
         elif path.suffix == ".json" and chance.draw.random() < 0.8:
-            with contextlib.suppress(ValueError, TypeError):
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
                 path.write_text(json.dumps(chance.change(json.loads(path.read_bytes()))))
         elif path.suffix == ".csv" and chance.draw.random() < 0.6:
             lines = [line.split(",") for line in path.read_text(errors="replace").splitlines()]

@@ -439,6 +439,13 @@ def test_settings_of_a_grid_that_are_no_mapping_get_a_line(change):
         read_tasks(configuration({"class_path": "Padim", **change}))
 
 
+def test_a_grid_without_models_gets_a_line():
+    config = configuration(model())
+    config["benchmark"]["model"] = {}
+    with pytest.raises(ValueError, match=r"Each entry of benchmark\.model and benchmark\.data needs a class_path"):
+        read_tasks(config)
+
+
 @pytest.mark.parametrize("text", [b"\xff\xfe\x00", b"[" * 100_000, b"a: [1"])
 def test_grids_that_are_no_yaml_get_a_line(text, tmp_path):
     (tmp_path / "grid.yaml").write_bytes(text)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import sys
 
@@ -252,6 +253,12 @@ def test_a_checkpoint_tells_its_model(demo_checkpoint, tmp_path, monkeypatch, ho
     monkeypatch.setattr("anomalib_anoseg.cli.doctor.models.export_forms", lambda *_: ({}, {}))
     assert doctor(folder / "model.ckpt") == []
     assert "Thresholds of raw scores" in capsys.readouterr().out
+
+
+def test_a_pipe_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match=r"model names .*model.onnx, which is neither a file nor a folder"):
+        doctor(tmp_path / "model.onnx")
 
 
 def test_a_row_does_not_choose_what_is_imported(demo_checkpoint, tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ def _is_positive(amount: Any) -> bool:  # noqa: ANN401
 
 def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, Any], budget: Budget | None) -> Task:
     named: dict[str, Any] = {
-        part: {"class_path": container[part]} if isinstance(container[part], str) else container[part]
+        part: {"class_path": container[part]} if isinstance(container.get(part), str) else container.get(part)
         for part in ("model", "data")
     }
     model, data = named["model"], named["data"]

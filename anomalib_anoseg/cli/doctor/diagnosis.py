@@ -105,6 +105,8 @@ def _check(model: Path | None, image: Path | None, threads: int, tolerance: floa
     for name, path in {"model": model, "image": image}.items():
         if path is not None and not path.exists():
             raise ValueError(f"{name} names {path}, which does not exist")
+        if path is not None and not (path.is_file() or path.is_dir()):  # a pipe would wait for its writer
+            raise ValueError(f"{name} names {path}, which is neither a file nor a folder")
     for name, value in {"threads": threads, "calls": calls}.items():
         if value < 1:
             raise ValueError(f"{name} must be 1 or more, got {value}")
