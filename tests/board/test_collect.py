@@ -112,6 +112,12 @@ def test_accelerators_are_told_apart(make_board, tmp_path):
     assert collect([cpu, gpu]).labels == ["AnoSeg (accelerator=cpu)", "AnoSeg (accelerator=cuda)"]
 
 
+def test_a_label_is_trivial_or_not(make_board, tmp_path):
+    folder = make_board(tmp_path / "runs", labels=("AnoSeg",), categories=("brick",), seeds=(0, 1))
+    edit_json(folder / "jobs" / "AnoSeg-brick-seed1" / "row.json", trivial=True)
+    assert collect([folder]).labels == ["AnoSeg (trivial=False)", "AnoSeg (trivial=True)"]
+
+
 def test_trainer_settings_are_told_apart(make_board, tmp_path):
     def fast(row):
         return {**row, "trainer": {"precision": "bf16-mixed"}}

@@ -138,7 +138,7 @@ def _name_models(jobs: list[FinishedJob], notes: list[str]) -> list[FinishedJob]
     settings = []
     for job in jobs:
         trainer = {f"trainer.{name}": value for name, value in (job.row.get("trainer") or {}).items()}
-        known = {name: job.row.get(name) for name in ("model", "accelerator")}
+        known = {name: job.row.get(name) for name in ("model", "accelerator", "trivial")}
         settings.append({**known, **trainer, **job.settings})
     labels, varied = tell_apart([job.label for job in jobs], settings, default="default")
     for label, names in varied.items():
