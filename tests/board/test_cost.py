@@ -195,6 +195,9 @@ def test_what_was_not_timed_is_timed_when_asked_for(runs, found):
         assert cost._is_measured(job)
         path.write_text(json.dumps(found | {"schema": 0}), "utf-8")
         assert not cost._is_measured(job)
+        path.write_text("{", "utf-8")
+        with pytest.raises(ValueError, match=r"cost\.json is not valid JSON"):
+            cost._is_measured(job)
     finally:
         path.write_text(json.dumps(found), "utf-8")
 

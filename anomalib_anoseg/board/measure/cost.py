@@ -7,13 +7,12 @@ loses, and its latency and memory, in a process of its own and in turns with all
 
 from __future__ import annotations
 
-import json
 import platform
 from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -23,6 +22,7 @@ from anomalib_anoseg.board.measure.measurement import JobCost
 from anomalib_anoseg.board.run.run_folder import SCHEMA, RunFolder
 from anomalib_anoseg.common.files import write_json
 from anomalib_anoseg.common.machine import load_average, package_versions, processor
+from anomalib_anoseg.common.schema import read_json
 from anomalib_anoseg.deploy.latency import measure_in_turns
 
 if TYPE_CHECKING:
@@ -139,9 +139,9 @@ def _is_measured(job: JobCost) -> bool:
     """Tell whether a job's file has all requested figures; one with nothing but reasons has not."""
     if not job.path.is_file():
         return False
-    found = json.loads(job.path.read_text(encoding="utf-8"))
-    is_measured = found.get("schema") == SCHEMA and bool(found["accuracy"])
-    return is_measured and (found["latency_measured"] or not job.wants_latency)
+    found = read_json(job.path, dict[str, Any])
+    is_measured = found.get("schema") == SCHEMA and bool(found.get("accuracy"))
+    return is_measured and bool(found.get("latency_measured") or not job.wants_latency)
 
 
 def _measure_group(group: Sequence[JobCost], options: _Options, progress: Progress) -> None:
