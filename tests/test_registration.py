@@ -346,7 +346,10 @@ def test_whatever_is_imported_first_the_model_is_registered():
     code = """
 import json, os, pkgutil, sys
 import anomalib_anoseg.models.anoseg  # loads torch and the like once; the children forget only what is tested
-modules = [module.name for module in pkgutil.walk_packages(anomalib_anoseg.__path__, "anomalib_anoseg.")]
+modules = [module for module in pkgutil.walk_packages(anomalib_anoseg.__path__, "anomalib_anoseg.")]
+# Of the rooms that no model imports, the rooms alone: nothing in them can be half imported when a model needs it.
+apart = ("board", "cli", "data")
+modules = [module.name for module in modules if module.ispkg or module.name.split(".")[1] not in apart]
 first = ["from anomalib_anoseg import AnoSeg", "from anomalib_anoseg.models.anoseg import AnoSeg",
          "from anomalib_anoseg import SGSF", "from anomalib_anoseg.models.sgsf import SGSF",
          "from anomalib.models import AnoSeg", "import anomalib.engine", "import anomalib.cli"]
