@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from anomalib_anoseg.board.run import board
 from anomalib_anoseg.common.isolation import isolated
 
 SHADOWS = ("jsonargparse", "yaml", "torch", "timm", "pathlib", "json", "mine")
@@ -39,7 +38,3 @@ def test_files_in_the_current_folder_do_not_run(start):
 
 def test_what_the_user_put_on_the_path_is_found(start):
     assert start("-c", isolated("mine")).stdout == "mine is found\n"
-
-
-def test_boards_start_their_jobs_so():
-    assert isolated("anomalib_anoseg.board.run.job") == board.CODE

@@ -47,7 +47,9 @@ def pictures_file(tmp_path):
     return tmp_path / "pictures.npy"
 
 
-def test_a_worker_tells_why_it_cannot_load(tmp_path, pictures_file):
+def test_a_worker_tells_why_it_cannot_load(tmp_path, pictures_file, monkeypatch):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('a file of the current folder ran')")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(WorkerError, match=r"FileNotFoundError: There is no file .*model.onnx; export the model first"):
         Worker(Form("onnxruntime", "float32"), tmp_path / "model.onnx", pictures_file)
 

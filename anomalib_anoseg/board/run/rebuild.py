@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from anomalib.data import AnomalibDataModule
@@ -10,6 +9,7 @@ from jsonargparse import ArgumentParser
 
 import anomalib_anoseg.data  # noqa: F401 - so that its names are known, as anomalib's are
 from anomalib_anoseg.board.run.adapting import adapt_data
+from anomalib_anoseg.common.schema import read_json
 from anomalib_anoseg.deploy.rebuild import keep_order, load_model
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def load_job(folder: Path, row: Row) -> tuple[Any, Any]:
     path = folder / "job.json"
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}, which says how the data was read; run the job again")
-    task = json.loads(path.read_text(encoding="utf-8"))
+    task = read_json(path, dict[str, Any])
     container, job = task["container"], task.get("job") or {}
     data = adapt_data(container["data"], container.get("seed"), job.get("budget"))
     parser = ArgumentParser(exit_on_error=False)
