@@ -32,7 +32,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from anomalib_anoseg.cli.main import COMMANDS, main
+from anomalib_anoseg.cli.main import COMMANDS
+from anomalib_anoseg.cli.main import main as run_command
 from benchmarks.common import begin, make_parser, write_json
 
 if TYPE_CHECKING:
@@ -376,7 +377,7 @@ def run_case(make: Callable[[Chance, Path], list[str]], seed: int) -> tuple[str,
         signal.alarm(TIMEOUT)
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-                main(arguments)
+                run_command(arguments)
             outcome, trace = "returned", ""
         except SystemExit as ended:
             outcome, trace = f"exit {ended.code}", ""
@@ -392,7 +393,7 @@ def run_case(make: Callable[[Chance, Path], list[str]], seed: int) -> tuple[str,
     return outcome, arguments, trace
 
 
-def main_loop() -> int:
+def main() -> int:
     """Run all cases, print what they ended with, and return 1 if one of them failed."""
     parser = make_parser(__doc__, "seed")
     parser.add_argument("--cases", type=int, default=2000, help="number of cases (default: 2000)")
@@ -434,4 +435,4 @@ def main_loop() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main_loop())
+    sys.exit(main())

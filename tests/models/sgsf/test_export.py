@@ -134,7 +134,13 @@ def test_other_banks_can_be_chosen_after_training(load, images):
 
 def test_file_for_pictures_as_they_are_takes_those_of_the_references(load, tmp_path, monkeypatch):
     sizes = []
-    monkeypatch.setattr(AnomalibModule, "to_onnx", lambda *arguments, **_: sizes.append(arguments[3]))
+
+    def to_onnx(_model, root, name, size, **_):
+        sizes.append(size)
+        (root / name).touch()
+        return root / name
+
+    monkeypatch.setattr(AnomalibModule, "to_onnx", to_onnx)
     monkeypatch.setattr(export, "write_onnx_metadata", lambda *_: None)
     model = load()
     model.to_onnx(tmp_path)
