@@ -26,7 +26,10 @@ TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for c
 SHIPPED_TRIALS = yaml.safe_load((ROOT / "benchmarks" / "experiments" / "study.yaml").read_text(encoding="utf-8"))
 SMALL = {"image_size": [64, 64], "network.width": 0.125}
 TINY_TRIALS = {name: SHIPPED_TRIALS[name] | SMALL for name in TRIALS}
-FEWER = {"calibration": {"FORGED_IMAGES": 16, "DRAWN_ON": 4}}
+FEWER = {
+    "calibration": {"FORGED_IMAGES": 16, "DRAWN_ON": 4},
+    "pixel_loss": {"FORMS": {"l1": {"losses": {"segmentation": "l1"}}}},
+}
 TINY = {
     "augmentation": ["--quick", "--markdown"],
     "calibration": ["--test", "--markdown", "--summary", "summary.json"],

@@ -12,9 +12,11 @@ import timm, torch
 from anomalib.data import MVTecAD
 from anomalib.engine import Engine
 from anomalib_anoseg import SGSF, AnoSeg
+from anomalib_anoseg.training import calibration
 from lightning.pytorch import Callback
 
 torch.set_num_threads(1)
+calibration.MAX_CALIBRATION_PIXELS = 64 * 64  # few anomalies to find thresholds on, which are not compared
 root, out = sys.argv[1:]
 
 

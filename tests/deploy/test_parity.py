@@ -110,7 +110,7 @@ def test_files_decide_as_the_test_does(form, exported, raw, tested):
 
 
 def test_a_file_of_one_size_decides_as_the_test_does(raw, predict_files, draw_picture, tmp_path):
-    """AnoSeg's are in ``test_resize``."""
+    """Those of AnoSeg and of SGSF guided by patches are in ``test_resize`` and ``test_patches``."""
     model = make_sgsf("nearest", draw_picture)
     tested, (path, values) = predict_files(model), next(iter(raw.items()))
     files, left_out = export_forms(model, tmp_path, values.shape[-2:], list, EXACT[1:])
