@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from anomalib.data.transforms.utils import extract_transforms_by_type
+from anomalib.deploy import CompressionType
 from torch.export import Dim
 from torchvision.transforms.v2 import Resize
 
@@ -98,7 +100,13 @@ def export_openvino(
         model_file_name: Name of the files, without ``.xml`` and ``.bin``.
         *args: Further arguments of anomalib's ``to_openvino``.
         **kwargs: Likewise.
+
+    Raises:
+        ValueError: If a file of type ``INT8_PTQ`` is to be made without a data module.
     """
+    given = signature(_host().to_openvino).bind(model, export_root, model_file_name, *args, **kwargs).arguments
+    if given.get("compression_type") == CompressionType.INT8_PTQ and given.get("datamodule") is None:
+        raise ValueError("INT8_PTQ is calibrated on validation images: give datamodule (--data).")
     file = Path(export_root) / "weights" / "openvino" / f"{model_file_name}.xml"
     return _write_whole(file, lambda root: _host().to_openvino(model, root, model_file_name, *args, **kwargs))
 

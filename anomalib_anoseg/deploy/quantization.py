@@ -34,7 +34,7 @@ EXACT = ["MatMul"]
 RECOMMENDED_IMAGES = 300
 
 
-def quantize(model: Model, datamodule: AnomalibDataModule | None) -> Model:
+def quantize(model: Model, datamodule: AnomalibDataModule) -> Model:
     """Quantize an OpenVINO model, calibrated on the validation images of a data module and on anomalies forged on them.
 
     NNCF takes the ranges of values from these images. Normal images have scores near 0, so the scores of defects would
@@ -47,12 +47,7 @@ def quantize(model: Model, datamodule: AnomalibDataModule | None) -> Model:
 
     Returns:
         The quantized model.
-
-    Raises:
-        ValueError: If there is no data module.
     """
-    if datamodule is None:
-        raise ValueError("INT8_PTQ is calibrated on validation images: give datamodule (--data).")
     batch, _, *sides = model.input(0).partial_shape
     size = tuple(side.get_length() for side in sides) if all(side.is_static for side in sides) else None
     batch_size = batch.get_length() if batch.is_static else None
