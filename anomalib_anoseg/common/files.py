@@ -3,8 +3,8 @@
 import json
 import math
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -14,18 +14,19 @@ from typing import Any
 
 # Hidden folders beside the targets, named after the machine and the process that write in them.
 PART = ".part"
-# After this many seconds a part belongs to no running process, whatever machine it runs on.
+# After this many seconds a part is taken for a killed process's, if the process cannot be asked.
 FORGOTTEN = 3600.0
+UNCHANGED = "what was there before is unchanged"
 
 
 @contextmanager
 def written_whole(path: Path) -> Generator[Path, None, None]:
     """Give a place to write a file or a folder, which then takes the place of ``path`` at once, or not at all.
 
-    The place is in a hidden folder beside ``path``, or in it if it is a folder already, so a
-    kill, an error or a full disk leaves what was there before.
-    Other files that are written beside the place go where ``path`` is, too; the old ``path`` is removed before they
-    change, so that it never stands beside companions of another version. Leftovers of killed processes are removed.
+    The place is in a hidden folder beside ``path``, or in it if it is a folder already. An error or a full disk leaves
+    what was there before, and so does a kill, but for the moment in which several files change: other files that are
+    written beside the place go where ``path`` is, too, and ``path`` is absent meanwhile, so that it never stands beside
+    companions of another version. Leftovers of killed processes are removed.
 
     Args:
         path: A file, or a folder, to which entries are added if it exists. Its parents are made; of a link, the target
@@ -46,22 +47,21 @@ def written_whole(path: Path) -> Generator[Path, None, None]:
         ('whole', 1)
     """
     target = Path(path).resolve()
-    folder, part = target if target.is_dir() else target.parent, None
+    folder = target if target.is_dir() else target.parent
+    # Not tempfile's, whose permissions on Windows go with the files to their place.
+    part = folder / f"{PART}-{node()}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
-        part = Path(tempfile.mkdtemp(prefix=f"{PART}-{node()}-{os.getpid()}-", dir=folder))
+        part.mkdir(parents=True)
         yield part / target.name
         _publish(part, target)
     except OSError as error:
-        is_about_path = error.filename is None or part is None or Path(str(error.filename)).is_relative_to(part)
-        if error.errno is None or not is_about_path:
+        place = Path(str(error.filename or part))
+        if error.errno is None or not (place.is_relative_to(part) or part.is_relative_to(place)):
             raise
-        reason = f"{error.strerror or error}; what was there before is unchanged"
-        raise OSError(error.errno, reason, str(path)) from error
+        raise OSError(error.errno, f"{error.strerror or error}; {UNCHANGED}", str(path)) from error
     finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _publish(part: Path, target: Path) -> None:
@@ -71,30 +71,53 @@ def _publish(part: Path, target: Path) -> None:
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())
     if target.is_dir():  # it may be a mount point, which cannot be replaced
-        for entry in (part / target.name).iterdir():
-            entry.replace(target / entry.name)
+        source, names = part / target.name, [entry.name for entry in (part / target.name).iterdir()]
     else:
-        companions = [file for file in part.iterdir() if file.name != target.name]
-        if companions:
-            target.unlink(missing_ok=True)
-        for companion in companions:
-            companion.replace(target.with_name(companion.name))
-        (part / target.name).replace(target)
+        source, names = part, [*(file.name for file in part.iterdir() if file.name != target.name), target.name]
+    _move_together(names, source, part.parent, part / ".old")
     if os.name == "posix":
-        folder = os.open(part.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with suppress(OSError):  # some network file systems refuse it
+            folder = os.open(part.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+def _move_together(names: list[str], source: Path, folder: Path, old: Path) -> None:
+    """Move files, of which the last is the first to go and the last to come, or none.
+
+    Raises:
+        OSError: If one cannot be moved; the message names it.
+    """
+    replaced = [name for name in reversed(names) if names[1:] and (folder / name).is_file()]  # one file goes at once
+    moves = [(folder / name, old / name) for name in replaced] + [(source / name, folder / name) for name in names]
+    old.mkdir()
+    done = 0
+    try:
+        for start, end in moves:
+            start.replace(end)
+            done += 1
+    except OSError as error:
+        for start, end in reversed(moves[:done]):
+            end.replace(start)
+        named = str(folder / moves[done][0].name)
+        raise OSError(error.errno, f"{error.strerror}; {UNCHANGED}", named) from error
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove a folder's parts whose process has ended; those of other machines, and on Windows, after an hour."""
-    for part in folder.glob(f"{PART}-*"):
-        process = part.name.removeprefix(f"{PART}-{node()}-").partition("-")[0]
-        ended = os.name == "posix" and process.isdecimal() and not _is_running(int(process))
+    """Remove a folder's parts whose process has ended.
+
+    Processes of other machines, and on Windows, cannot be asked: their parts are removed when they are an hour old.
+    """
+    for part in folder.glob(f"{PART}-*-*-*"):
+        machine, process, _ = part.name.rsplit("-", 2)  # from the right: names of machines may have dashes
         with suppress(FileNotFoundError):  # another process may remove it at the same time
-            if ended or time.time() - part.stat().st_mtime > FORGOTTEN:
+            if os.name == "posix" and machine == f"{PART}-{node()}" and process.isdecimal():
+                is_left = not _is_running(int(process))
+            else:
+                is_left = time.time() - part.stat().st_mtime > FORGOTTEN
+            if is_left:
                 shutil.rmtree(part, ignore_errors=True)
 
 

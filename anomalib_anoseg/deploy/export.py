@@ -1,11 +1,11 @@
 """Export of models without the parts that only training needs."""
 
 import copy
+import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from anomalib.data.transforms.utils import extract_transforms_by_type
@@ -113,11 +113,14 @@ def export_openvino(
 
 def _write_whole(file: Path, export: Callable[[Path], Path]) -> Path:
     """Let anomalib export to a folder beside the file's, and move what is there when all of it is."""
-    with written_whole(file) as place, TemporaryDirectory(dir=place.parent) as root:
-        made = Path(export(Path(root)))
+    with written_whole(file) as place:
+        root = place.parent / "root"
+        root.mkdir()
+        made = Path(export(root))
         for companion in [path for path in made.parent.iterdir() if path != made]:
             companion.replace(place.with_name(companion.name))
         made.replace(place)
+        shutil.rmtree(root)
     return file
 
 

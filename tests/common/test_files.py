@@ -1,5 +1,6 @@
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_the_new_file_is_on_the_disk_before_it_takes_the_place(tmp_path, monkeyp
     assert done[:2] == ["sync", "replace"]
 
 
-@pytest.mark.parametrize("killed_at", [1, 2])
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 4])
 def test_a_file_never_stands_beside_companions_of_another_version(tmp_path, monkeypatch, killed_at):
     path, companion = tmp_path / "model.xml", tmp_path / "model.bin"
     for version in ("old", "new"):
@@ -60,7 +61,7 @@ def test_a_file_never_stands_beside_companions_of_another_version(tmp_path, monk
                 place.with_suffix(".bin").write_text(version)
         except KeyboardInterrupt:
             assert version == "new"
-    assert not path.exists()
+    assert path.exists() == (killed_at == 1)  # before the first is moved
     monkeypatch.undo()
     with written_whole(path) as place:
         place.write_text("newest")
@@ -83,18 +84,77 @@ def test_folders_appear_at_once(tmp_path, exists):
     assert not exists or folder.stat().st_ino == number
 
 
-def test_leftovers_of_ended_processes_are_removed_and_others_stay(tmp_path, monkeypatch):
-    machine = files.node()
-    ended, running, elsewhere, forgotten = (
-        tmp_path / f".part-{name}" for name in (f"{machine}-4194999-a", f"{machine}-1-b", "other-4194999-c", "x-1-d")
-    )
-    for part in (ended, running, elsewhere, forgotten):
-        part.mkdir()
-        (part / "half").write_text("ha")
-    monkeypatch.setattr(files, "_is_running", lambda process: process == 1)
-    os.utime(forgotten, (0, 0))
+@pytest.mark.parametrize("blocked", ["model.xml", "model.bin", "model.new"])
+def test_a_file_that_cannot_be_replaced_leaves_all_as_they_were(tmp_path, monkeypatch, blocked):
+    replace = Path.replace
+
+    def refuse(self, target):
+        if self.name == blocked and self.parent.name != ".old":  # as Windows does while a program reads it
+            raise PermissionError(errno.EACCES, "Permission denied", str(self), None, str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    path = tmp_path / "model.xml"
+    for name in ("model.xml", "model.bin"):
+        (tmp_path / name).write_text("old")
+    message = rf"Permission denied; what was there before is unchanged: '{tmp_path / blocked}'$"
+    with pytest.raises(PermissionError, match=message), written_whole(path) as place:
+        for suffix in (".xml", ".bin", ".new"):
+            place.with_suffix(suffix).write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"model.xml": "old", "model.bin": "old"}
+
+
+@pytest.mark.parametrize("written", [[], ["model.bin"]])
+def test_a_place_that_stays_empty_leaves_the_old_file(tmp_path, written):
+    path = tmp_path / "model.xml"
+    path.write_text("old")
+    with pytest.raises(FileNotFoundError, match=r"unchanged: '.*model.xml'"), written_whole(path) as place:
+        for name in written:
+            place.with_name(name).write_text("new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"model.xml": "old"}
+
+
+def test_a_folder_in_the_place_of_a_companion_stays(tmp_path):
+    path, folder = tmp_path / "model.xml", tmp_path / "model.bin"
+    path.write_text("old")
+    (folder / "inside").mkdir(parents=True)
+    message = rf"; what was there before is unchanged: '{folder}'$"
+    with pytest.raises(OSError, match=message), written_whole(path) as place:
+        place.write_text("new")
+        place.with_suffix(".bin").write_text("new")
+    assert path.read_text() == "old"
+    assert (folder / "inside").is_dir()
+
+
+def test_a_folder_that_cannot_be_synced_costs_nothing(tmp_path, monkeypatch):
+    def fsync(number):
+        if stat.S_ISDIR(os.fstat(number).st_mode):  # as some network file systems answer
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", fsync)
     write(tmp_path / "file")
-    assert names(tmp_path) == sorted(["file", running.name, elsewhere.name])
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_the_place_has_the_permissions_of_any_new_folder(tmp_path):
+    (tmp_path / "any").mkdir()
+    with written_whole(tmp_path / "file") as place:
+        place.touch()
+        assert place.parent.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_leftovers_of_ended_processes_are_removed_and_others_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "node", lambda: "gpu")
+    removed = (".part-gpu-4194999-a", ".part-x-1-d")
+    kept = (".part-gpu-1-b", ".part-other-4194999-c", ".part-gpu-12-777-x")  # the last is that of a machine gpu-12
+    for name in (*removed, *kept):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("ha")
+    monkeypatch.setattr(files, "_is_running", lambda process: process == 1)
+    for name in (".part-gpu-1-b", ".part-x-1-d"):  # more than an hour old
+        os.utime(tmp_path / name, (0, 0))
+    write(tmp_path / "file")
+    assert names(tmp_path) == sorted(["file", *kept])
 
 
 def test_links_keep_pointing_at_the_file(tmp_path):
