@@ -181,4 +181,5 @@ class TrainingMeter(Callback):
         }
 
     def _report(self, trainer: Trainer) -> None:
-        write_json(self.progress, {"epoch": self.epochs_begun, "max_epochs": trainer.max_epochs})
+        with self.stopwatch.paused():
+            write_json(self.progress, {"epoch": self.epochs_begun, "max_epochs": trainer.max_epochs})
