@@ -86,7 +86,8 @@ def _step_of(trainer: Trainer) -> str:
 def _explain(trainer: Trainer, step: str, what: str) -> str:
     """Say what is not finite, since when, which checkpoint is good, and what to do."""
     callbacks: Any = trainer.checkpoint_callbacks
-    saved = [Path(path) for callback in callbacks for path in (callback.best_model_path, callback.last_model_path)]
+    names = ("best_model_path", "last_model_path")  # not every callback that writes checkpoints has them
+    saved = [Path(getattr(callback, name, "")) for callback in callbacks for name in names]
     good = max((path for path in saved if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
     kept = f"The last good checkpoint is {good}." if good else "No checkpoint was written before."
     half = " or --trainer.precision bf16-mixed" if trainer.precision == "16-mixed" else ""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from anomalib.engine import Engine
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from torch.utils.data import DataLoader
 
 from anomalib_anoseg import SGSF, AnoSeg
@@ -40,10 +40,10 @@ class Diverging(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def fit(model, folder, **options):
+def fit(model, folder, *callbacks, **options):
     trainer = Trainer(
         **{"max_epochs": 3} | options,
-        callbacks=[ModelCheckpoint(folder), FiniteLosses()],
+        callbacks=[ModelCheckpoint(folder), FiniteLosses(), *callbacks],
         **dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False),
         accelerator="cpu",
     )
@@ -68,6 +68,11 @@ def test_nothing_is_saved_of_a_training_that_diverges_at_once(options, tmp_path)
     with pytest.raises(ValueError, match=r"at step 3 \(epoch 1\)\. No checkpoint was written before\."):
         fit(Diverging(loss_at=3), tmp_path, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_other_callbacks_that_write_checkpoints_do_not_hide_the_cause(tmp_path):
+    with pytest.raises(ValueError, match=r"^The training diverged: .* The last good checkpoint is .*kept"):
+        fit(Diverging(loss_at=7), tmp_path / "kept", OnExceptionCheckpoint(tmp_path / "other"))
 
 
 def test_weights_that_the_last_step_spoiled_are_not_saved(tmp_path):
