@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_anoseg.common.checks import check_finite
+from anomalib_anoseg.common.checks import check_weight
 from anomalib_anoseg.models.anoseg.detector import Judgement
 from anomalib_anoseg.models.anoseg.loss import discriminator_loss
 
@@ -65,9 +65,7 @@ class DetectorLoss(nn.Module):
             "classification": classification_weight,
         }
         for name, weight in weights.items():
-            check_finite(f"detector.{name}_weight", weight)
-            if weight < 0:
-                raise ValueError(f"detector.{name}_weight must not be negative, got {weight}.")
+            check_weight(f"detector.{name}_weight", weight)
         self.weights = weights
 
     def generator(

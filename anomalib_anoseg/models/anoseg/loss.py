@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_anoseg.common.checks import check_finite
+from anomalib_anoseg.common.checks import check_weight
 
 SegmentationLoss = Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]
 # Keeps the quotients finite for a batch without normal, or without anomalous, pixels.
@@ -61,9 +61,7 @@ class AnoSegLoss(nn.Module):
             "adversarial_weight": adversarial_weight,
         }
         for name, weight in weights.items():
-            check_finite(f"losses.{name}", weight)
-            if weight < 0:
-                raise ValueError(f"losses.{name} must not be negative, got {weight}.")
+            check_weight(f"losses.{name}", weight)
         self.segmentation: SegmentationLoss = segmentation
         self.segmentation_weight = segmentation_weight
         self.reconstruction_weight = reconstruction_weight

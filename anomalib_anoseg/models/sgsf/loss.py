@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from anomalib_anoseg.common.checks import check_finite
+from anomalib_anoseg.common.checks import check_weight
 
 # Side in pixels of the window of the structural similarity; kornia's Gaussian has a sigma of 1.5 [choice].
 SSIM_WINDOW = 11
@@ -43,9 +43,7 @@ class SGSFLoss(nn.Module):
     def __init__(self, reconstruction_weight: float = 1.0, focal_gamma: float = 2.0) -> None:
         super().__init__()
         for name, value in {"reconstruction_weight": reconstruction_weight, "focal_gamma": focal_gamma}.items():
-            check_finite(f"losses.{name}", value)
-            if value < 0:
-                raise ValueError(f"losses.{name} must not be negative, got {value}.")
+            check_weight(f"losses.{name}", value)
         self.reconstruction_weight, self.focal_gamma = reconstruction_weight, focal_gamma
 
     def forward(
