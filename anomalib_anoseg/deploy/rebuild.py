@@ -8,10 +8,7 @@ from importlib import import_module
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-import torch
-from anomalib.utils.serialization import anomalib_safe_globals
-
-from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.training.checkpoints import explain_error, read_checkpoint
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 
 if TYPE_CHECKING:
@@ -52,31 +49,7 @@ def load_model(checkpoint: Path, class_path: str) -> Any:  # noqa: ANN401
         model = getattr(import_module(module), name)
         return model.load_from_checkpoint(checkpoint, map_location="cpu", **_without_files(model)).eval()
     except Exception as error:
-        raise ValueError(f"{checkpoint} does not load as {class_path}: {_why(error)}") from error
-
-
-def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Read what a checkpoint of Lightning holds, without running code from it.
-
-    Raises:
-        ValueError: If it is none.
-    """
-    try:
-        with anomalib_safe_globals():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        content["state_dict"].keys()
-    except Exception as error:
-        why = _why(error).rstrip(".")
-        raise ValueError(
-            f"{path} is no checkpoint that can be read: {why}. Give the model.ckpt of a training."
-        ) from error
-    return dict(content)
-
-
-def _why(error: Exception) -> str:
-    """Give the first line of an error, which torch follows by pages of advice, with its type if it is not ours."""
-    lines = str(error).strip().splitlines() or [""]
-    return one_line(lines[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {lines[0]}", 600)
+        raise ValueError(f"{checkpoint} does not load as {class_path}: {explain_error(error)}") from error
 
 
 def _without_files(model: type) -> dict[str, Any]:

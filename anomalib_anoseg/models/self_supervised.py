@@ -25,7 +25,7 @@ from anomalib_anoseg.deploy.resize import use_matrix_resize
 from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.models.settings import complete
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
-from anomalib_anoseg.training.checkpoints import add_digests, check_digests, check_finite, explain_misfit, fits
+from anomalib_anoseg.training.checkpoints import add_digests, check_digests, check_trained, explain_misfit, fits
 from anomalib_anoseg.training.final_validation import FinalValidation
 from anomalib_anoseg.training.finite_losses import FiniteLosses
 from anomalib_anoseg.training.input_checks import InputCheck, as_images
@@ -195,14 +195,15 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
             checkpoint["state_dict"] = self.state_dict()
             checkpoint.pop("callbacks", None)  # as the training left them, too
             return
-        check_digests(checkpoint)
+        is_fitting = self._running() == TrainerFn.FITTING
+        check_digests(checkpoint, ("state_dict", "optimizer_states") if is_fitting else ("state_dict",))
         super().on_load_checkpoint(checkpoint)
         self.saved_arguments = complete(type(self), checkpoint.get("hyper_parameters", {}))
         saved = checkpoint.get("state_dict", {}).items()
         weights = {name.removeprefix("model."): weight for name, weight in saved if name.startswith("model.")}
-        check_finite(weights)
+        check_trained(weights)
         results: Mapping[str, Callable[[Any], object]] = self.result_arguments
-        refused = {"image_size": tuple} if self._running() == TrainerFn.FITTING else results
+        refused = {"image_size": tuple} if is_fitting else results
         if not fits(self.model, weights):
             refused = {**self.shaping_arguments, **results}
         if misfit := self._compare(refused):

@@ -1,11 +1,15 @@
 """Find out whether a checkpoint is as it was saved, and explain why it does not fit the model that loads it."""
 
 import hashlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from anomalib.utils.serialization import anomalib_safe_globals
 from torch import Tensor, nn
+
+from anomalib_anoseg.common.messages import one_line
 
 MISSING = object()
 # Key of the digests in a checkpoint, and its parts that have one.
@@ -21,18 +25,58 @@ def add_digests(checkpoint: dict[str, Any]) -> None:
     checkpoint[DIGESTS] = {part: digest(checkpoint[part]) for part in DIGESTED if part in checkpoint}
 
 
-def check_digests(checkpoint: Mapping[str, Any]) -> None:
+def check_digests(checkpoint: Mapping[str, Any], parts: Sequence[str] = DIGESTED, name: str = "The checkpoint") -> None:
     """Check that the tensors of a checkpoint are those that were saved; one without digests is taken as it is.
+
+    Args:
+        checkpoint: What the file holds.
+        parts: Those that are used.
+        name: Of the checkpoint, for the message.
 
     Raises:
         ValueError: If they are not, because bytes of the file have changed.
     """
-    for part, expected in checkpoint.get(DIGESTS, {}).items():
-        if part in checkpoint and digest(checkpoint[part]) != expected:
+    expected = checkpoint.get(DIGESTS, {})
+    for part in parts:
+        if part in checkpoint and part in expected and digest(checkpoint[part]) != expected[part]:
             raise ValueError(
-                f"The checkpoint is damaged: its {part} is not what was saved. Copy the file again from where it was "
-                f"written, or take another one. If you changed it on purpose, remove its entry {DIGESTS!r}."
+                f"{name} is damaged: its {part} is not what was saved. Copy the file again from where it was written, "
+                f"or take another one. If you changed it on purpose, remove its entry {DIGESTS!r} in Python: "
+                f"c = torch.load(FILE, 'cpu'); del c[{DIGESTS!r}]; torch.save(c, FILE)."
             )
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read what a checkpoint of Lightning holds, without running code from it.
+
+    Raises:
+        ValueError: If it is none, or its weights are not those that were saved.
+    """
+    try:
+        with anomalib_safe_globals():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        content["state_dict"].keys()
+    except Exception as error:
+        why = explain_error(error).rstrip(".")
+        raise ValueError(
+            f"{path} is no checkpoint that can be read: {why}. Give the model.ckpt of a training."
+        ) from error
+    check_digests(content, ("state_dict",), f"The checkpoint {path}")
+    return dict(content)
+
+
+def explain_error(error: Exception) -> str:
+    """Write an error on a line, with its type if it is not ours, and without torch's advice to run a file's code.
+
+    Example:
+        >>> explain_error(EOFError("Ran out of input"))
+        'EOFError: Ran out of input'
+    """
+    reason = str(error).rpartition("WeightsUnpickler error:")[2]
+    for advice in ("Please use `torch", "Check the documentation of torch"):
+        reason = reason.partition(advice)[0]
+    name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    return one_line(name + reason, 600).rstrip(": ")
 
 
 def digest(part: object) -> str:
@@ -126,15 +170,15 @@ def _as_yaml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def check_finite(weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights that a diverged training has left.
+def check_trained(weights: Mapping[str, Tensor], name: str = "The checkpoint") -> None:
+    """Refuse weights of a checkpoint, with its name for the message, that a diverged training has left.
 
     Raises:
         ValueError: If a tensor holds NaN or infinity.
     """
     if names := find_not_finite(weights):
         raise ValueError(
-            f"The checkpoint's weights {names} are NaN or infinite: its training diverged. Take an earlier checkpoint, "
+            f"{name}'s weights {names} are NaN or infinite: its training diverged. Take an earlier checkpoint, "
             "or train again with a lower learning rate (--model.optimizer.lr)."
         )
 

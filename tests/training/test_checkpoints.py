@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_anoseg import SGSF, AnoSeg
-from anomalib_anoseg.training.checkpoints import DIGESTS, add_digests, check_digests, explain_misfit
+from anomalib_anoseg.training.checkpoints import DIGESTS, add_digests, check_digests, explain_misfit, read_checkpoint
 
 SHAPING = {"backbone": str, "network.width": float, "detector.enabled": bool}
 
@@ -87,6 +87,29 @@ def test_checkpoints_without_digests_and_without_optimisers_load():
         check_digests(checkpoint)
     del checkpoint["optimizer_states"]
     check_digests(checkpoint)
+
+
+def test_the_advised_line_accepts_a_checkpoint_that_was_changed_on_purpose(tmp_path):
+    checkpoint, path = {"state_dict": {"weight": torch.ones(2)}}, tmp_path / "model.ckpt"
+    add_digests(checkpoint)
+    checkpoint["state_dict"]["weight"] *= 2
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=rf"^The checkpoint {path} is damaged: its state_dict is not what") as raised:
+        read_checkpoint(path)
+    exec(str(raised.value).partition(" in Python: ")[2].rstrip("."), {"torch": torch, "FILE": path})
+    assert read_checkpoint(path)["state_dict"]["weight"].tolist() == [2, 2]
+
+
+def test_states_of_optimisers_are_checked_only_where_a_training_goes_on():
+    model = small(AnoSeg)
+    checkpoint = checkpoint_of(model) | {"optimizer_states": [{"state": {0: {"step": torch.tensor(3.0)}}}]}
+    model.on_save_checkpoint(checkpoint)
+    checkpoint["optimizer_states"][0]["state"][0]["step"] += 1
+    model.on_load_checkpoint(checkpoint)
+    model.trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    model.trainer.state.fn = TrainerFn.FITTING
+    with pytest.raises(ValueError, match="its optimizer_states is not what was saved"):
+        model.on_load_checkpoint(checkpoint)
 
 
 def checkpoint_of(model):

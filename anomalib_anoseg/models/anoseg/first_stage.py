@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from anomalib_anoseg.deploy.rebuild import read_checkpoint
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel
-from anomalib_anoseg.training.checkpoints import check_digests, check_finite, explain_misfit
+from anomalib_anoseg.training.checkpoints import check_trained, explain_misfit, read_checkpoint
 
 PREFIX, DETECTOR = "model.", "detector."
 
@@ -34,15 +33,14 @@ def load_segmentation(
         )
     try:
         checkpoint = read_checkpoint(path)
+        weights = {
+            name.removeprefix(PREFIX): weight
+            for name, weight in checkpoint["state_dict"].items()
+            if name.startswith(PREFIX) and not name.startswith(PREFIX + DETECTOR)
+        }
+        check_trained(weights, f"The checkpoint {path}")
     except ValueError as error:
         raise ValueError(f"detector.segmentation_checkpoint: {error}") from error
-    check_digests(checkpoint)
-    weights = {
-        name.removeprefix(PREFIX): weight
-        for name, weight in checkpoint.get("state_dict", {}).items()
-        if name.startswith(PREFIX) and not name.startswith(PREFIX + DETECTOR)
-    }
-    check_finite(weights)
     expected = {name for name in model.state_dict() if not name.startswith(DETECTOR)}
     try:
         found = model.load_state_dict(weights, strict=False)
