@@ -8,13 +8,13 @@ from importlib import import_module
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from anomalib_anoseg.training.checkpoints import explain_error, read_checkpoint
+from anomalib_anoseg.training.checkpoints import explain_error
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["class_path", "keep_order", "load_model", "read_checkpoint"]
+__all__ = ["class_path", "keep_order", "load_model"]
 
 
 def class_path(found: type) -> str:

@@ -31,7 +31,7 @@ from anomalib_anoseg.training.finite_losses import FiniteLosses
 from anomalib_anoseg.training.input_checks import InputCheck, as_images
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.training.result_pictures import ResultPictures
-from anomalib_anoseg.training.resume_point import SafeCheckpoints
+from anomalib_anoseg.training.safe_checkpoints import SafeCheckpoints
 from anomalib_anoseg.training.seeding import SeededFit, step_seed
 from anomalib_anoseg.transforms import SyntheticAnomaly
 

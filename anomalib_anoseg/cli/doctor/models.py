@@ -16,8 +16,9 @@ from anomalib_anoseg.common.schema import read_json
 from anomalib_anoseg.data.demo_textures import render
 from anomalib_anoseg.deploy.forms import export_forms
 from anomalib_anoseg.deploy.metadata import FIELDS, describe_thresholds
-from anomalib_anoseg.deploy.rebuild import load_model, read_checkpoint
+from anomalib_anoseg.deploy.rebuild import load_model
 from anomalib_anoseg.deploy.runtimes import Form, Runtime
+from anomalib_anoseg.training.checkpoints import read_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

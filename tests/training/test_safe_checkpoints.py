@@ -12,7 +12,7 @@ from anomalib.engine.plugins import AnomalibCheckpointIO
 from lightning.pytorch import Callback, Trainer
 
 from anomalib_anoseg import AnoSeg
-from anomalib_anoseg.training.resume_point import SafeCheckpoints, write_checkpoints_whole
+from anomalib_anoseg.training.safe_checkpoints import SafeCheckpoints, write_checkpoints_whole
 
 QUIET = dict.fromkeys(("enable_progress_bar", "enable_model_summary", "logger"), False)
 
