@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.data import DemoTextures
 from anomalib_anoseg.transforms import SaliencyPerlin
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +28,12 @@ SHIPPED_TRIALS = yaml.safe_load((ROOT / "benchmarks" / "experiments" / "study.ya
 SMALL = {"image_size": [64, 64], "network.width": 0.125}
 TINY_TRIALS = {name: SHIPPED_TRIALS[name] | SMALL for name in TRIALS}
 FEWER = {
+    "export_parity": {
+        "make_data": lambda *_, batch: DemoTextures(
+            image_size=96, num_train=12, num_test_good=1, num_test_per_defect=1, train_batch_size=batch
+        ),
+        "preset": lambda _: {"image_size": (64, 64), "network": {"width": 0.125}},
+    },
     "calibration": {"FORGED_IMAGES": 16, "DRAWN_ON": 4},
     "pixel_loss": {"FORMS": {"l1": {"losses": {"segmentation": "l1"}}}},
 }
@@ -35,6 +42,7 @@ TINY = {
     "calibration": ["--test", "--markdown", "--summary", "summary.json"],
     "cost": ["--quick", "--markdown"],
     "hostile_input": ["--cases", "12", "--only", "board"],
+    "export_parity": ["--steps", "1", "--markdown"],
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
     "kills": ["--kills", "1", "--epochs", "1", "--only", "training", "--markdown"],
     "own_thresholds": ["--markdown"],
@@ -284,6 +292,11 @@ def test_calibrations_are_compared_with_the_best_training_by_training(calibratio
     assert found["behind"].round(6).to_dict() == {"best": 0.0, "worse": 0.1, "as good": 0.02}
     # Three differences of deviation 0.105830, so a standard error of 0.061101, and 4.302653 of Student's.
     assert found["95 %"].to_numpy() == pytest.approx([0.0, 0.0, 0.262897], abs=1e-5)
+
+
+def test_export_parity_tells_one_resize_from_another(run):
+    theirs, ours = (float(row["map, largest difference"]) for row in run("export_parity")["rows"])
+    assert ours < 1e-4 < theirs
 
 
 def test_guidance_measures_every_form_of_the_bank(run):

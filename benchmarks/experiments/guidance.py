@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from anomalib.engine import Engine
 from torch import Tensor
 
 from anomalib_anoseg import SGSF
@@ -37,8 +36,8 @@ from anomalib_anoseg.data import DemoTextures
 from anomalib_anoseg.deploy.forms import size_of_file_mb
 from anomalib_anoseg.deploy.runtimes import Form, load_runtime
 from anomalib_anoseg.models.sgsf.references import ReferenceSet, collect_references
-from benchmarks.common import QUIET, begin, by_group, format_table, make_parser, mean_time, write_json
-from benchmarks.experiments.trainings import finished
+from benchmarks.common import begin, by_group, format_table, make_parser, mean_time, write_json
+from benchmarks.experiments.trainings import finished, make_engine
 
 METRICS = {
     "image_AUROC": "image AUROC",
@@ -123,12 +122,6 @@ def train(options: argparse.Namespace, folder: Path) -> Training:
     engine.fit(model, datamodule=data)
     engine.trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
     return Training("demonstration", folder / "model.ckpt", data)
-
-
-def make_engine(folder: Path, **settings: Any) -> Engine:  # noqa: ANN401
-    """Make an engine that computes in float32 and prints nothing."""
-    quiet = {name: value for name, value in QUIET.items() if name != "enable_checkpointing"}
-    return Engine(devices=1, default_root_dir=folder, **quiet, **settings)
 
 
 def judge(model: SGSF, data: Any, folder: Path) -> tuple[dict[str, float], Tensor]:  # noqa: ANN401

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from anomalib.engine import Engine
 from lightning.pytorch import Trainer
 
 from anomalib_anoseg import AnoSeg
@@ -37,6 +38,12 @@ def demonstration() -> Iterator[tuple[dict[str, str], AnoSeg, Any]]:
     model, data = AnoSeg((64, 64), **settings, **BARE), DemoTextures("brick", **sizes)
     Trainer(max_epochs=1, limit_val_batches=0, **QUIET).fit(model, datamodule=data)
     yield {"configuration": "AnoSeg", "training": "demonstration"}, model.eval(), data
+
+
+def make_engine(folder: Path, **settings: Any) -> Engine:  # noqa: ANN401
+    """Make an engine that computes in float32 and prints nothing."""
+    quiet = {name: value for name, value in QUIET.items() if name != "enable_checkpointing"}
+    return Engine(devices=1, default_root_dir=folder, **quiet, **settings)
 
 
 def with_sets(rows: list[Row]) -> pd.DataFrame:
