@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from anomalib_anoseg.common.picture_files import examine_file, shown
@@ -18,7 +19,7 @@ from anomalib_anoseg.common.picture_files import examine_file, shown
 __all__ = ["belong_together", "examine_mask", "examine_pairs"]
 
 WHITE = 255
-# A mask with more grey levels than these does not number classes: its edges are soft.
+# A mask with no more levels than these numbers classes, whatever lies beside what.
 CLASSES = 8
 # How much larger than its core the area of a mask with soft edges may be. In a JPEG file no grey is meant.
 TOLERATED_GROWTH = 1.1
@@ -63,13 +64,23 @@ def _find_problem(image: Image.Image) -> str:
         alpha = np.asarray(image.convert("RGBA").getchannel("A"))
         if alpha.min() < WHITE and ((marked & (alpha == 0)).any() or not marked.any()):
             return f"marks by transparency, which anomalib ignores: {marked.mean():.0%} would be defective. {REMEDY}"
-    growth = marked.sum() / max(1, np.count_nonzero(levels > levels.max() / 2))
-    if image.format == "JPEG":
-        is_soft, why = growth > 1, "JPEG blurs its edges"
-    else:
-        is_soft, why = growth > TOLERATED_GROWTH and len(np.unique(levels)) > CLASSES, "soft edges"
+    bright: NDArray[np.bool_] = levels > levels.max() / 2
+    is_jpeg = image.format == "JPEG"
+    grey = ~bright & (marked if is_jpeg else _is_slope(levels))
+    growth = 1 + float(grey.sum() / max(1, bright.sum()))
+    is_soft = growth > 1 if is_jpeg else growth > TOLERATED_GROWTH and len(np.unique(levels)) > CLASSES
+    why = "JPEG blurs its edges" if is_jpeg else "soft edges"
     what = f"has grey pixels ({why}), which count as defective: {growth:.2f} times the area of its bright ones."
     return f"{what} {REMEDY}" if is_soft else ""
+
+
+def _is_slope(levels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Find pixels with a darker one on one side and a brighter one opposite; where numbers of classes meet are few."""
+    found = np.zeros(levels.shape, bool)
+    for seen, grey in ((found, levels), (found.T, levels.T)):
+        first, middle, last = grey[:-2], grey[1:-1], grey[2:]
+        seen[1:-1] |= ((first < middle) & (middle < last)) | ((first > middle) & (middle > last))
+    return found
 
 
 def belong_together(picture: str | Path, mask: str | Path) -> bool:
@@ -80,6 +91,8 @@ def belong_together(picture: str | Path, mask: str | Path) -> bool:
         (True, False)
     """
     picture, mask = Path(picture), Path(mask)
+    if mask.parent.name == picture.stem:
+        return True  # a folder of masks for each picture
     if picture.stem in mask.stem and not _is_named_after(picture.stem, mask.stem):
         return False
     of_other = mask.parents[1] / picture.parent.name / mask.name if len(mask.parents) > 1 else mask
@@ -122,8 +135,8 @@ def examine_pairs(pictures: Sequence[Path], masks: Sequence[Path]) -> list[str]:
 
 
 def _is_named_after(picture: str, mask: str) -> bool:
-    """Find a picture's name, without ending, in a mask's; a number must be the whole number."""
-    before, after = r"(?<!\d)" if picture[:1].isdigit() else "", r"(?!\d)" if picture[-1:].isdigit() else ""
+    """Find a picture's name, without ending, in a mask's; a number must be the whole number, zeros before it aside."""
+    before, after = r"(?<!\d)0*" if picture[:1].isdigit() else "", r"(?!\d)" if picture[-1:].isdigit() else ""
     return re.search(f"{before}{re.escape(picture)}{after}", mask) is not None
 
 

@@ -22,18 +22,38 @@ def class_ids():
     return Image.fromarray(np.asarray(drawn()) // 255 * 3 + np.asarray(drawn().transpose(1)) // 255)
 
 
+def fading(shape):
+    """A band that fades to both sides."""
+    width, height = shape
+    levels = (255 - 7 * np.abs(np.arange(-width // 2, width // 2))).astype(np.uint8)
+    return Image.fromarray(np.tile(levels, (height, 1)))
+
+
+def instances():
+    """Twelve hard-edged parts, each with a number; some touch."""
+    levels = np.zeros((48, 64), np.uint8)
+    for number in range(12):
+        top, left = divmod(number, 4)
+        levels[2 + 15 * top :, 3 + 15 * left :][:12, : 15 - number % 2 * 5] = number + 1
+    return Image.fromarray(levels)
+
+
 # kind -> file, mask, words that must stand in the message; none if the mask is good
 KINDS = {
     "white": ("0.png", drawn(), ""),
     "opaque colours": ("0.png", drawn(mode="RGBA", ground=(0, 0, 0, 255), ink=(255,) * 4), ""),
     "cut out of black": ("0.png", drawn(mode="RGBA", ground=(0, 0, 0, 0), ink=(255,) * 4), ""),
     "classes": ("0.png", class_ids(), ""),
+    "instances": ("0.png", instances(), ""),
     "one bit": ("0.png", drawn().convert("1"), ""),
     "empty": ("0.png", drawn(ink=0), ""),
     "transparent white": ("0.png", drawn(mode="RGBA", ground=(255, 255, 255, 0), ink=(255,) * 4),
                           "marks by transparency.* 100% would be defective. Save masks as PNG"),
     "black ink": ("0.png", drawn(mode="RGBA", ground=(0, 0, 0, 0), ink=(0, 0, 0, 255)), "transparency.* 0% would"),
     "JPEG": ("0.jpg", drawn(), r"JPEG blurs its edges.*count as defective: 1\.\d+ times.*Save masks as PNG"),
+    "shrunk": ("0.png", drawn((640, 480)).resize((64, 48)), "soft edges.*count as defective.*as PNG"),
+    "soft sides": ("0.png", fading((64, 48)), "soft edges.*count as defective.*as PNG"),
+    "soft above": ("0.png", fading((48, 64)).transpose(Image.Transpose.TRANSPOSE), "soft edges.*count as defective"),
     "soft": ("0.png", drawn().filter(ImageFilter.GaussianBlur(3)), "soft edges.*count as defective.*as PNG"),
     "size": ("0.png", drawn((48, 64)), "has 48 x 64 pixels, its picture 0.png has 64 x 48. Make masks of the size"),
     "corrupt": ("0.png", None, "not a mask, or is corrupt.*Replace"),
@@ -63,6 +83,11 @@ def test_mask_marks_what_is_meant_or_is_named(tmp_path, name, mask, says):
         ("part", "part1", True),
         ("a(1)", "a(1)", True),
         ("a", "b", True),  # a table may say so
+        ("1", "01", True),
+        ("1", "mask_001", True),
+        ("0", "000", True),
+        ("1", "mask_101", False),
+        ("1", "1/010", True),  # a folder of masks
     ],
 )
 def test_numbers_in_names_are_whole(picture, mask, expected):
@@ -81,6 +106,8 @@ def test_mask_of_another_folder_is_found(tmp_path):
 def test_pairs_are_examined_by_name():
     bad = [Path(f"bad/a-{number}.png") for number in (1, 10, 2)]
     assert examine_pairs(bad, [Path(f"m/{one.name}") for one in bad]) == []
+    padded = [Path(f"m/{number:03}.png") for number in (1, 2, 3)]
+    assert examine_pairs([Path(f"bad/{number}.png") for number in (1, 2, 3)], padded) == []
     assert [
         problem[:40] for problem in examine_pairs(bad, [Path("m/a-1.png"), Path("m/x.png"), Path("m/a-2.png")])
     ] == [
