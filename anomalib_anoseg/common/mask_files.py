@@ -6,15 +6,15 @@ lists are sorted, apart from each other.
 
 import os
 import re
-import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomalib_anoseg.common.picture_files import examine_file, shown
+from anomalib_anoseg.common.picture_files import examine_file, file_version, open_picture, shown
 
 __all__ = ["belong_together", "examine_mask", "examine_pairs"]
 
@@ -29,6 +29,8 @@ REMEDY = "Save masks as PNG, black and white (255), without transparency."
 def examine_mask(mask: str | Path, picture: str | Path) -> str:
     """Say why a mask would mark the wrong pixels of a picture; empty if it does not.
 
+    Files that did not change since they were last examined by this process are not read again.
+
     Example:
         >>> from tempfile import mkdtemp
         >>> picture, mask = Path(mkdtemp()) / "0.png", Path(mkdtemp()) / "0_mask.png"
@@ -37,22 +39,26 @@ def examine_mask(mask: str | Path, picture: str | Path) -> str:
         >>> examine_mask(mask, picture).removeprefix(str(mask.parent))[1:60]
         '0_mask.png has 8 x 4 pixels, its picture 0.png has 8 x 8. M'
     """
-    mask, picture, name = Path(mask), Path(picture), shown(mask)
+    mask, picture = Path(mask), Path(picture)
     if problem := examine_file(mask):
         return problem
     if not belong_together(picture, mask):
         return _mispaired(picture, mask)
+    return _examine(mask, picture, file_version(mask), file_version(picture))
+
+
+@lru_cache(maxsize=100_000)
+def _examine(mask: Path, picture: Path, *_versions: tuple[int, int]) -> str:
+    name = shown(mask)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(mask) as image, Image.open(picture) as whole:
-                if image.size != whole.size:
-                    width, height = image.size
-                    return (
-                        f"{name} has {width} x {height} pixels, its picture {picture.name} has {whole.width} x "
-                        f"{whole.height}. Make masks of the size of their pictures."
-                    )
-                return f"{name} {problem}" if (problem := _find_problem(image)) else ""
+        with open_picture(mask) as image, open_picture(picture) as whole:
+            if image.size != whole.size:
+                width, height = image.size
+                return (
+                    f"{name} has {width} x {height} pixels, its picture {picture.name} has {whole.width} x "
+                    f"{whole.height}. Make masks of the size of their pictures."
+                )
+            return f"{name} {problem}" if (problem := _find_problem(image)) else ""
     except Exception as error:  # noqa: BLE001 - each format fails in its own way
         return f"{name} is not a mask, or is corrupt ({error}). Replace it."
 
@@ -114,11 +120,12 @@ def examine_pairs(pictures: Sequence[Path], masks: Sequence[Path]) -> list[str]:
         >>> examine_pairs(bad, masks)  # doctest: +ELLIPSIS
         ['m/a-10_m.png would be the mask of bad/a-1.png: anomalib sorts pictures and masks apart and pairs them by ...']
     """
-    free, missing = list(masks), []
+    free, missing = [(mask, mask.stem) for mask in masks], []
     for picture in pictures:
-        found = [mask for mask in free if _is_named_after(picture.stem, mask.stem)]
+        stem = picture.stem
+        found = [one for one in free if stem in one[1] and _is_named_after(stem, one[1])]
         if found:
-            free.remove(next((mask for mask in found if mask.parent.name == picture.parent.name), found[0]))
+            free.remove(next((one for one in found if one[0].parent.name == picture.parent.name), found[0]))
         else:
             missing.append(picture)
     where = shown(masks[0].parent) if masks else "the folder of masks"
@@ -126,7 +133,7 @@ def examine_pairs(pictures: Sequence[Path], masks: Sequence[Path]) -> list[str]:
         f"{shown(one)} has no mask. Add one of its name to {where}; a black one if nothing shall be marked."
         for one in missing
     ]
-    problems += [f"{shown(one)} is the mask of no picture. Rename or remove it." for one in free]
+    problems += [f"{shown(one)} is the mask of no picture. Rename or remove it." for one, _ in free]
     if not problems:
         pairs = zip(sorted(pictures, key=os.fspath), sorted(masks, key=os.fspath), strict=True)
         wrong = next(((one, mask) for one, mask in pairs if not _is_named_after(one.stem, mask.stem)), None)

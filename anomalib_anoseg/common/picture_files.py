@@ -7,15 +7,28 @@ the EXIF tag that turns a picture, and waits for ever for a named pipe.
 import os
 import stat
 import warnings
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["PICTURE_SUFFIXES", "Picture", "examine_file", "examine_picture", "shown"]
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "Picture",
+    "examine_file",
+    "examine_picture",
+    "file_version",
+    "open_picture",
+    "reading_threads",
+    "shown",
+]
 
 # The endings of which anomalib lists files.
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
@@ -24,6 +37,8 @@ OPAQUE, BITS = 255, 8
 # Side in pixels of the small grey copies by which pictures are compared.
 THUMBNAIL = 32
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # tags of EXIF and TIFF
+THREADS = 8  # at most; each holds a whole picture
+OPENING = Lock()  # Pillow's limit of pixels belongs to all threads
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device"}
 
 
@@ -84,8 +99,40 @@ def examine_picture(path: str | Path) -> Picture:
     path = Path(path)
     if problem := examine_file(path):
         return Picture(problem)
+    return _examine(path, file_version(path))
+
+
+def file_version(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of change of a file, by which a cache knows that it is still the same."""
     status = path.stat()
-    return _examine(path, status.st_size, status.st_mtime_ns)
+    return status.st_size, status.st_mtime_ns
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Open a picture in Pillow and read its header, one thread at a time."""
+    with OPENING:
+        return Image.open(path)
+
+
+@contextmanager
+def reading_threads() -> Generator[ThreadPoolExecutor]:
+    """Make threads in which to examine files side by side, without warnings: who reads the picture gets them, too.
+
+    Yields:
+        ThreadPoolExecutor: The threads; what waits at the end is dropped.
+
+    Example:
+        >>> with reading_threads() as threads:
+        ...     [problem[:18] for problem in threads.map(examine_file, ["a.png", "b.png"])]
+        ['a.png does not exi', 'b.png does not exi']
+    """
+    # Filters of warnings belong to all threads, so they change here and not where a file is read.
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
+        warnings.simplefilter("ignore")
+        try:
+            yield threads
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def shown(path: str | Path) -> str:
@@ -99,7 +146,7 @@ def shown(path: str | Path) -> str:
 
 
 @lru_cache(maxsize=100_000)
-def _examine(path: Path, *_version: int) -> Picture:
+def _examine(path: Path, _version: tuple[int, int]) -> Picture:
     name = shown(path)
     try:
         return _read(path)
@@ -112,14 +159,12 @@ def _examine(path: Path, *_version: int) -> Picture:
 
 
 def _read(path: Path) -> Picture:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # who reads the picture gets them, too
-        with Image.open(path) as image:
-            image.load()
-            if problem := _find_problem(image):
-                return Picture(f"{shown(path)} {problem}", image.size)
-            thumbnail = np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
-            return Picture("", image.size, thumbnail, np.ptp(thumbnail) == 0 and _is_constant(image))
+    with open_picture(path) as image:
+        image.load()
+        if problem := _find_problem(image):
+            return Picture(f"{shown(path)} {problem}", image.size)
+        thumbnail = np.asarray(image.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+        return Picture("", image.size, thumbnail, np.ptp(thumbnail) == 0 and _is_constant(image))
 
 
 def _find_problem(image: Any) -> str:  # noqa: ANN401 - formats have attributes of their own
@@ -174,13 +219,14 @@ def _is_constant(image: Image.Image) -> bool:
 
 def _too_large(path: Path) -> Picture:
     """Name the size of a picture that Pillow refuses; only its header is read."""
-    limit = Image.MAX_IMAGE_PIXELS
-    try:
-        Image.MAX_IMAGE_PIXELS = None
-        with Image.open(path) as image:
-            width, height = image.size
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with OPENING:
+        limit = Image.MAX_IMAGE_PIXELS
+        try:
+            Image.MAX_IMAGE_PIXELS = None
+            with Image.open(path) as image:
+                width, height = image.size
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
     return Picture(
         f"{shown(path)} has {width} x {height} pixels, more than the {2 * (limit or 0):,} that Pillow reads. Cut it "
         "into tiles or shrink it; in Python, PIL.Image.MAX_IMAGE_PIXELS raises the limit for files that you trust.",

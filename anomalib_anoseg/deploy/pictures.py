@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 from torchvision.tv_tensors import Mask
 
-from anomalib_anoseg.training.input_checks import check_data_files, check_image_files
+from anomalib_anoseg.common.picture_files import examine_picture
+from anomalib_anoseg.training.input_checks import check_data_files, check_image_files, image_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,7 +97,10 @@ class Pictures:
     def input_size(self) -> tuple[int, int] | None:
         """Height and width of all test images, for a file that takes no others; ``None`` if they differ."""
         dataset = self._data.test_data
-        sizes = {tuple(dataset[index].image.shape[-2:]) for index in range(len(dataset))}
+        if hasattr(dataset, "samples") and not dataset.augmentations:  # what a check has found already
+            sizes = {size[::-1] for path in image_paths(dataset) if (size := examine_picture(path).size)}
+        else:
+            sizes = {tuple(dataset[index].image.shape[-2:]) for index in range(len(dataset))}
         return sizes.pop() if len(sizes) == 1 else None
 
     def for_test(self, batch: int = 8) -> Iterator[LabelledPictures]:

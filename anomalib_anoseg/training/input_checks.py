@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import Normalize
 from tqdm import tqdm
 
 from anomalib_anoseg.common.mask_files import examine_mask
-from anomalib_anoseg.common.picture_files import examine_picture, shown
+from anomalib_anoseg.common.picture_files import examine_picture, reading_threads, shown
 from anomalib_anoseg.training.data_folders import explain_error
 
 # Lightning's number of epochs if the user sets none.
@@ -198,9 +198,12 @@ def check_image_files(paths: Iterable[str | Path]) -> None:
     Raises:
         ValueError: If one cannot be used; the message names the file, the cause and the remedy.
     """
-    for path in tqdm(list(dict.fromkeys(paths)), desc="Checking images", leave=False, unit="image"):
-        if problem := examine_picture(path).problem:
-            raise ValueError(problem)
+    names = list(dict.fromkeys(paths))
+    with reading_threads() as threads:
+        pictures = threads.map(examine_picture, names)
+        for picture in tqdm(pictures, "Checking images", len(names), leave=False, unit="image"):
+            if picture.problem:
+                raise ValueError(picture.problem)
 
 
 def check_data_files(datasets: Iterable[Any]) -> None:
@@ -211,9 +214,10 @@ def check_data_files(datasets: Iterable[Any]) -> None:
     """
     datasets = list(datasets)
     check_image_files(path for dataset in datasets for path in image_paths(dataset))
-    for dataset in datasets:
-        for mask, picture in mask_pairs(dataset):
-            if problem := examine_mask(mask, picture):
+    pairs = dict.fromkeys(pair for dataset in datasets for pair in mask_pairs(dataset))
+    with reading_threads() as threads:
+        for problem in threads.map(lambda pair: examine_mask(*pair), pairs):
+            if problem:
                 raise ValueError(problem)
 
 
@@ -227,8 +231,8 @@ def mask_pairs(dataset: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
     if samples is None or not {"mask_path", "label_index"} <= set(samples):
         return
     for picture, mask, label in zip(samples.image_path, samples.mask_path, samples.label_index, strict=True):
-        if label == 1 and isinstance(mask, str) and mask:
-            yield mask, str(picture)
+        several = mask if isinstance(mask, (list, tuple)) else [mask]  # MVTec LOCO has one for each part of a defect
+        yield from ((one, str(picture)) for one in several if label == 1 and isinstance(one, str) and one)
 
 
 def _loaded_data(trainer: Trainer, stage: str) -> list[Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from anomalib_anoseg.common import mask_files
 from anomalib_anoseg.common.mask_files import belong_together, examine_mask, examine_pairs
 
 BOX = (11, 13, 30, 42)
@@ -117,3 +118,23 @@ def test_pairs_are_examined_by_name():
     (problem,) = examine_pairs(bad, [Path(f"m/{one.stem}_mask.png") for one in bad])
     assert "m/a-10_mask.png would be the mask of bad/a-1.png" in problem
     assert "leading zeros" in problem
+
+
+def test_many_pairs_are_matched_without_a_pattern_for_each_of_each(monkeypatch):
+    asked, original = [], mask_files._is_named_after
+    monkeypatch.setattr(mask_files, "_is_named_after", lambda *names: asked.append(names) or original(*names))
+    bad = [Path(f"bad/{number:03}.png") for number in range(100)]
+    assert examine_pairs(bad, [Path(f"m/{one.stem}_mask.png") for one in bad]) == []
+    assert len(asked) == 200
+
+
+def test_mask_is_read_once_unless_a_file_changes(tmp_path, monkeypatch):
+    picture, mask = tmp_path / "0.png", tmp_path / "0_mask.png"
+    for path in (picture, mask):
+        drawn().save(path)
+    assert not examine_mask(mask, picture)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", None)
+        assert not examine_mask(mask, picture)
+    drawn((48, 64)).save(picture)
+    assert "has 64 x 48 pixels, its picture 0.png has 48 x 64" in examine_mask(mask, picture)

@@ -3,14 +3,17 @@
 import os
 import re
 import struct
+import time
+import warnings
 import zlib
+from threading import Barrier
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from anomalib_anoseg.common.picture_files import examine_picture
+from anomalib_anoseg.common.picture_files import examine_picture, reading_threads
 
 SIZE = (24, 16)  # width, height
 
@@ -149,3 +152,31 @@ def test_file_is_read_once_unless_it_changes(tmp_path, monkeypatch):
         assert not examine_picture(tmp_path / "a.png").problem
     (tmp_path / "a.png").write_bytes(b"spoiled")
     assert examine_picture(tmp_path / "a.png").problem
+
+
+def test_files_are_read_side_by_side_and_filters_of_warnings_stay(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    before, both = list(warnings.filters), Barrier(2, timeout=5)
+    with reading_threads() as threads:
+        assert sorted(threads.map(lambda _: both.wait(), range(2))) == [0, 1]
+    with pytest.raises(RuntimeError, match="stop"), reading_threads() as threads:
+        raise RuntimeError("stop")
+    assert warnings.filters == before
+
+
+def test_limit_of_pixels_stays_when_threads_meet_large_files(tmp_path, monkeypatch):
+    limit, original = Image.MAX_IMAGE_PIXELS, Image.open
+
+    def slow(path):
+        time.sleep(0.01 if Image.MAX_IMAGE_PIXELS is None else 0)
+        return original(path)
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    monkeypatch.setattr(Image, "open", slow)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    paths = [tmp_path / f"{number}.ppm" for number in range(8)]
+    for path in paths:
+        large(path)
+    with reading_threads() as threads:
+        assert all("300000 x 4096" in picture.problem for picture in threads.map(examine_picture, paths))
+    assert limit == Image.MAX_IMAGE_PIXELS

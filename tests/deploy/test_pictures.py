@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from anomalib.data import MVTecAD
+from PIL import Image
+from torchvision.transforms.v2 import Resize
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.deploy.accuracy import measure_accuracy
@@ -65,6 +67,16 @@ def test_pictures_come_as_they_are_and_masks_resized_as_in_a_test(tiny_data):
     assert labels.sum() == 3
     assert torch.equal(masks.flatten(1).any(1), labels)
     assert resize_of(SimpleNamespace(pre_processor=None))(masks) is masks
+
+
+def test_size_of_test_images_is_known_from_the_check(tiny_root, monkeypatch):
+    data = MVTecAD(tiny_root, "stripes", num_workers=0)
+    pictures = Pictures(data, SimpleNamespace(pre_processor=None))
+    data.test_data.augmentations = Resize((32, 48))
+    assert pictures.input_size == (32, 48)
+    data.test_data.augmentations = None
+    monkeypatch.setattr(Image, "open", None)
+    assert pictures.input_size == (64, 64)
 
 
 def test_pictures_of_several_sizes_come_in_batches_of_one():

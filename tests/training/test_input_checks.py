@@ -9,6 +9,8 @@ import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Barrier
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,18 +20,22 @@ from anomalib.engine import Engine
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
+from pandas import DataFrame
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as first_version
 from torchvision.transforms.v2 import Compose, Grayscale, Lambda, Normalize, RandomApply, RandomVerticalFlip, Resize
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.common.picture_files import examine_picture
+from anomalib_anoseg.training import input_checks
 from anomalib_anoseg.training.input_checks import (
     InputCheck,
     check_batch,
     check_dataset,
     check_image_files,
     check_images,
+    mask_pairs,
 )
 
 EMPTY = r"No training images were found\. Put normal images into .* `data` .*train/good.*normal_dir"
@@ -264,6 +270,13 @@ def test_masks_are_checked_before_the_training(fit, data, root):
         fit(data())
 
 
+def test_each_of_several_masks_of_a_picture_is_listed():
+    masks = [["a/0/0.png", "a/0/1.png"], "b.png", "", None]
+    samples = DataFrame({"image_path": ["a/0.png", "b.png", "c.png", "d.png"], "mask_path": masks, "label_index": 1})
+    pairs = [("a/0/0.png", "a/0.png"), ("a/0/1.png", "a/0.png"), ("b.png", "b.png")]
+    assert list(mask_pairs(SimpleNamespace(samples=samples))) == pairs
+
+
 class Verbs(LightningModule):
     """Reaches no step, or raises :class:`Trained`."""
 
@@ -322,6 +335,13 @@ def test_eight_bits_are_accepted(fit, any_format, normal, mode):
     save(transparent(255).convert("RGB").convert(mode), normal / ("000.jpg" if mode == "CMYK" else "000.png"))
     with pytest.raises(Trained):
         fit(any_format())
+
+
+def test_images_are_read_side_by_side(normal, monkeypatch):
+    both = Barrier(2, timeout=5)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(input_checks, "examine_picture", lambda path: (both.wait(), examine_picture(path))[1])
+    check_image_files(sorted(normal.iterdir()))
 
 
 def test_other_errors_of_the_image_reader_are_caught(tmp_path, monkeypatch):
