@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import AnomalibDataModule, Folder
-from anomalib.data.errors import MisMatchError
 from anomalib.models import AnomalibModule
 from anomalib.utils.path import create_versioned_dir
 from PIL import Image
@@ -25,13 +24,8 @@ from anomalib_anoseg.common.contact_sheet import compose_sheet
 from anomalib_anoseg.common.files import remove_leftovers, written_whole
 from anomalib_anoseg.common.presets import read_preset
 from anomalib_anoseg.models.settings import changed_settings
-from anomalib_anoseg.training.data_folders import explain_error
-from anomalib_anoseg.training.input_checks import (
-    NO_TRAINING_IMAGES,
-    check_image_files,
-    check_images,
-    check_pre_processor,
-)
+from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, DataFolders, set_up
+from anomalib_anoseg.training.input_checks import check_image_files, check_images, check_pre_processor
 from anomalib_anoseg.training.seeding import seeded_streams
 from anomalib_anoseg.transforms.base import SyntheticAnomaly
 
@@ -154,7 +148,7 @@ def preview(
         raise FileExistsError(f"out: {out} is not an empty folder. Name another one, or remove it.")
     progress, console = Console(stderr=True), Console()
     with seeded_streams(seed), torch.no_grad():
-        training_data = _set_up(_choose_data(data, images), model)
+        training_data = _set_up(_choose_data(data, images), model, images)
         available = len(training_data.train_data)
         chosen = torch.randperm(available)[:number].sort().values.tolist()
         image, paths = _read(model, training_data, chosen, progress)
@@ -192,27 +186,20 @@ def _choose_data(data: AnomalibDataModule | None, images: Path | None) -> Anomal
         raise ValueError(f"images: {images} is not a folder. Check its spelling.")
     path = images.absolute()  # anomalib would look for a relative one below its own folder of data sets
     folder = Folder(path.name, path, test_split_mode="none", val_split_mode="none", num_workers=0)
-    try:
-        folder.setup("fit")
-    except (LookupError, OSError, RuntimeError, ValueError) as error:
-        cause = explain_error(folder, error) or f"there are no pictures in {images}. Name a folder with good parts."
-        raise ValueError(f"images: {cause}") from error
+    if not DataFolders.of(folder).pictures:
+        raise ValueError(f"images: there are no pictures in {images}. Name a folder with good parts.")
     return folder
 
 
-def _set_up(data: AnomalibDataModule, model: AnomalibModule) -> AnomalibDataModule:
+def _set_up(data: AnomalibDataModule, model: AnomalibModule, images: Path | None) -> AnomalibDataModule:
     check_pre_processor(model.pre_processor)
     # In training the model's resize becomes part of the augmentations; data modules look for it here.
     trainer: Any = SimpleNamespace(model=model)
     data.trainer, before = trainer, data.trainer
     try:
-        data.prepare_data()
-        data.setup("fit")
-    except (LookupError, MisMatchError, OSError, RuntimeError, TypeError, ValueError) as error:
-        if not getattr(data, "train_data", None):
-            cause = explain_error(data, error) or NO_TRAINING_IMAGES
-            raise ValueError(f"{cause} ({type(data).__name__} stopped with: {error})") from error
-        raise
+        set_up(data)
+    except ValueError as error:
+        raise ValueError(f"images: {error}" if images else str(error)) from error
     finally:
         data.trainer = before
     if len(data.train_data) == 0:

@@ -6,14 +6,25 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from anomalib.data.errors import MisMatchError
+
 from anomalib_anoseg.common.mask_files import examine_pairs
+from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.common.picture_files import PICTURE_SUFFIXES, examine_file, shown
 
-__all__ = ["DataFolders", "explain_error"]
+__all__ = ["NO_TRAINING_IMAGES", "UNCLEAR", "DataFolders", "explain_error", "set_up"]
 
-# Arguments of `Folder`, and the folders of MVTec AD's layout.
+NO_TRAINING_IMAGES = (
+    "No training images were found. Put normal images into the folder that `data` names (train/good in MVTec AD's "
+    "layout, normal_dir of Folder), or lower val_split_ratio and test_split_ratio."
+)
+NO_TEST_IMAGES = "There are no test images to validate on. Set val_split_mode of `data` to from_train, or add some."
+# What datamodules raise over their files, without a word of the cause.
+UNCLEAR = (LookupError, MisMatchError, OSError, TypeError, ValueError)
+
+# Arguments of `Folder`, and the folders of MVTec AD's layout, which other data sets have, too.
 NORMAL, ANOMALOUS, MASKS = ("normal_dir", "normal_test_dir"), "abnormal_dir", "mask_dir"
-TEST, GROUND_TRUTH, GOOD = "test", "ground_truth", "good"
+TRAIN, TEST, GROUND_TRUTH, GOOD = "train", "test", "ground_truth", {"good", "ok"}
 # What anomalib says of a path with a letter beyond ASCII.
 NOT_ASCII = "Path contains non-printable characters"
 
@@ -24,17 +35,19 @@ class DataFolders(NamedTuple):
     Attributes:
         pictures: All that are no masks.
         anomalous: Those of them that are anomalous, as far as their folders tell.
-        masks: The masks.
+        masks: The masks, if each belongs to a picture of its own.
+        lacks_normal: Whether it is known that no picture is to be trained on.
 
     Example:
         >>> from anomalib.data import Folder
         >>> DataFolders.of(Folder("parts", "nowhere"))
-        DataFolders(pictures=[], anomalous=[], masks=[])
+        DataFolders(pictures=[], anomalous=[], masks=[], lacks_normal=True)
     """
 
     pictures: list[Path]
     anomalous: list[Path]
     masks: list[Path]
+    lacks_normal: bool
 
     @classmethod
     def of(cls, datamodule: Any) -> DataFolders:  # noqa: ANN401
@@ -43,13 +56,16 @@ class DataFolders(NamedTuple):
         if hasattr(datamodule, NORMAL[0]):
             named = {name: _list(root, getattr(datamodule, name, None)) for name in (*NORMAL, ANOMALOUS, MASKS)}
             good = [path for name in NORMAL for path in named[name]]
-            return cls([*good, *named[ANOMALOUS]], named[ANOMALOUS], named[MASKS])
+            return cls([*good, *named[ANOMALOUS]], named[ANOMALOUS], named[MASKS], not named[NORMAL[0]])
         if root is None:
-            return cls([], [], [])
+            return cls([], [], [], lacks_normal=False)
         top = Path(root) / (getattr(datamodule, "category", None) or "")
-        masks, tested = _list(top, GROUND_TRUTH), _list(top, TEST)
-        anomalous = [path for path in tested if path.parent.name != GOOD]
-        return cls([path for path in _list(top, ".") if path not in set(masks)], anomalous, masks)
+        masks = set(_list(top, GROUND_TRUTH))
+        pictures = [path for path in _list(top, ".") if path not in masks]
+        anomalous = [path for path in _list(top, TEST) if path.parent.name not in GOOD]
+        lacks_normal = (top / TRAIN).is_dir() and not any(path.parent.name in GOOD for path in _list(top, TRAIN))
+        is_nested = any(path.parents[1].name != GROUND_TRUTH for path in masks)  # several masks a picture
+        return cls(pictures, anomalous, [] if is_nested else sorted(masks), lacks_normal)
 
     def problems(self) -> list[str]:
         """Say which files cannot be opened, and which masks and pictures do not fit together, by their names alone."""
@@ -57,16 +73,35 @@ class DataFolders(NamedTuple):
         return found + (examine_pairs(self.anomalous, self.masks) if self.masks else [])
 
 
+def set_up(datamodule: Any) -> None:  # noqa: ANN401
+    """Let a datamodule list the files of its parts for a training.
+
+    Raises:
+        ValueError: If it cannot, with the cause if that is known, else with the datamodule's own words.
+    """
+    try:
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+    except (*UNCLEAR, RuntimeError) as error:
+        ending = "" if isinstance(error, ValueError) else f" ({type(datamodule).__name__}: {type(error).__name__})"
+        raise ValueError(explain_error(datamodule, error) or f"{error}{ending}") from error
+
+
 def explain_error(datamodule: Any, error: BaseException) -> str | None:  # noqa: ANN401
     """Find the cause of an error that a datamodule raised while it listed its files, and the remedy.
 
     Returns:
-        A sentence or two; ``None`` if the cause is not known.
+        A sentence or two, and the error; ``None`` if the cause is not known.
 
     Example:
         >>> print(explain_error(None, ValueError("Path contains non-printable characters: /data/Teile/Prüfteile")))
         anomalib refuses the path /data/Teile/Prüfteile: it takes ASCII letters, digits and signs alone, not 'ü'. ...
     """
+    cause = _find_cause(datamodule, error)
+    return f"{cause} ({type(datamodule).__name__} stopped with: {one_line(shown(str(error)))})" if cause else None
+
+
+def _find_cause(datamodule: Any, error: BaseException) -> str | None:  # noqa: ANN401
     if NOT_ASCII in str(error):
         path = str(error).partition(": ")[2]
         odd = ", ".join(sorted({repr(letter) for letter in path if not " " <= letter <= "~"}))
@@ -74,7 +109,13 @@ def explain_error(datamodule: Any, error: BaseException) -> str | None:  # noqa:
             f"anomalib refuses the path {shown(path)}: it takes ASCII letters, digits and signs alone, not {odd}. "
             "Rename the folder, or give the absolute path of a link to it with a plain name."
         )
-    return next(iter(DataFolders.of(datamodule).problems()), None)
+    train_data = getattr(datamodule, "train_data", None)
+    if train_data:
+        is_split = getattr(getattr(datamodule, "val_split_mode", None), "value", None) == "from_test"
+        return NO_TEST_IMAGES if is_split and not getattr(datamodule, "test_data", None) else None
+    folders = DataFolders.of(datamodule)
+    is_empty = (train_data is not None or folders.lacks_normal) and not isinstance(error, OSError)
+    return next(iter(folders.problems()), NO_TRAINING_IMAGES if is_empty else None)
 
 
 def _list(root: Any, folders: Any) -> list[Path]:  # noqa: ANN401

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torchvision
-from anomalib.data.errors import MisMatchError
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
@@ -16,19 +15,13 @@ from torchvision.transforms.v2 import Normalize
 from tqdm import tqdm
 
 from anomalib_anoseg.common.mask_files import examine_mask
-from anomalib_anoseg.common.picture_files import examine_picture, reading_threads, shown
-from anomalib_anoseg.training.data_folders import explain_error
+from anomalib_anoseg.common.picture_files import examine_picture, reading_threads
+from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, UNCLEAR, explain_error
 
 # Lightning's number of epochs if the user sets none.
 DEFAULT_MAX_EPOCHS = 1000
 # Resizing rounds white to a little more than 1.
 MARGIN = 1e-3
-
-NO_TRAINING_IMAGES = (
-    "No training images were found. Put normal images into the folder that `data` names (train/good in MVTec AD's "
-    "layout, normal_dir of Folder), or lower val_split_ratio and test_split_ratio."
-)
-NO_TEST_IMAGES = "There are no test images to validate on. Set val_split_mode of `data` to from_train, or add some."
 
 
 class InputCheck(Callback):
@@ -92,18 +85,12 @@ class InputCheck(Callback):
         """Put cause and remedy in front of an error that a datamodule raises before :meth:`setup` sees its images."""
         del pl_module
         datamodule: Any = getattr(trainer, "datamodule", None)
-        is_unclear = isinstance(exception, (LookupError, MisMatchError, OSError, TypeError, ValueError))
-        if datamodule is None or self._has_data or not is_unclear:
+        if datamodule is None or self._has_data or not isinstance(exception, UNCLEAR):
             return
-        has_training_images = bool(_get_data(trainer, "train_data"))
-        cause = None if has_training_images else explain_error(datamodule, exception)
-        if cause is None and trainer.state.fn == "fit" and not isinstance(exception, OSError):
-            if not has_training_images:
-                cause = NO_TRAINING_IMAGES
-            elif not _get_data(trainer, "test_data"):
-                cause = NO_TEST_IMAGES
-        if cause is not None:
-            exception.args = (f"{cause} ({type(datamodule).__name__} stopped with: {shown(str(exception))})",)
+        if cause := explain_error(datamodule, exception):
+            exception.args = (cause,)
+            if isinstance(exception, OSError):  # which shows these in place of its arguments
+                del exception.filename, exception.strerror
 
 
 def check_pre_processor(pre_processor: Any) -> None:  # noqa: ANN401
@@ -240,12 +227,15 @@ def _loaded_data(trainer: Trainer, stage: str) -> list[Any]:
 
     Raises:
         ValueError: If the datamodule has none.
+        AttributeError: If it lacks anything else.
     """
     loops: Any = {"validate": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}
     source = loops[stage]._data_source  # noqa: SLF001 - no public name at this time
     try:
         loaders = source.dataloader() if source.is_defined() else []
     except AttributeError as error:
+        if error.name not in {"val_data", "test_data"}:
+            raise
         raise ValueError(
             f"`data` has no images to {TrainerFn(stage).value} on: set its val_split_mode, or test_split_mode, to "
             f"another one than none ({error})."

@@ -5,13 +5,15 @@ import shutil
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
-from anomalib.data import Folder, MVTecAD
+from anomalib.data import AutoVI, BTech, Folder, MVTecAD, MVTecLOCO
 from PIL import Image
 
 from anomalib_anoseg.cli.doctor.data_set import examine_data
 from anomalib_anoseg.cli.doctor.output import Findings
 from anomalib_anoseg.cli.main import main
+from anomalib_anoseg.training.data_folders import explain_error
 
 CONFIG = "configs/laptop.yaml"
 
@@ -118,6 +120,60 @@ def test_path_that_anomalib_refuses(tmp_path):
     (problem,) = examine(Folder("parts", tmp_path / "Prüfteile")).problems
     assert problem.startswith("anomalib refuses the path")
     assert "Rename the folder" in problem
+
+
+def btech(top, category):
+    (category / "ground_truth" / "ko").mkdir(parents=True)
+    for part in ("train/good", "test/good", "test/square"):
+        place = category / part.replace("good", "ok").replace("square", "ko")
+        shutil.copytree(top / part, place)
+    for path in (top / "ground_truth" / "square").iterdir():
+        shutil.copy(path, category / "ground_truth" / "ko" / path.name.replace("_mask", ""))
+
+
+def nested(masks, top, category):
+    """Write a folder of masks for each picture."""
+    shutil.copytree(top, category)
+    shutil.rmtree(category / "ground_truth")
+    for path in (top / "ground_truth" / "square").iterdir():
+        place = category / "ground_truth" / "square" / path.name.replace("_mask.png", "")
+        place.mkdir(parents=True)
+        for name in masks:
+            shutil.copy(path, place / name)
+
+
+def loco(top, category):
+    nested(("000.png", "001.png"), top, category)
+    shutil.copytree(top / "test" / "good", category / "validation" / "good")
+
+
+LAYOUTS = {
+    "BTech": (btech, BTech, "01", "ground_truth/ko/001.png"),
+    "MVTec LOCO": (loco, MVTecLOCO, "pushpins", "ground_truth/square/001/001.png"),
+    "AutoVI": (partial(nested, ("0000.png",)), AutoVI, "pipe_clip", "ground_truth/square/001/0000.png"),
+}
+
+
+@pytest.mark.parametrize(("write", "kind", "category", "spoilt"), LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_of_other_sets(top, tmp_path, write, kind, category, spoilt):
+    write(top, tmp_path / category)
+    data = partial(kind, tmp_path, category, num_workers=0)
+    with pd.option_context("future.infer_string", False):  # with pandas 3 anomalib lists no LOCO and no AutoVI
+        assert examine(data()).problems == []
+        Image.new("L", (9, 9)).save(tmp_path / category / spoilt)
+        (problem,) = examine(data()).problems
+    assert explain_error(data(), ValueError("another cause")) is None
+    assert f"{spoilt} has 9 x 9 pixels, its picture 001.png has 64 x 64" in problem
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [({"normal_dir": "misspelt"}, "Path does not exist"), ({"val_split_ratio": 1.5}, "All split ratios must be")],
+)
+def test_words_of_the_data_module_lead_where_the_cause_is_not_known(top, settings, says):
+    settings = {"normal_dir": "train/good", "root": top, "val_split_mode": "from_train"} | settings
+    (problem,) = examine(Folder("parts", **settings)).problems
+    assert problem.startswith(says)
 
 
 def test_nothing_is_downloaded(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import errno
 import filecmp
+import os
 import shutil
 from pathlib import Path
 from platform import node
@@ -278,6 +279,29 @@ def test_data_module_without_training_images(tmp_path):
     data = Folder("parts", tmp_path / "empty")
     with pytest.raises(ValueError, match=r"No training images were found.*Folder stopped with"):
         preview(tiny(), data, out=tmp_path / "out")
+
+
+def test_words_of_the_data_module_lead_where_the_cause_is_not_known(pictures, tiny_root, tmp_path):
+    with pytest.raises(ValueError, match=r"^Path does not exist: .*misspelt"):
+        preview(tiny(), Folder("parts", pictures / "misspelt"), out=tmp_path / "out")
+    data = MVTecAD(tiny_root, "stripes", val_split_mode="from_train", val_split_ratio=1.5)
+    with pytest.raises(ValueError, match=r"^All split ratios must be between 0 and 1"):
+        preview(tiny(), data, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("replace", "says"),
+    [
+        (os.mkfifo, r"0\.png is a named pipe"),
+        (lambda path: path.symlink_to("gone"), r"0\.png is a link to gone, which"),
+    ],
+    ids=["pipe", "dangling"],
+)
+def test_what_is_no_file_is_named(pictures, tmp_path, replace, says):
+    (pictures / "0.png").unlink()
+    replace(pictures / "0.png")
+    with pytest.raises(ValueError, match=says):
+        preview(tiny(), images=pictures, out=tmp_path / "out", number=10)
 
 
 def test_other_errors_of_a_data_module_stay(tiny_data, tmp_path, monkeypatch):

@@ -183,6 +183,16 @@ def test_files_that_do_not_fit_together_are_the_cause(fit, data, root, kind, spo
         fit(data() if kind == "mvtec" else Folder("tiny", root=top, num_workers=0, **folders))
 
 
+def test_cause_leads_an_error_of_the_system_too(fit, root):
+    class Locked(MVTecAD):
+        def _setup(self, _stage=None):
+            raise PermissionError(13, "Permission denied", str(self.root))
+
+    (root / "stripes" / "test" / "square" / "003.png").symlink_to("gone")
+    with pytest.raises(PermissionError, match=r"^\S+003\.png is a link to gone.*Locked stopped with: .*denied"):
+        fit(Locked(root, "stripes"))
+
+
 def test_other_errors_of_a_datamodule_stay_as_they_are(fit, data):
     with pytest.raises(ValueError, match=r"^All split ratios must be between 0 and 1"):
         fit(data(val_split_ratio=1.5))
@@ -301,6 +311,13 @@ def test_each_verb_checks_what_it_will_read(data, root, verb):
     Image.fromarray(np.zeros((64, 64), np.uint16)).save(root / "stripes" / "test" / "square" / "001.png")
     with pytest.raises(ValueError, match=r"square.001\.png has pixels of mode 'I;16'"):
         run(verb, datamodule=data(val_split_mode="same_as_test"))
+
+
+def test_faults_of_a_datamodule_of_the_users_own_stay_as_they_are(data):
+    datamodule = data(val_split_mode="same_as_test")
+    datamodule.test_dataloader = lambda: datamodule.misspelt
+    with pytest.raises(AttributeError, match="misspelt"):
+        run("test", datamodule=datamodule)
 
 
 def test_prediction_checks_a_folder_before_it_reads_the_first_picture(normal):

@@ -12,9 +12,9 @@ from rich.progress import track
 from anomalib_anoseg.common.mask_files import examine_mask
 from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.common.offline import no_network
-from anomalib_anoseg.common.picture_files import Picture, examine_file, examine_picture
-from anomalib_anoseg.training.data_folders import DataFolders, explain_error
-from anomalib_anoseg.training.input_checks import NO_TRAINING_IMAGES, image_paths, mask_pairs
+from anomalib_anoseg.common.picture_files import Picture, examine_file, examine_picture, reading_threads
+from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, DataFolders, set_up
+from anomalib_anoseg.training.input_checks import image_paths, mask_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,25 +43,26 @@ class _Set(NamedTuple):
 def examine_data(datamodule: Any, findings: Findings) -> None:  # noqa: ANN401
     """Look at all files of a datamodule, without network access, and collect what misleads a training or a test.
 
-    Problems are what :class:`~anomalib_anoseg.training.input_checks.InputCheck` would refuse, test pictures that were
-    trained on, and an empty validation set. Notes are what may be meant so.
+    Problems are what anomalib or :class:`~anomalib_anoseg.training.input_checks.InputCheck` would refuse, test
+    pictures that were trained on, and an empty validation set. Notes are what may be meant so.
 
     Args:
         datamodule: A datamodule of anomalib's, as built.
         findings: Collects problems and notes, and prints a summary.
     """
-    folders = DataFolders.of(datamodule)
-    named = dict.fromkeys(folders.problems())
-    sets, error = _set_up(datamodule)
+    sets, error = _list_sets(datamodule)
+    found: list[str] = []
     if error is not None:
-        if not named:
-            cause = explain_error(datamodule, error) or NO_TRAINING_IMAGES
-            named = {f"{cause} ({type(datamodule).__name__} stopped with: {one_line(error)})": None}
+        folders = DataFolders.of(datamodule)
+        found = folders.problems() or [one_line(str(error) or error, 600)]
         sets = {"all": _Set([str(path) for path in folders.pictures if not examine_file(path)], [])}
     pictures = _examine_pictures({path for part in sets.values() for path in part.paths})
-    found = [*named, *(picture.problem for picture in pictures.values())]
+    found += (picture.problem for picture in pictures.values())
     pairs = dict.fromkeys(pair for part in sets.values() for pair in part.masks)
-    found += [examine_mask(mask, picture) for mask, picture in pairs if not pictures[picture].problem]
+    with reading_threads() as threads:
+        found += threads.map(
+            lambda pair: examine_mask(*pair), (pair for pair in pairs if not pictures[pair[1]].problem)
+        )
     for problem in dict.fromkeys(filter(None, found)):
         findings.problem(problem)
     _examine_split(datamodule, sets, findings)
@@ -72,12 +73,11 @@ def examine_data(datamodule: Any, findings: Findings) -> None:  # noqa: ANN401
     findings.table(f"Data: {type(datamodule).__name__}", rows, ("part", "pictures", "masks", "sizes in pixels"))
 
 
-def _set_up(datamodule: Any) -> tuple[dict[str, _Set], Exception | None]:  # noqa: ANN401
-    """List the files of each part of a data set; if anomalib cannot, return its error."""
+def _list_sets(datamodule: Any) -> tuple[dict[str, _Set], Exception | None]:  # noqa: ANN401
+    """List the files of each part of a data set; if anomalib cannot, return the error."""
     try:
         with no_network():
-            datamodule.prepare_data()
-            datamodule.setup("fit")
+            set_up(datamodule)
     except Exception as error:  # noqa: BLE001 - datamodules fail in any way
         return {}, error
     parts = {title: getattr(datamodule, name, None) for name, title in SETS.items()}
@@ -89,8 +89,11 @@ def _set_up(datamodule: Any) -> tuple[dict[str, _Set], Exception | None]:  # noq
 
 
 def _examine_pictures(paths: Iterable[str]) -> dict[str, Picture]:
-    progress = track(sorted(paths), "Reading pictures", console=Console(stderr=True), transient=True)
-    return {path: examine_picture(path) for path in progress}
+    names = sorted(paths)
+    with reading_threads() as threads:
+        found = threads.map(examine_picture, names)
+        progress = track(found, "Reading pictures", len(names), console=Console(stderr=True), transient=True)
+        return dict(zip(names, progress, strict=True))
 
 
 def _examine_split(datamodule: Any, sets: dict[str, _Set], findings: Findings) -> None:  # noqa: ANN401
