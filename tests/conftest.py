@@ -59,11 +59,13 @@ SLOW = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark tests by what they take: `learns` if a training's seed decides, `slow` if they last."""
+    """Mark tests by what they take: `learns` if a training's seed decides, `slow` if they last, `script`."""
     for item in items:
         fixtures, names = set(getattr(item, "fixturenames", ())), {item.path.stem, item.name.split("[")[0]}
         if "training_seed" in fixtures:
             item.add_marker("learns")
+        if {"run"} <= fixtures and item.path.stem == "test_benchmarks":
+            item.add_marker("script")
         if fixtures & SLOW_FIXTURES or names & SLOW:
             item.add_marker("slow")
 

@@ -289,6 +289,7 @@ def get_model(other_packages):
     code = """
 import json
 from anomalib.models import get_model, list_models
+from anomalib.data import get_datamodule
 forms = ["AnoSeg", "anoseg", "ano_seg", "Foreign", {"class_path": "AnoSeg"}, {"class_path": "anomalib.models.AnoSeg"},
          {"class_path": "anomalib_anoseg.AnoSeg"}, {"class_path": "anomalib_anoseg.models.anoseg.AnoSeg"},
          {"class_path": "anomalib_anoseg.models.anoseg.lightning_model.AnoSeg"}, {"class_path": "foreign.Foreign"}]
@@ -300,13 +301,14 @@ for path in ("SGSF", "anomalib.models.SGSF", "anomalib_anoseg.SGSF", full_path):
     classes[path + " in a dict"] = type(get_model({"class_path": path, "init_args": small})).__name__
 classes["padim"] = type(get_model("padim", pre_trained=False)).__name__
 width = get_model({"class_path": "foreign.Foreign", "init_args": {"width": 5}}).width
-print(json.dumps([classes, width, sorted(list_models())]))
+data = get_datamodule({"class_path": "DemoTextures", "init_args": {"image_size": 64}})
+print(json.dumps([classes, width, sorted(list_models()), [type(data).__module__, data.image_size]]))
 """
     return python(code, other_packages)
 
 
 def test_get_model_takes_every_way_to_name_a_model(get_model):
-    (classes, width, listed), _ = get_model
+    (classes, width, listed, _), _ = get_model
     expected = {form: "Foreign" if "Foreign" in form else "AnoSeg" for form in classes} | {"padim": "Padim"}
     expected |= {form: "SGSF" for form in classes if "sgsf" in form.lower().replace("_", "")}
     assert sum(name == "SGSF" for name in classes.values()) == 7
@@ -321,15 +323,9 @@ def test_broken_package_is_reported_once(get_model):
     assert lines[0].startswith("anomalib-anoseg: could not register Broken of broken: ModuleNotFoundError: ")
 
 
-def test_datamodules_are_known_to_the_benchmark_by_name():
-    code = """
-import json
-import anomalib.models
-from anomalib.data import get_datamodule
-data = get_datamodule({"class_path": "DemoTextures", "init_args": {"image_size": 64}})
-print(json.dumps([type(data).__module__, data.image_size]))
-"""
-    assert python(code) == (["anomalib_anoseg.data.demo_textures", 64], [])
+def test_datamodules_are_known_to_the_benchmark_by_name(get_model):
+    (*_, data), _ = get_model
+    assert data == ["anomalib_anoseg.data.demo_textures", 64]
 
 
 def test_what_is_no_datamodule_is_refused():

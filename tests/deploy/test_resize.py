@@ -101,7 +101,7 @@ def test_half_precision_files_decide_alike(size, tmp_path):
         np.testing.assert_allclose(compiled(image.numpy())["anomaly_map"], expected.detach(), atol=tolerance)
 
 
-@pytest.mark.parametrize("number", [0, 1, 4], ids=["larger", "smaller", "odd"])
+@pytest.mark.parametrize("number", [0, 1], ids=["larger", "smaller"])
 def test_files_of_one_size_decide_as_the_test_does(number, model, pictures, tested, tmp_path):
     """Files for any size are in ``test_parity``."""
     raw = read_image(pictures[number], as_tensor=True)[None].numpy()
