@@ -147,6 +147,13 @@ def test_results_are_small_and_no_picture_is_left_over():
         assert path.suffix in {".md", ".csv", ".json"} or path in shown, path
 
 
+def test_the_repository_stays_below_three_megabytes():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a clone")
+    assert sum((ROOT / name).stat().st_size for name in listed.stdout.split("\0") if name) < 3e6
+
+
 @pytest.mark.parametrize("name", ["hostile_input", "kills", "startup", "pixel_loss"])
 def test_script_runs_and_writes_its_report(name, run):
     assert run(name)
