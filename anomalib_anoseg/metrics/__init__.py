@@ -6,7 +6,7 @@ take tensors, and so do the functions.
 """
 
 from anomalib_anoseg.metrics.aupro import AUPRO
-from anomalib_anoseg.metrics.defined import AUPR, AUROC, F1Score, IoU
+from anomalib_anoseg.metrics.defined import AUPR, AUROC, F1Score
 from anomalib_anoseg.metrics.evaluator import LabelAwareEvaluator, segmentation_evaluator
 from anomalib_anoseg.metrics.functional import binary_best_iou, binary_iou, binary_iou_curve, binary_iou_curve_area
 from anomalib_anoseg.metrics.iou import (
@@ -14,6 +14,7 @@ from anomalib_anoseg.metrics.iou import (
     BinaryBestIoU,
     BinaryIoUCurve,
     BinaryIoUCurveArea,
+    IoU,
     IoUCurve,
     IoUCurveArea,
 )

@@ -10,7 +10,6 @@ import anomalib.metrics
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
-from torchmetrics.classification import BinaryJaccardIndex
 
 # The scores from which labels and masks were made: a comparison with NaN gives a label like any other.
 SCORES = {"pred_label": "pred_score", "pred_mask": "anomaly_map"}
@@ -117,25 +116,6 @@ class F1Score(Defined, anomalib.metrics.F1Score):  # type: ignore[misc]
     Example:
         >>> F1Score(fields=["pred_label", "gt_label"], prefix="image_").name
         'image_F1Score'
-    """
-
-    needs_normal = False
-
-
-class IoU(Defined, anomalib.metrics.AnomalibMetric, BinaryJaccardIndex):  # type: ignore[misc]
-    """Intersection over union of the anomalous pixels of all images, at the model's own threshold.
-
-    NaN, with a reason, where no pixel is anomalous in truth.
-
-    Args:
-        fields: Names of the prediction and of the truth in a batch.
-        prefix: Put before the metric's name.
-        strict: Whether a batch without these fields is an error.
-        **kwargs: Arguments of :class:`torchmetrics.classification.BinaryJaccardIndex`.
-
-    Example:
-        >>> IoU(fields=["pred_mask", "gt_mask"], prefix="pixel_").name
-        'pixel_IoU'
     """
 
     needs_normal = False

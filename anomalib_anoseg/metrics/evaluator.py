@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_anoseg.metrics.aupro import AUPRO
-from anomalib_anoseg.metrics.defined import AUPR, AUROC, F1Score, IoU
-from anomalib_anoseg.metrics.iou import BestIoU, IoUCurveArea
+from anomalib_anoseg.metrics.defined import AUPR, AUROC, F1Score
+from anomalib_anoseg.metrics.iou import BestIoU, IoU, IoUCurveArea
 
 IMAGE = ("pred_score", "gt_label")
 LABEL = ("pred_label", "gt_label")

@@ -6,6 +6,7 @@ import torch
 from anomalib.metrics import AnomalibMetric
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.classification import BinaryJaccardIndex
 from torchmetrics.utilities.plot import plot_curve
 
 from anomalib_anoseg.metrics.defined import Defined
@@ -136,6 +137,25 @@ class BinaryIoUCurveArea(ScoreHistogram):
     def compute(self) -> Tensor:
         """Compute the area; NaN if no pixel is anomalous in truth."""
         return area_compute(*self._curve())
+
+
+class IoU(Defined, AnomalibMetric, BinaryJaccardIndex):  # type: ignore[misc]
+    """Intersection over union of the anomalous pixels of all images, at the model's own threshold.
+
+    NaN, with a reason, where no pixel is anomalous in truth.
+
+    Args:
+        fields: Names of the prediction and of the truth in a batch.
+        prefix: Put before the metric's name.
+        strict: Whether a batch without these fields is an error.
+        **kwargs: Arguments of :class:`torchmetrics.classification.BinaryJaccardIndex`.
+
+    Example:
+        >>> IoU(fields=["pred_mask", "gt_mask"], prefix="pixel_").name
+        'pixel_IoU'
+    """
+
+    needs_normal = False
 
 
 class BestIoU(Defined, AnomalibMetric, BinaryBestIoU):  # type: ignore[misc]
