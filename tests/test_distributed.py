@@ -27,6 +27,7 @@ class Recorder(Callback):
     def on_train_end(self, trainer, pl_module):
         weights = [p.double().sum().item() for p in pl_module.model.parameters()]
         report = {"weights": weights, "masks": pl_module.masks, "seen": pl_module.seen, "steps": trainer.global_step}
+        report["tables"] = [table.tolist() for table in pl_module.post_processor.operating.tables.values()]
         name = type(pl_module).__name__ + ("Detector" if len(trainer.optimizers) == 4 else "")
         if isinstance(pl_module, SGSF) and pl_module.model.guidance == "patches":
             name += "Patches"
@@ -107,6 +108,12 @@ def test_two_processes_learn_alike_from_different_images(reports, model, steps):
     for epoch in (0, 1):
         images = [path for report in (first, second) for batch in report["seen"][2 * epoch :][:2] for path in batch]
         assert len(set(images)) == 6, "each image goes to one rank"
+
+
+def test_held_out_pictures_of_both_processes_count(reports):
+    for first, second in reports.values():
+        assert first["tables"] == second["tables"]
+        assert {row[3] for table in first["tables"] for row in table} == {2}, "one of each process"
 
 
 def test_both_processes_have_the_same_references(reports):

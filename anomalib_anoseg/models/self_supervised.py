@@ -24,6 +24,7 @@ from anomalib_anoseg.deploy.export import export_onnx, export_openvino, export_t
 from anomalib_anoseg.deploy.resize import use_matrix_resize
 from anomalib_anoseg.metrics import segmentation_evaluator
 from anomalib_anoseg.models.settings import complete
+from anomalib_anoseg.training.calibrated import CalibratedPostProcessor
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
 from anomalib_anoseg.training.checkpoints import add_digests, check_digests, check_trained, explain_misfit, fits
 from anomalib_anoseg.training.final_validation import FinalValidation
@@ -96,9 +97,12 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         return generator.manual_seed(step_seed(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Load weights, and remember that there are some."""
+        """Load weights, remember that there are some, and set their thresholds for the false alarm rate."""
         found = super().load_state_dict(*args, **kwargs)
         self.has_learned = True
+        is_set_anew = self._running() in {TrainerFn.FITTING, TrainerFn.VALIDATING}
+        if isinstance(self.post_processor, CalibratedPostProcessor) and not is_set_anew:
+            self.post_processor.move_thresholds()
         return found
 
     def on_train_start(self) -> None:

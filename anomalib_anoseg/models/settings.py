@@ -14,6 +14,7 @@ from anomalib.models.components import AnomalibModule
 from typing_extensions import Self
 
 from anomalib_anoseg.common.checks import check_finite, check_interval, check_value
+from anomalib_anoseg.training.operating_points import LIMITS
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,27 @@ class NetworkSettings(Settings):
             raise ValueError(
                 f"network.score_window must be an odd number of pixels, 1 or more, got {self.score_window}."
             )
+
+
+@dataclass(frozen=True)
+class CalibrationSettings(Settings):
+    """How thresholds are set.
+
+    Args:
+        false_alarm_rate: Share of good pictures that may be called bad, in ``[0.0001, 0.5]``. Both thresholds are then
+            set by good pictures that were held out: no more than this share lies above the image threshold, and no more
+            has any marked pixel. A rate needs ``1 / rate - 1`` of them, such as 99 for 0.01. ``null`` sets thresholds
+            where F1 is best on defects, forged ones if there are no real ones.
+    """
+
+    group: ClassVar[str] = "calibration"
+    former_prefix: ClassVar[str] = "calibration_"
+
+    false_alarm_rate: float | None = None
+
+    def check(self) -> None:
+        """Check the rate."""
+        self.within(*LIMITS, "false_alarm_rate")
 
 
 def check_model(

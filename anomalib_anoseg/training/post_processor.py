@@ -7,26 +7,22 @@ model that forges anomalies can make its own labelled ones.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from anomalib.data.transforms.utils import extract_transforms_by_type
-from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import Normalize
 
 from anomalib_anoseg.common.checks import check_finite, check_value
+from anomalib_anoseg.training import held_out
+from anomalib_anoseg.training.calibrated import BUFFER_PREFIX, CalibratedPostProcessor
 from anomalib_anoseg.training.calibration import (
     Calibratable,
     CalibrationAnomalies,
     Labelled,
-    Normalisation,
     Prediction,
-    ScoreRange,
     calibrate,
     count_draws,
     forge_and_predict,
@@ -34,25 +30,18 @@ from anomalib_anoseg.training.calibration import (
     predict,
     with_all_scores,
 )
+from anomalib_anoseg.training.held_out import MAX_NORMAL_IMAGES
+from anomalib_anoseg.training.operating_points import LIMITS, check_supported, describe, set_thresholds
 from anomalib_anoseg.transforms import SyntheticAnomaly
 
-CalibrationSource = Literal["anomalous images", "forged on held-out images", "forged on training images", "none"]
-# Normal images: enough for a threshold, and a bound on the cost of a calibration, which every validation repeats.
-MAX_NORMAL_IMAGES = 64
 MAX_FORGED_IMAGES = 10_000  # a larger ``forged_images`` is a mistake
 # During training a rough threshold suffices for checkpoints: the last validation finds a better one.
 FORGED_DURING_TRAINING = 20
 # Images per forward pass where no data loader sets their number.
 CHUNK = 8
-# Scores up to this distance from the threshold, relative to the range of the calibration's scores, are linear ...
-LINEAR = 0.4
-# ... and the rest, up to 0 and 1, is for all scores beyond.
-TAIL = 0.5 - LINEAR
-# Prefix of the buffers with threshold and range of each image score, if a model has several.
-BUFFER_PREFIX = "image_score_"
 
 
-class SelfCalibratingPostProcessor(PostProcessor):
+class SelfCalibratingPostProcessor(CalibratedPostProcessor):
     """anomalib's post-processor, calibrated on forged anomalies where there are no real ones.
 
     It works with any image model: :class:`~anomalib_anoseg.training.calibration.Calibratable` models declare their
@@ -72,6 +61,10 @@ class SelfCalibratingPostProcessor(PostProcessor):
     No image is predicted twice: the calibration reuses the validation's predictions for normal images. All image scores
     of a model are calibrated, and :meth:`choose` selects the one in use.
 
+    With ``false_alarm_rate``, thresholds are set so that no more than that share of good pictures is called bad, and no
+    more has any marked pixel, see :mod:`~anomalib_anoseg.training.operating_points`. All held-out good pictures count
+    then, and defects only tell what this costs. A table of such operating points is made in any case.
+
     Scores and maps are normalised to ``[0, 1]`` with the threshold at 0.5, as by anomalib, but not clipped: scores
     beyond the calibration's range approach 0 and 1 and keep their order. Clipped scores would tie, and every ranking
     metric (AUROC, average precision) would suffer.
@@ -88,6 +81,8 @@ class SelfCalibratingPostProcessor(PostProcessor):
         use_training_images: Whether training images serve if there are no validation images; otherwise thresholds stay
             undefined until a validation. Set it to ``False`` for models with a memory bank, which cannot predict before
             their training has ended.
+        false_alarm_rate: Sets both thresholds by held-out good pictures, in ``[0.0001, 0.5]``. ``None`` sets them where
+            F1 is best.
         **kwargs: Arguments of :class:`anomalib.post_processing.PostProcessor`.
 
     Attributes:
@@ -95,7 +90,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         image_score: Name of the image score in use, of a model with several.
 
     Raises:
-        ValueError: If ``forged_images`` is out of bounds, or a number is not finite.
+        ValueError: If a number is out of bounds or not finite.
 
     Example:
         >>> SelfCalibratingPostProcessor().calibrated_on
@@ -108,6 +103,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         augmenter: SyntheticAnomaly | None = None,
         forged_images: int = 200,
         use_training_images: bool = True,
+        false_alarm_rate: float | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(**kwargs)
@@ -115,31 +111,33 @@ class SelfCalibratingPostProcessor(PostProcessor):
         for name in ("image_sensitivity", "pixel_sensitivity"):
             check_finite(name, getattr(self, name))
         check_finite("calibration_seed", calibration_seed)
+        if false_alarm_rate is not None:
+            check_value("false_alarm_rate", false_alarm_rate, *LIMITS)
         self.calibration_seed = calibration_seed
         self.augmenter = augmenter
         self.forged_images = forged_images
         self.use_training_images = use_training_images
-        self.calibrated_on: CalibrationSource = "none"
-        self.image_score: str | None = None
+        self.false_alarm_rate = false_alarm_rate
         self._batches: list[Labelled] = []
         self._seen, self._images, self._wanted = 0, 1, 1
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "calibration_seed", "forged_images", "calibrated_on")
+        return (*super()._checkpoint_config_keys, "calibration_seed", "forged_images")
 
-    def choose(self, image_score: str) -> None:
-        """Use the threshold and range of one of a model's image scores; nothing changes if it has only one."""
-        self.image_score = image_score
-        stored = self._buffers.get(BUFFER_PREFIX + image_score)
-        if stored is not None:
-            self._use("image", ScoreRange(*stored))
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a false alarm rate before a training whose held-out pictures cannot support it."""
+        del pl_module
+        counts = held_out.count_data(trainer) if stage == "fit" else None
+        if counts is not None and self.false_alarm_rate is not None:
+            check_supported(self.false_alarm_rate, *counts)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check whether there are real anomalies to calibrate on."""
         self._batches = []
-        loaders = _as_list(trainer.val_dataloaders)
-        has_anomalies = any(_has_anomalies(loader) for loader in loaders)
+        self.operating.reset()
+        loaders = held_out.as_list(trainer.val_dataloaders)
+        has_anomalies = any(held_out.has_anomalies(loader) for loader in loaders)
         is_real = has_anomalies or self._find_anomalies(pl_module) is None
         self.calibrated_on = "anomalous images" if is_real else "forged on held-out images"
         if not is_real:
@@ -161,17 +159,33 @@ class SelfCalibratingPostProcessor(PostProcessor):
             if self.calibrated_on == "anomalous images":
                 prediction = with_all_scores(network, outputs.image, outputs.pred_score, outputs.anomaly_map)
                 self._batches.append(Labelled(prediction, outputs.gt_label, outputs.gt_mask))
-            elif self._seen < MAX_NORMAL_IMAGES:
-                first = slice(MAX_NORMAL_IMAGES - self._seen)
-                image = outputs.image[first].as_subclass(Tensor)
-                parts = (None if part is None else part[first] for part in (outputs.pred_score, outputs.anomaly_map))
-                self._forge(pl_module, image, with_all_scores(network, image, *parts), _paths_of(outputs)[first])
+                if outputs.gt_label is not None:
+                    self.operating.add(prediction.select(~outputs.gt_label.bool()))
+                return
+            # Anomalies are forged on the first images alone; all count as good ones.
+            room = max(0, MAX_NORMAL_IMAGES - self._seen)
+            for part in (slice(room), slice(room, None)):
+                image = outputs.image[part].as_subclass(Tensor)
+                if len(image) == 0:
+                    continue
+                parts = (None if value is None else value[part] for value in (outputs.pred_score, outputs.anomaly_map))
+                prediction = with_all_scores(network, image, *parts)
+                self.operating.add(prediction)
+                if part.start is None:
+                    self._forge(pl_module, image, prediction, held_out.paths_of(outputs)[part])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compute thresholds and ranges."""
-        del trainer
-        found = calibrate(self._batches)
-        self._batches = []
+        """Compute thresholds, ranges and operating points.
+
+        Raises:
+            ValueError: If there are too few good pictures for ``false_alarm_rate``.
+        """  # noqa: DOC502 - what checks it raises
+        rate = None if trainer.sanity_checking else self.false_alarm_rate
+        found, good_images = calibrate(self._batches), self.operating.compute(self._batches, rate)
+        self._batches, self.threshold_rate = [], rate
+        if rate is not None:
+            check_supported(rate, good_images)
+            found = set_thresholds(found, self.operating.tables, rate)
         if len(found.images) > 1:
             for name, (threshold, *ends) in found.images.items():
                 known = ends[0].new_tensor(float("nan")) if threshold is None else threshold
@@ -189,7 +203,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         self.calibrated_on = "forged on training images"
         pl_module.on_validation_model_eval()
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
-            images, paths = _some_images(_as_list(trainer.train_dataloader)[0], pl_module)
+            images, paths = held_out.some_images(held_out.as_list(trainer.train_dataloader)[0], pl_module)
             self._start(trainer, len(images))
             for start in range(0, len(images), CHUNK):
                 image = images[start : start + CHUNK]
@@ -198,26 +212,18 @@ class SelfCalibratingPostProcessor(PostProcessor):
         self.on_validation_epoch_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report once what the thresholds were calibrated on."""
+        """Report once what the thresholds were calibrated on, and the operating points."""
         del trainer, pl_module
         thresholds = f"image {self.image_threshold:.3f}, pixel {self.pixel_threshold:.3f}"
-        message = f"Thresholds ({thresholds}) calibrated on: {self.calibrated_on}."
+        rate = "" if self.threshold_rate is None else f", false alarm rate {self.threshold_rate:g}"
+        message = f"Thresholds ({thresholds}) calibrated on: {self.calibrated_on}{rate}."
         if self.calibrated_on == "forged on training images":
             rank_zero_warn(f"{message} There were no validation images: hold some out (val_split_mode: from_train).")
         else:
             rank_zero_info(message)
-
-    @staticmethod
-    def _normalize(preds: Tensor | None, norm_min: Tensor, norm_max: Tensor, threshold: Tensor) -> Tensor | None:
-        """Map scores to ``(0, 1)``, strictly rising, the threshold to 0.5; unchanged without a calibration."""
-        if preds is None:
-            return None
-        threshold = torch.where(torch.isnan(threshold), (norm_min + norm_max) / 2, threshold)
-        span = norm_max - norm_min
-        distance = (preds - threshold) / torch.where(span > 0, span, torch.ones_like(span))
-        beyond = distance.sign() * (0.5 - TAIL**2 / (distance.abs() - LINEAR + TAIL).clamp(min=TAIL))
-        normalized = 0.5 + torch.where(distance.abs() <= LINEAR, distance, beyond)
-        return torch.where(torch.isnan(span), preds, normalized)
+        if points := self.operating_points:
+            is_real = self.calibrated_on == "anomalous images"
+            rank_zero_info(describe(points, "defects" if is_real else "forged defects"))
 
     def _start(self, trainer: Trainer, images: int) -> None:
         """Start a calibration on a number of normal images."""
@@ -233,7 +239,7 @@ class SelfCalibratingPostProcessor(PostProcessor):
         draws = count_draws(self._wanted, self._images, image.shape[-2:])
         # No two batches, and no two draws, share a seed.
         seeds = [self.calibration_seed + self._seen + draw * MAX_NORMAL_IMAGES for draw in range(draws)]
-        colours = _normalisation(pl_module, image)
+        colours = held_out.normalisation(pl_module, image)
         network = partial(predict, pl_module.model)
         self._batches += forge_and_predict(network, image, normal, anomalies, seeds, paths, colours)
         self._seen += len(image)
@@ -242,59 +248,3 @@ class SelfCalibratingPostProcessor(PostProcessor):
         if self.augmenter is not None:
             return CalibrationAnomalies(self.augmenter)
         return pl_module.calibration_anomalies if isinstance(pl_module, Calibratable) else None
-
-    def _use(self, level: str, found: ScoreRange) -> None:
-        """Put a threshold and a range into anomalib's buffers of images or pixels."""
-        values: dict[str, Tensor | None] = {}
-        if self.enable_thresholding:
-            values[f"_{level}_threshold"] = found.threshold
-        if self.enable_normalization:
-            values |= {f"{level}_min": found.low, f"{level}_max": found.high}
-        for name, value in values.items():
-            if value is not None:
-                getattr(self, name).copy_(value)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
-        """Load the saved calibrations of all image scores, and apply that of the score in use."""
-        start = prefix + BUFFER_PREFIX
-        saved = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(start)}
-        for name in [name for name in self._buffers if name.startswith(BUFFER_PREFIX)]:
-            delattr(self, name)
-        for name, value in saved.items():
-            self.register_buffer(name, torch.empty_like(value, device=self.image_min.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        if self.image_score is not None:
-            self.choose(self.image_score)
-
-
-def _paths_of(batch: Any) -> list[str]:  # noqa: ANN401
-    """Files of a batch's images; none if the data set does not provide them."""
-    return list(getattr(batch, "image_path", None) or [])
-
-
-def _normalisation(pl_module: LightningModule, image: Tensor) -> Normalisation:
-    """Find mean and standard deviation by which the model's pre-processor normalises: ``(C, 1, 1)`` each."""
-    pre_processor = getattr(pl_module, "pre_processor", None)
-    found: list[Any] = extract_transforms_by_type(getattr(pre_processor, "transform", None), Normalize)
-    mean, std = (found[-1].mean, found[-1].std) if found else ([0.0], [1.0])
-    return Normalisation(image.new_tensor(mean).view(-1, 1, 1), image.new_tensor(std).view(-1, 1, 1))
-
-
-def _as_list(loaders: Any) -> list[DataLoader[Any]]:  # noqa: ANN401
-    return loaders if isinstance(loaders, list) else [loaders]
-
-
-def _has_anomalies(loader: DataLoader[Any]) -> bool:
-    """Tell whether a loader serves anomalous images; one that does not say counts as anomalous."""
-    return bool(getattr(loader.dataset, "has_anomalous", True))
-
-
-def _some_images(loader: DataLoader[Any], pl_module: LightningModule) -> tuple[Tensor, list[str]]:
-    """Evenly spaced training images, as the model sees them, ``(N, 3, H, W)``, ``N`` up to 64, and their files."""
-    dataset: Any = loader.dataset
-    indices = range(0, len(dataset), max(1, len(dataset) // MAX_NORMAL_IMAGES))[:MAX_NORMAL_IMAGES]
-    items = [dataset[index] for index in indices]
-    images = torch.stack([item.image for item in items]).to(pl_module.device)
-    paths = [item.image_path for item in items if getattr(item, "image_path", None)]
-    transform: Any = getattr(pl_module.pre_processor, "transform", None)
-    return transform(images) if transform else images, paths

@@ -106,6 +106,7 @@ def test_training_images_are_the_last_resort_and_said_to_be(normal_only, tmp_pat
     with pytest.warns(UserWarning, match=r"forged on training images\. There were no validation images: hold some out"):
         model = fit(normal_only(val_split_mode=split), tmp_path)
     assert model.post_processor.calibrated_on == "forged on training images"
+    assert model.post_processor.operating_points == []
     assert values(model.post_processor).isfinite().all()
     assert model.model.training
     assert list(tmp_path.rglob("model.ckpt"))

@@ -35,6 +35,7 @@ from anomalib_anoseg.models.anoseg.stages import Stage, Stages
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel, AnoSegOutput, ImageScore
 from anomalib_anoseg.models.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.models.settings import as_plain, check_model
+from anomalib_anoseg.training.calibrated import set_false_alarm_rate
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
 from anomalib_anoseg.training.checkpoints import explain_misfit
 from anomalib_anoseg.training.input_checks import check_batch, check_pre_processor
@@ -66,7 +67,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         detector (DetectorSettings): The paper's detector, a second GAN.
         image_score (Literal["map", "detector"]): What the image score is: the maximum of the smoothed map, or the
             detector's score. May be changed after training. Defaults to ``"map"``.
-        calibration (CalibrationSettings): Anomalies on which the thresholds of maps are found.
+        calibration (CalibrationSettings): How thresholds are set, and on which anomalies those of maps.
         optimizer (OptimizerSettings): Adam, its learning rate schedule and weight averaging.
         seed (int | None): Fixes initial weights, anomalies and the order of images: two runs of one command on a CPU
             give equal weights. ``None`` draws from the global random stream. Defaults to ``0``.
@@ -153,6 +154,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         self.masked_reconstruction = losses.masked_reconstruction
         self.use_compile = network.compile
         self.seed, self.max_epochs = seed, max_epochs
+        set_false_alarm_rate(self.post_processor, calibration.false_alarm_rate)
         self._calibration_changes = calibration.changes
         self.augmenter = create_augmenter(patches, noise)
         self.loss = AnoSegLoss(

@@ -229,26 +229,25 @@ class DetectorSettings(Settings):
 
 
 @dataclass(frozen=True)
-class CalibrationSettings(Settings):
-    """Patches that calibrate the pixel threshold and the range of anomaly maps if there are no real defects.
+class CalibrationSettings(settings.CalibrationSettings):
+    """How thresholds are set, and patches for the pixel threshold and the range of maps without real defects.
 
     Faint patches give a lower threshold than those of training, which a network marks with more confidence than
     defects. The image threshold is found on these and on the anomalies of training.
 
     Args:
+        false_alarm_rate: See :class:`anomalib_anoseg.models.settings.CalibrationSettings`.
         area: Range of their area, as ``patches.area``; ``null`` for that of training.
         opacity: Range of their opacity, as ``patches.opacity``, also for noise-shaped anomalies; ``null`` for those of
             training.
     """
 
-    group: ClassVar[str] = "calibration"
-    former_prefix: ClassVar[str] = "calibration_"
-
     area: tuple[float, float] | None = None
     opacity: tuple[float, float] | None = None
 
     def check(self) -> None:
-        """Check both ranges."""
+        """Check all fields."""
+        super().check()
         self.within(1e-4, 1.0, "area")
         self.within(0.01, 1.0, "opacity")
 

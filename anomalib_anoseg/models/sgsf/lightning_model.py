@@ -25,6 +25,7 @@ from anomalib_anoseg.models.sgsf.references import ReferenceSet, collect_referen
 from anomalib_anoseg.models.sgsf.settings import (
     AnomalySettings,
     BankSettings,
+    CalibrationSettings,
     ExtractorSettings,
     GuidanceSettings,
     LossSettings,
@@ -33,6 +34,7 @@ from anomalib_anoseg.models.sgsf.settings import (
     find_place,
 )
 from anomalib_anoseg.models.sgsf.torch_model import SGSFModel, SGSFOutput
+from anomalib_anoseg.training.calibrated import set_false_alarm_rate
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
 from anomalib_anoseg.training.input_checks import check_batch, check_pre_processor
 from anomalib_anoseg.training.schedules import StepDecay, timed
@@ -78,6 +80,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         bank (BankSettings): The references that the trained model carries.
         anomalies (AnomalySettings): The anomalies that are forged on normal images.
         losses (LossSettings): Weights of the losses.
+        calibration (CalibrationSettings): How thresholds are set.
         optimizer (OptimizerSettings): Adam, its learning rate schedule and weight averaging.
         seed (int | None): Fixes initial weights, anomalies, references and the order of images: two runs of one command
             on a CPU give equal weights. ``None`` draws from the global random stream. Defaults to ``0``.
@@ -122,6 +125,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         bank: BankSettings = BankSettings(),
         anomalies: AnomalySettings = AnomalySettings(),
         losses: LossSettings = LossSettings(),
+        calibration: CalibrationSettings = CalibrationSettings(),
         optimizer: OptimizerSettings = OptimizerSettings(),
         seed: int | None = 0,
         max_epochs: int | None = None,
@@ -135,7 +139,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         network, guidance = SGSFNetworkSettings.read(network), GuidanceSettings.read(guidance)
         extractor, bank = ExtractorSettings.read(extractor), BankSettings.read(bank)
         anomalies, losses = AnomalySettings.read(anomalies), LossSettings.read(losses)
-        optimizer = OptimizerSettings.read(optimizer)
+        calibration, optimizer = CalibrationSettings.read(calibration), OptimizerSettings.read(optimizer)
         image_size = (image_size[0], image_size[1])
         check_pre_processor(pre_processor)
         super().__init__(
@@ -144,11 +148,12 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        self.hparams.update(as_plain(network, guidance, extractor, bank, anomalies, losses, optimizer))
+        self.hparams.update(as_plain(network, guidance, extractor, bank, anomalies, losses, calibration, optimizer))
         self.image_size = image_size
         self.guidance_settings, self.bank_settings, self.optimizer_settings = guidance, bank, optimizer
         self.use_compile, self.use_pairs = network.compile, anomalies.pairs
         self.seed, self.max_epochs = seed, max_epochs
+        set_false_alarm_rate(self.post_processor, calibration.false_alarm_rate)
         self.references: ReferenceSet | None = None
         self._has_weights = False
         self._seen: tuple[Tensor, Tensor | None] | None = None

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from anomalib_anoseg.common.checks import check_value
 from anomalib_anoseg.models import settings
-from anomalib_anoseg.models.settings import NetworkSettings, Settings, named_in
+from anomalib_anoseg.models.settings import CalibrationSettings, NetworkSettings, Settings, named_in
 from anomalib_anoseg.models.sgsf.bank import Precision
 from anomalib_anoseg.models.sgsf.bank_size import BankFeatures
 from anomalib_anoseg.models.sgsf.neighbours import Choice
@@ -16,6 +16,7 @@ from anomalib_anoseg.transforms import SaliencyPerlin
 __all__ = [
     "AnomalySettings",
     "BankSettings",
+    "CalibrationSettings",
     "ExtractorSettings",
     "GuidanceSettings",
     "LossSettings",
@@ -248,6 +249,7 @@ GROUPS = (
     BankSettings,
     AnomalySettings,
     LossSettings,
+    CalibrationSettings,
     OptimizerSettings,
 )
 find_place = partial(settings.find_place, groups=GROUPS, renamed=RENAMED)
