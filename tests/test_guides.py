@@ -119,7 +119,7 @@ def shipped(demo_checkpoint, tmp_path_factory) -> Path:
 def snippets() -> dict[str, str]:
     """The page's Python, by the library that it uses."""
     blocks = [code for kind, code in BLOCK.findall(FOR_INTEGRATORS.read_text(encoding="utf-8")) if kind == "python"]
-    imports = ("onnxruntime", "openvino", "threading")
+    imports = ("onnxruntime", "openvino", "threading", "json")
     return {library: code for code in blocks for library in imports if f"import {library}" in code}
 
 
@@ -145,6 +145,16 @@ def test_snippets_for_integrators_run_and_keep_the_contract(shipped, snippets, m
         assert np.allclose(in_onnx["result"][name], in_openvino["result"][name], atol=1e-3)
     thresholds = in_onnx["thresholds"]
     assert float(thresholds["anomalib_anoseg.image_threshold"]) == pytest.approx(in_openvino["threshold"])
+
+
+def test_one_line_changes_the_rate_of_false_alarms(shipped, snippets, monkeypatch, capsys):
+    names = run(snippets["onnxruntime"], shipped, monkeypatch)
+    names |= run(snippets["json"], shipped, monkeypatch, **names)
+    assert "25.0% of good parts, between 0.0% and 70.8%" in capsys.readouterr().out, "three pictures are held out"
+    assert names["label"] == (names["result"]["pred_score"] > names["record"]["operating_points"][0]["image_score"])
+    assert names["mask"].shape == (1, 1, 64, 64)
+    page = FOR_INTEGRATORS.read_text(encoding="utf-8")
+    assert [name for name in (*names["record"], *names["point"]) if f"`{name}`" not in page] == []
 
 
 def test_commands_for_integrators_export_as_printed(monkeypatch, tmp_path):

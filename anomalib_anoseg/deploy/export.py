@@ -14,7 +14,13 @@ from torch.export import Dim
 from torchvision.transforms.v2 import Resize
 
 from anomalib_anoseg.common.files import written_whole
-from anomalib_anoseg.deploy.metadata import describe_thresholds, write_onnx_metadata
+from anomalib_anoseg.deploy.description import describe
+from anomalib_anoseg.deploy.metadata import (
+    describe_thresholds,
+    read_openvino_record,
+    write_onnx_metadata,
+    write_record,
+)
 from anomalib_anoseg.deploy.resize import use_matrix_resize
 
 # The oldest opset that torch's exporter writes natively; anomalib's default of 14 makes it try a down-conversion.
@@ -38,10 +44,19 @@ def inference_copy(model: Any) -> Any:  # noqa: ANN401 - a SelfSupervisedModel, 
 
 
 def export_torch(model: Any, export_root: Path | str, model_file_name: str = "model") -> Path:  # noqa: ANN401
-    """Export as anomalib does, without the parts that only training needs, to a file that is whole or absent."""
+    """Export as anomalib does, without the parts that only training needs, to a file that is whole or absent.
+
+    The record is the attribute ``record`` of the model in the file, as text.
+    """
     light = inference_copy(model)
-    file = Path(export_root) / "weights" / "torch" / f"{model_file_name}.pt"
-    return _write_whole(file, lambda root: _host().to_torch(light, root, model_file_name))
+    light.record = describe(light).to_json()
+
+    def export(root: Path) -> Path:
+        path: Path = _host().to_torch(light, root, model_file_name)
+        write_record(path, light.record)
+        return path
+
+    return _write_whole(Path(export_root) / "weights" / "torch" / f"{model_file_name}.pt", export)
 
 
 def export_onnx(
@@ -51,7 +66,7 @@ def export_onnx(
     input_size: tuple[int, int] | None = None,
     **kwargs: Any,  # noqa: ANN401
 ) -> Path:
-    """Export as anomalib does, in an opset that needs no conversion, with the thresholds in the file's metadata.
+    """Export as anomalib does, in an opset that needs no conversion, with thresholds and record in the metadata.
 
     Args:
         model (SelfSupervisedModel): A trained one.
@@ -69,6 +84,7 @@ def export_onnx(
         raise ValueError("The pre_processor resizes to a shorter edge. Give Resize (height, width), or input_size.")
     if input_size is None and not resizes:
         input_size = model.only_size
+    fixed_size = input_size
     if input_size is None and not resizes:
         # anomalib traces with 2x2 pixels, where the exporter takes the sizes of feature maps as constants.
         sides = {axis: Dim(name, min=model.min_side) for axis, name in ((2, "height"), (3, "width"))}
@@ -76,10 +92,12 @@ def export_onnx(
         # Only for the forward pass that finds the names of the outputs; the shapes above decide what is exported.
         input_size = (model.min_side, model.min_side)
     light = inference_copy(model)
+    record = describe(light, fixed_size, *kwargs.get("input_names", ())).to_json()
 
     def export(root: Path) -> Path:
         path: Path = _host().to_onnx(light, root, model_file_name, input_size, **kwargs)
-        write_onnx_metadata(path, describe_thresholds(model.post_processor))
+        write_onnx_metadata(path, {**describe_thresholds(model.post_processor), "record": record})
+        write_record(path, record)
         return path
 
     return _write_whole(Path(export_root) / "weights" / "onnx" / f"{model_file_name}.onnx", export)
@@ -107,8 +125,13 @@ def export_openvino(
     given = signature(_host().to_openvino).bind(model, export_root, model_file_name, *args, **kwargs).arguments
     if given.get("compression_type") == CompressionType.INT8_PTQ and given.get("datamodule") is None:
         raise ValueError("INT8_PTQ is calibrated on validation images: give datamodule (--data).")
-    file = Path(export_root) / "weights" / "openvino" / f"{model_file_name}.xml"
-    return _write_whole(file, lambda root: _host().to_openvino(model, root, model_file_name, *args, **kwargs))
+
+    def export(root: Path) -> Path:
+        path: Path = _host().to_openvino(model, root, model_file_name, *args, **kwargs)
+        write_record(path, read_openvino_record(path))
+        return path
+
+    return _write_whole(Path(export_root) / "weights" / "openvino" / f"{model_file_name}.xml", export)
 
 
 def _write_whole(file: Path, export: Callable[[Path], Path]) -> Path:

@@ -1,19 +1,35 @@
-"""The thresholds of an exported file, in its metadata.
+"""The thresholds of an exported file and its record, in its metadata.
 
 anomalib folds thresholds and the range of scores into the graph, where they are constants without a name. Written into
 an ONNX file's metadata they can be read again; OpenVINO's converter takes them along.
 """
 
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FIELDS", "PREFIX", "describe_thresholds", "own_entries", "write_onnx_metadata"]
+from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.deploy.record import KEY
+
+__all__ = [
+    "FIELDS",
+    "PREFIX",
+    "RECORD_FILE",
+    "describe_thresholds",
+    "openvino_entries",
+    "own_entries",
+    "read_openvino_record",
+    "write_onnx_metadata",
+    "write_record",
+]
 
 PREFIX = "anomalib_anoseg."
 NUMBERS = ("image_threshold", "pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
 SWITCHES = ("image_sensitivity", "pixel_sensitivity", "calibrated_on")
 FIELDS = (*NUMBERS, *SWITCHES)
+# The record beside each exported file, where anomalib's inferencers expect a file of this name and read none.
+RECORD_FILE = "metadata.json"
 
 
 def describe_thresholds(post_processor: Any) -> dict[str, str]:  # noqa: ANN401 - any of anomalib's post-processors
@@ -62,3 +78,32 @@ def own_entries(entries: dict[str, str]) -> dict[str, str]:
         {'image_threshold': '0.5'}
     """
     return {name.removeprefix(PREFIX): value for name, value in entries.items() if name.startswith(PREFIX)}
+
+
+def openvino_entries(model: Any) -> dict[str, str]:  # noqa: ANN401 - an openvino.Model
+    """List the entries that OpenVINO's converter copied from an ONNX file's metadata, without ``PREFIX``."""
+    return {
+        name: model.get_rt_info(["framework", PREFIX + name]).astype(str)
+        for name in (*FIELDS, KEY.removeprefix(PREFIX))
+        if model.has_rt_info(["framework", PREFIX + name])
+    }
+
+
+def read_openvino_record(path: Path) -> str:
+    """Read the record of an OpenVINO file, as text.
+
+    Args:
+        path (Path): The ``.xml`` file.
+    """
+    openvino: Any = import_module("openvino")
+    return openvino_entries(openvino.Core().read_model(path))[KEY.removeprefix(PREFIX)]
+
+
+def write_record(path: Path, record: str) -> None:
+    """Write a record to a file beside an exported one.
+
+    Args:
+        path (Path): The exported file.
+        record (str): As text.
+    """
+    write_json(path.with_name(RECORD_FILE), json.loads(record))

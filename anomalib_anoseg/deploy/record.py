@@ -165,9 +165,9 @@ class Record:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """Write as JSON, one entry a line; numbers that are not finite become null."""
+        """Write as JSON, in one line; numbers that are not finite become null."""
         content = _without_nan({"format": self.format, **asdict(self)})
-        return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False)
+        return json.dumps(content, allow_nan=False, ensure_ascii=False)
 
     def at(self, false_alarm_rate: float) -> OperatingPoint:
         """Find the operating point of a false alarm rate.

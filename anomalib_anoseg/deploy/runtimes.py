@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from anomalib_anoseg.deploy.metadata import FIELDS, PREFIX, describe_thresholds, own_entries
+from anomalib_anoseg.deploy.metadata import describe_thresholds, openvino_entries, own_entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,12 +108,14 @@ class Runtime(ABC):
         input_size: Height and width that the file requires; ``None`` if it accepts any.
         stored: Precision of the weights in the file: ``"FP32"``, ``"FP16"`` or ``"INT8"``.
         thresholds: The thresholds in the file's metadata, see :mod:`anomalib_anoseg.deploy.metadata`.
+        record: What the file says about itself, see :mod:`anomalib_anoseg.deploy.record`, as text; ``None`` if nothing.
     """
 
     in_use: str
     input_size: tuple[int, int] | None = None
     stored: str = "FP32"
     thresholds: dict[str, str]
+    record: str | None = None
 
     def __init__(self, form: Form, threads: int) -> None:
         self.form, self.threads = form, threads
@@ -151,6 +153,7 @@ class TorchRuntime(Runtime):
         self._torch = torch
         self.model: Any = torch.load(path, map_location="cpu", weights_only=False)["model"].eval()
         self.thresholds = describe_thresholds(getattr(self.model, "post_processor", None))
+        self.record = getattr(self.model, "record", None)
         self._dtype = getattr(torch, form.precision)
         self._reduced = self._dtype != torch.float32
         if self._reduced:
@@ -186,6 +189,7 @@ class OnnxRuntime(Runtime):
         self._input, self._outputs = entry.name, [output.name for output in self._session.get_outputs()]
         self.input_size = _fixed_size(entry.shape)
         self.thresholds = own_entries(self._session.get_modelmeta().custom_metadata_map)
+        self.record = self.thresholds.pop("record", None)
         self.in_use = {"tensor(float)": "float32", "tensor(float16)": "float16"}.get(entry.type, entry.type)
 
     def run(self, images: NDArray[np.float32]) -> dict[str, Any]:
@@ -207,7 +211,8 @@ class OpenVinoRuntime(Runtime):
         shape = model.input(0).partial_shape
         self.input_size = _fixed_size([axis.get_length() if axis.is_static else None for axis in shape])
         self.stored = _stored_precision(model)
-        self.thresholds = own_entries(_openvino_metadata(model))
+        self.thresholds = openvino_entries(model)
+        self.record = self.thresholds.pop("record", None)
         self._compiled: Any = core.compile_model(model, "CPU", config)
         self._own = threading.local()
         self.threads = self._compiled.get_property("INFERENCE_NUM_THREADS")
@@ -269,16 +274,6 @@ def _fixed_size(shape: list[Any]) -> tuple[int, int] | None:
     """Height and width of a ``(B, C, H, W)`` input; ``None`` if either is dynamic: a name or ``None``."""
     height, width = shape[-2:]
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
-
-
-def _openvino_metadata(model: Any) -> dict[str, str]:  # noqa: ANN401
-    """List the entries that OpenVINO's converter copied from an ONNX file's metadata."""
-    names = [f"{PREFIX}{name}" for name in FIELDS]
-    return {
-        name: model.get_rt_info(["framework", name]).astype(str)
-        for name in names
-        if model.has_rt_info(["framework", name])
-    }
 
 
 def _stored_precision(model: Any) -> str:  # noqa: ANN401

@@ -233,6 +233,11 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         """Height and width of the only image size that the networks accept; ``None`` if they accept any."""
         return None
 
+    @property
+    def published_weights(self) -> str | None:
+        """Name of timm's network whose weights timm downloaded for this model, if it did."""
+        return None
+
     def before_export(self) -> None:
         """Warn about properties of the exported files; does nothing here."""
 

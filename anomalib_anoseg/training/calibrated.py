@@ -32,6 +32,8 @@ class CalibratedPostProcessor(PostProcessor):
         image_score: Name of the image score in use, of a model with several.
         false_alarm_rate: For which thresholds shall be set; ``None`` for where F1 is best.
         threshold_rate: Likewise, for which they were set.
+        trained_on: Number of training images, of good ones that were held out, and of epochs, of which the last may not
+            be whole; empty before a training.
         operating: Tables of operating points.
 
     Example:
@@ -45,11 +47,12 @@ class CalibratedPostProcessor(PostProcessor):
         self.image_score: str | None = None
         self.false_alarm_rate: float | None = None
         self.threshold_rate: float | None = None
+        self.trained_on: dict[str, int] = {}
         self.operating = OperatingTables()
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "calibrated_on", "threshold_rate")
+        return (*super()._checkpoint_config_keys, "calibrated_on", "threshold_rate", "trained_on")
 
     def choose(self, image_score: str) -> None:
         """Use the threshold and range of one of a model's image scores; nothing changes if it has only one."""

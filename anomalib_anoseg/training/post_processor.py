@@ -183,6 +183,9 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
         rate = None if trainer.sanity_checking else self.false_alarm_rate
         found, good_images = calibrate(self._batches), self.operating.compute(self._batches, rate)
         self._batches, self.threshold_rate = [], rate
+        if trainer.state.fn == TrainerFn.FITTING and trainer.train_dataloader is not None:
+            dataset: Any = held_out.as_list(trainer.train_dataloader)[0].dataset
+            self.trained_on = {"images": len(dataset), "held_out": good_images, "epochs": trainer.current_epoch + 1}
         if rate is not None:
             check_supported(rate, good_images)
             found = set_thresholds(found, self.operating.tables, rate)

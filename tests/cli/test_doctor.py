@@ -190,6 +190,24 @@ def test_weights_that_differ_are_problems(exports):
     assert not any("default" in each for each in problems)  # is not held to float32
 
 
+def test_the_record_is_shown_and_must_be_one(exports, capsys):
+    assert doctor(exports / "onnx" / "model.onnx", calls=1) == []
+    shown = capsys.readouterr().out
+    for text in ("AnoSeg, preset unknown", "sha256:", "held out 3", "bilinear, antialiased", "false alarms 25.0%"):
+        assert text in shown
+    file = exports / "onnx" / "model.onnx"
+    kept = {entry.key: entry.value for entry in onnx.load(file, load_external_data=False).metadata_props}
+    record = json.loads(kept["anomalib_anoseg.record"])
+    record["model"]["digest"] = "sha256:0"
+    write_onnx_metadata(file, {"record": json.dumps(record)})
+    assert doctor(exports, calls=1)[0].startswith("The files have records of different weights.")
+    write_onnx_metadata(file, {"record": json.dumps(record | {"format": 2})})
+    (problem,) = doctor(exports, calls=1)
+    assert problem.startswith(
+        "onnxruntime float32: the record has format 2, and this version reads 1: update anomalib-"
+    )
+
+
 def test_thresholds_that_differ_are_problems(exports):
     write_onnx_metadata(exports / "onnx" / "model.onnx", {"image_threshold": "9"})
     (problem,) = doctor(exports, calls=1)

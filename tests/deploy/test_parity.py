@@ -1,14 +1,20 @@
-"""From a file on a disk, every export decides as the model that was tested."""
+"""From a file on a disk, every export decides as the model that was tested, and says how."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from anomalib.data.utils import read_image
+from anomalib.deploy import OpenVINOInferencer
 from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.deploy.forms import export_forms
+from anomalib_anoseg.deploy.record import from_json
 from anomalib_anoseg.deploy.runtimes import Form, load_runtime
 from anomalib_anoseg.training.seeding import seeded_weights
 
@@ -142,3 +148,98 @@ def test_int8_differs_by_its_layers_alone(exported, raw, tested):
 
 def resize(values):
     return Resize((64, 64), antialias=True)(torch.from_numpy(values)).numpy()
+
+
+# ------------------------------------------------------------------------------------------------------- the record
+
+
+@pytest.fixture(scope="module")
+def runtimes(exported):
+    return {form: load_runtime(form, path) for form, path in exported.items()}
+
+
+@pytest.fixture(scope="module")
+def record(runtimes):
+    return from_json(runtimes[EXACT[1]].record)
+
+
+ALL = pytest.mark.parametrize("form", [*EXACT, FP16, INT8], ids=lambda form: form.name)
+
+
+@ALL
+def test_files_and_what_lies_beside_them_hold_one_record(form, exported, runtimes, record, model):
+    assert from_json(runtimes[form].record).to_json() == record.to_json()
+    beside = exported[form].with_name("metadata.json").read_text("utf-8")
+    assert json.loads(beside) == json.loads(record.to_json())
+    expected = getattr(model.post_processor, "operating_points", [])
+    assert [point.image_score for point in record.operating_points] == [point.image_score for point in expected]
+
+
+@ALL
+def test_the_record_decides_as_the_file_does(form, runtimes, record, raw):
+    for values in raw.values():
+        found = runtimes[form].predict(values)
+        np.testing.assert_array_equal(found.pred_score > record.thresholds.image.score, found.pred_label)
+        np.testing.assert_array_equal(found.anomaly_map > record.thresholds.pixel.score, found.pred_mask)
+
+
+@ALL
+def test_a_higher_threshold_never_marks_more(form, runtimes, raw):
+    predictions = [runtimes[form].predict(values) for values in raw.values()]
+    for name in ("pred_score", "anomaly_map"):
+        values = np.concatenate([getattr(prediction, name).ravel() for prediction in predictions])
+        marked = [values > threshold for threshold in np.linspace(0, 1, 101)]
+        assert all((more >= less).all() for more, less in pairwise(marked))
+        assert marked[0].all(), "scores do not reach 0"
+        assert not marked[-1].any(), "nor 1"
+
+
+@pytest.mark.parametrize("form", EXACT, ids=lambda form: form.name)
+def test_the_record_says_what_the_graph_does(form, runtimes, record, raw, model):
+    """Resized by torchvision and mapped by the page's formula, raw scores are the file's, by no other record."""
+    assert largest_error(record, runtimes[form], raw, model) < TOLERANCE
+    resize = record.input["resize"] | {"size": [72, 64]}
+    assert largest_error(replace(record, input={"resize": resize}), runtimes[form], raw, model) > TOLERANCE
+    for level in ("image", "pixel"):
+        old = getattr(record.thresholds, level)
+        for moved in (replace(old, raw=old.raw + 0.01), replace(old, high=old.high + 0.1 * (old.high - old.low))):
+            other = replace(record, thresholds=replace(record.thresholds, **{level: moved}))
+            assert largest_error(other, runtimes[form], raw, model) > TOLERANCE
+
+
+def largest_error(record, runtime, raw, model):
+    """Compute scores of a record's resize and thresholds, and compare those from 0.1 to 0.9 with the file's."""
+    errors = []
+    for values in raw.values():
+        found = runtime.predict(values)
+        resized = Resize(record.input["resize"]["size"], antialias=True)(torch.from_numpy(values))
+        with torch.no_grad():
+            scores = model.model(resized)
+        for level, name in (("image", "pred_score"), ("pixel", "anomaly_map")):
+            threshold, outputs = getattr(record.thresholds, level), getattr(found, name)
+            mapped = 0.5 + (getattr(scores, name).numpy() - threshold.raw) / (threshold.high - threshold.low)
+            if mapped.size != outputs.size:
+                return float("inf")
+            is_linear = np.abs(outputs.ravel() - 0.5) < 0.39
+            errors += np.abs(mapped.ravel() - outputs.ravel())[is_linear].tolist()
+    return max(errors)
+
+
+@pytest.mark.parametrize("form", EXACT, ids=lambda form: form.name)
+def test_the_record_describes_the_outputs(form, runtimes, record, raw):
+    runtime = runtimes[form]
+    outputs = runtime.run(next(iter(raw.values())))
+    assert set(outputs) == set(record.outputs)
+    for name, described in record.outputs.items():
+        shape = [1 if side == "batch" else side for side in described["shape"]]
+        assert list(outputs[name].shape) in (shape, shape[:1] + shape[2:]), name
+        assert str(np.asarray(outputs[name]).dtype) == described["dtype"], name
+    assert record.input["shape"] == ["batch", 3, "height", "width"]
+
+
+def test_anomalibs_own_inferencer_reads_what_lies_in_the_folder(exported, raw, tested):
+    path, values = next(iter(raw.items()))
+    found = OpenVINOInferencer(exported[EXACT[2]], config={"INFERENCE_PRECISION_HINT": "f32"}).predict(
+        values[0].transpose(1, 2, 0)
+    )
+    np.testing.assert_allclose(found.pred_score.reshape(-1), tested[path].pred_score.reshape(-1), atol=0.01)

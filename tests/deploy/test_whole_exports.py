@@ -1,7 +1,9 @@
 """Exported files are whole and of one version, or absent."""
 
 import errno
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,17 +47,24 @@ def test_an_export_that_fails_leaves_the_one_before(kind, tmp_path, monkeypatch)
     model.load_state_dict(model.state_dict())
     monkeypatch.setattr(export, "_host", lambda: host)
     monkeypatch.setattr(export, "write_onnx_metadata", lambda *_: None)
+    monkeypatch.setattr(export, "read_openvino_record", lambda _: json.dumps(host.version))
+    monkeypatch.setattr(export, "describe", lambda *_: SimpleNamespace(to_json=lambda: json.dumps(host.version)))
     folder = tmp_path / "weights" / kind
+
+    def is_of(version):
+        found = {path.name: path.read_text() for path in folder.iterdir()}
+        return found == dict.fromkeys(FILES[kind], version) | {"metadata.json": f'"{version}"\n'}
+
     write = getattr(model, f"to_{kind}")
 
     assert write(tmp_path) == folder / FILES[kind][0]
     host.fails, host.version = True, "new"
     with pytest.raises(OSError, match=r"No space left .* unchanged: '.*model\.\w+'"):
         write(tmp_path)
-    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(FILES[kind], "old")
+    assert is_of("old")
     host.fails = False
     write(tmp_path)
-    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(FILES[kind], "new")
+    assert is_of("new")
 
 
 def test_the_files_of_anomalib_itself_are_moved(tmp_path):
@@ -63,5 +72,7 @@ def test_the_files_of_anomalib_itself_are_moved(tmp_path):
     model.load_state_dict(model.state_dict())
     path = model.to_torch(tmp_path, "part")
     assert path == tmp_path / "weights" / "torch" / "part.pt"
-    assert list(path.parent.iterdir()) == [path]
-    assert isinstance(torch.load(path, weights_only=False)["model"], AnoSeg)
+    assert sorted(path.parent.iterdir()) == [path.with_name("metadata.json"), path]
+    model = torch.load(path, weights_only=False)["model"]
+    assert isinstance(model, AnoSeg)
+    assert json.loads(model.record) == json.loads(path.with_name("metadata.json").read_text("utf-8"))

@@ -15,6 +15,7 @@ from anomalib_anoseg.cli.doctor.models import (
     TestedModel,
     find_files,
     fit_picture,
+    list_record,
     list_thresholds,
     load_checkpoint,
     load_picture,
@@ -89,6 +90,7 @@ def _examine(
             tested = load_checkpoint(model, model_class) if is_checkpoint else None
             files = find_files(model, tested, loaded.shape[-2:], Path(folder), findings)
             runtimes = load_runtimes(files, threads, findings, trusted=is_checkpoint)
+        findings.table("Record", list_record(runtimes, findings))
         findings.table("Thresholds of raw scores", *list_thresholds(model, runtimes, findings))
         if not runtimes:
             return

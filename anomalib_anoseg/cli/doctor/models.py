@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from anomalib_anoseg.data.demo_textures import render
 from anomalib_anoseg.deploy.forms import export_forms
 from anomalib_anoseg.deploy.metadata import FIELDS, describe_thresholds
 from anomalib_anoseg.deploy.rebuild import load_model
+from anomalib_anoseg.deploy.record import Record, from_json
 from anomalib_anoseg.deploy.runtimes import Form, Runtime
 from anomalib_anoseg.training.checkpoints import read_checkpoint
 
@@ -33,6 +36,7 @@ __all__ = [
     "TestedModel",
     "find_files",
     "fit_picture",
+    "list_record",
     "list_thresholds",
     "load_checkpoint",
     "load_picture",
@@ -149,6 +153,48 @@ def _guess_class_path(checkpoint: Path) -> str:
         if part in models.__all__:
             return _full_class_path(part)
     raise ValueError(f"No folder of {checkpoint} names its model; give it, such as --model_class AnoSeg")
+
+
+def list_record(runtimes: Sequence[Runtime], findings: Findings) -> list[tuple[str, str]]:
+    """List what the files say about themselves, which must be the same in all that were made from one model."""
+    records = {}
+    for runtime in runtimes:
+        if runtime.record is not None:
+            try:
+                records[runtime.name] = from_json(runtime.record, runtime.name)
+            except ValueError as error:
+                findings.problem(str(error), "export the model again")
+    digests = {name: record.model.digest for name, record in records.items()}
+    if len(set(digests.values())) > 1:
+        findings.problem("The files have records of different weights.", "export all files anew from one checkpoint")
+    return describe_record(next(iter(records.values()))) if records else []
+
+
+def describe_record(record: Record) -> list[tuple[str, str]]:
+    """Write a record in words, one row an entry."""
+    model, training, thresholds = record.model, record.training, record.thresholds
+    known = {name: value for name, value in asdict(training).items() if value is not None}
+    resize = record.input.get("resize") or {}
+    set_at = "" if thresholds.false_alarm_rate is None else f", false alarm rate {thresholds.false_alarm_rate:g}"
+    rows = [
+        ("model", f"{model.name}, preset {model.preset or 'unknown'}, {model.parameters:,} parameters"),
+        ("weights", f"{model.digest}, licence {record.weights_licence or 'unknown'}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
+        ("training", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items()) or "unknown"),
+        ("input", f"{record.input.get('name')} {record.input.get('shape')}, {record.input.get('colors')}"),
+        ("resize", f"{resize.get('size')}, {resize.get('method')}" if resize else "none"),
+        *((name, f"{entry.get('shape')} {entry.get('dtype')}") for name, entry in record.outputs.items()),
+        ("thresholds", f"calibrated on: {thresholds.calibrated_on}{set_at}"),
+        ("ignore mask", f"{record.ignore_mask.get('share')} of all pixels" if record.ignore_mask else "none"),
+    ]
+    for point in record.operating_points:
+        found = {"forged": point.forged_found, "real": point.real_found}
+        shares = [f", {share:.0%} of {kind} defects found" for kind, share in found.items() if not math.isnan(share)]
+        low, high = point.interval
+        basis = f"{low:.1%} to {high:.1%} by {point.good_images} good images{''.join(shares)}"
+        where = f"image {point.image_score:.4f}, pixel {point.pixel_score:.4f}; {basis}"
+        rows.append((f"false alarms {point.false_alarm_rate:.1%}", where))
+    return rows
 
 
 def list_thresholds(

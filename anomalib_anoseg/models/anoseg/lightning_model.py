@@ -215,6 +215,11 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         changes = self._calibration_changes
         return CalibrationAnomalies(self.augmenter, change_ranges(self.augmenter, changes) if changes else None)
 
+    @property
+    def published_weights(self) -> str | None:
+        """The encoder, if it has ImageNet weights that timm downloaded."""
+        return self.hparams["encoder"]["backbone"] if self.pre_trained is True else None
+
     def setup(self, stage: str) -> None:
         """Compile the networks before training, if ``network.compile`` is set."""
         if stage == "fit" and self.use_compile:

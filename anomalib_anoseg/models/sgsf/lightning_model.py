@@ -178,6 +178,12 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         bank = self.model.bank
         return None if bank is None else (bank.images.shape[-2], bank.images.shape[-1])
 
+    @property
+    def published_weights(self) -> str | None:
+        """The extractor, if it is used and has ImageNet weights that timm downloaded."""
+        extractor = self.hparams["extractor"]
+        return extractor["name"] if self.model.needs_bank and extractor["weights"] is True else None
+
     def setup(self, stage: str) -> None:
         """Compile the networks before training, if ``network.compile`` is set."""
         if stage == "fit" and self.use_compile:
