@@ -236,8 +236,8 @@ def complete(model: type[Any], saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_tuple(value: object) -> object:
-    """Take a list, as YAML gives it, for a tuple."""
-    return tuple(value) if isinstance(value, list) else value
+    """Take a list, as YAML or OmegaConf gives it, for a tuple."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def as_plain(*groups: Settings) -> dict[str, dict[str, Any]]:

@@ -50,6 +50,10 @@ def test_host_hands_mappings_on():
     settings = {"image_size": [64, 64], "network": {"width": 0.125}, "bank": {"size": 3}}
     model = get_model({"class_path": "SGSF", "init_args": settings})
     assert model.bank_settings.size == 3
+    # Lists in groups arrive as a class of OmegaConf's.
+    settings = {"network": {"width": 0.125}, "calibration": {"opacity": [0.15, 0.3]}}
+    model = get_model({"class_path": "AnoSeg", "init_args": settings})
+    assert model.hparams["calibration"]["opacity"] == (0.15, 0.3)
 
 
 def test_groups_cannot_be_changed():
