@@ -14,10 +14,20 @@ from anomalib.engine import Engine
 from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.training import calibration
 from lightning.pytorch import Callback
+from PIL import ImageFile
 
 torch.set_num_threads(1)
 calibration.MAX_CALIBRATION_PIXELS = 64 * 64  # few anomalies to find thresholds on, which are not compared
 root, out = sys.argv[1:]
+load, decoded = ImageFile.ImageFile.load, []
+
+
+def load_and_count(image):
+    decoded.extend([image.filename] if image.tile else [])
+    return load(image)
+
+
+ImageFile.ImageFile.load = load_and_count
 
 
 class Recorder(Callback):
@@ -28,6 +38,7 @@ class Recorder(Callback):
         weights = [p.double().sum().item() for p in pl_module.model.parameters()]
         report = {"weights": weights, "masks": pl_module.masks, "seen": pl_module.seen, "steps": trainer.global_step}
         report["tables"] = [table.tolist() for table in pl_module.post_processor.operating.tables.values()]
+        report["decoded"] = [str(path) for path in decoded if "train" in str(path)]
         name = type(pl_module).__name__ + ("Detector" if len(trainer.optimizers) == 4 else "")
         if isinstance(pl_module, SGSF) and pl_module.model.guidance == "patches":
             name += "Patches"
@@ -122,3 +133,14 @@ def test_both_processes_have_the_same_references(reports):
     assert len(first["bank"]) == 6
     first, second = reports["SGSFPatches"]
     assert first["bank"] == second["bank"]
+
+
+@pytest.mark.parametrize("model", ["AnoSeg", "SGSF"])
+def test_one_process_reads_the_pictures_of_both(reports, model):
+    first, second = (report["decoded"] for report in reports[model])
+    assert len(first) == len(set(first)) == 8
+    assert len(second) <= 2, "the first of each data set, which each process looks at"
+
+
+def test_the_next_training_reads_nothing(reports):
+    assert not reports["AnoSegDetector"][0]["decoded"]

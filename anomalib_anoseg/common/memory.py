@@ -1,4 +1,4 @@
-"""The peak memory of this process, always in MiB (2**20 bytes).
+"""The peak memory of this process, always in MiB (2**20 bytes), and the memory that is left.
 
 On Linux the kernel's own peak (``VmHWM``) is read. It can be reset between two parts of a job, while that of
 ``getrusage`` cannot, and starts from the peak of the parent process, which may be larger than this process ever gets.
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 MIB = 2**20
 
 
@@ -48,3 +49,19 @@ def forget_peak(accelerator: str = "cpu") -> None:
     with contextlib.suppress(OSError):
         if CLEAR.exists():
             CLEAR.write_text("5", encoding="ascii")
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may still take without swapping, also in a container; ``None`` if the system hides it.
+
+    Example:
+        >>> available_memory() is None or available_memory() > 0
+        True
+    """
+    found = []
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="utf-8").splitlines() if ":" in line)
+        found.append(int(lines["MemAvailable"].split()[0]) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # the limit is "max" if there is none
+        found.append(int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text()))
+    return max(0, min(found)) if found else None

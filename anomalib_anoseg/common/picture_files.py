@@ -7,13 +7,13 @@ the EXIF tag that turns a picture, and waits for ever for a named pipe.
 import os
 import stat
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ __all__ = [
     "examine_picture",
     "file_version",
     "open_picture",
+    "read_examined",
     "reading_threads",
     "shown",
 ]
@@ -38,7 +39,10 @@ OPAQUE, BITS = 255, 8
 THUMBNAIL = 32
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # tags of EXIF and TIFF
 THREADS = 8  # at most; each holds a whole picture
+# What may tell behind the pixels of a PNG file that it is turned.
+TAGS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 OPENING = Lock()  # Pillow's limit of pixels belongs to all threads
+Read = TypeVar("Read")
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device"}
 
 
@@ -102,6 +106,34 @@ def examine_picture(path: str | Path) -> Picture:
     return _examine(path, file_version(path))
 
 
+def read_examined(path: str | Path, read: Callable[[], Read]) -> Read:
+    """Examine a picture while something else reads it, so that its pixels are decoded once.
+
+    Args:
+        path: The picture.
+        read: Reads all of its pixels.
+
+    Returns:
+        What ``read`` returns.
+
+    Raises:
+        ValueError: If it cannot be used, see :func:`examine_picture`; else what ``read`` raises.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = Path(mkdtemp()) / "grey.png"
+        >>> Image.new("L", (8, 8), 7).save(path)
+        >>> read_examined(path, lambda: Image.open(path).convert("RGB").getpixel((0, 0)))
+        (7, 7, 7)
+    """
+    with suppress(Exception):  # examine_picture finds the words for it
+        if not examine_file(path) and not _find_problem_in_header(Path(path)):
+            return read()
+    if problem := examine_picture(path).problem:
+        raise ValueError(problem)
+    return read()
+
+
 def file_version(path: Path) -> tuple[int, int]:
     """Size in bytes and time of change of a file, by which a cache knows that it is still the same."""
     status = path.stat()
@@ -115,8 +147,11 @@ def open_picture(path: Path) -> Image.Image:
 
 
 @contextmanager
-def reading_threads() -> Generator[ThreadPoolExecutor]:
+def reading_threads(count: int = THREADS) -> Generator[ThreadPoolExecutor]:
     """Make threads in which to examine files side by side, without warnings: who reads the picture gets them, too.
+
+    Args:
+        count: At most; no more than there are processors.
 
     Yields:
         ThreadPoolExecutor: The threads; what waits at the end is dropped.
@@ -127,7 +162,7 @@ def reading_threads() -> Generator[ThreadPoolExecutor]:
         ['a.png does not exi', 'b.png does not exi']
     """
     # Filters of warnings belong to all threads, so they change here and not where a file is read.
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as threads:
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(count, os.cpu_count() or 1)) as threads:
         warnings.simplefilter("ignore")
         try:
             yield threads
@@ -167,8 +202,16 @@ def _read(path: Path) -> Picture:
         return Picture("", image.size, thumbnail, np.ptp(thumbnail) == 0 and _is_constant(image))
 
 
+def _find_problem_in_header(path: Path) -> str:
+    with open_picture(path) as image:
+        return _find_problem(image)
+
+
 def _find_problem(image: Any) -> str:  # noqa: ANN401 - formats have attributes of their own
-    """Say what is wrong with a picture that can be read; empty if nothing is."""
+    """Say what is wrong with a picture that can be read; empty if nothing is.
+
+    Pixels are decoded only if the header does not tell.
+    """
     mode, bits = image.mode, _bits_per_channel(image)
     if mode == "LAB":
         return (
@@ -204,8 +247,12 @@ def _bits_per_channel(image: Any) -> int:  # noqa: ANN401
     return int(max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))) if image.format == "TIFF" else BITS
 
 
-def _orientation(image: Image.Image) -> int:
-    """Read the EXIF tag; 1 is upright. TIFF files are turned by Pillow itself."""
+def _orientation(image: Any) -> int:  # noqa: ANN401
+    """Read the EXIF tag; 1 is upright. Pillow turns TIFF files itself, and decodes PNG files to look for tags."""
+    if image.format == "PNG" and not image.info.keys() & {"exif", "xmp"}:
+        content = Path(image.filename).read_bytes()
+        if not any(tag in content for tag in TAGS):
+            return 1
     try:
         return int(image.getexif().get(ORIENTATION, 1) or 1)
     except Exception:  # noqa: BLE001 - EXIF may be corrupt, which harms no pixel

@@ -31,6 +31,7 @@ from anomalib_anoseg.training.final_validation import FinalValidation
 from anomalib_anoseg.training.finite_losses import FiniteLosses
 from anomalib_anoseg.training.input_checks import InputCheck, as_images
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
+from anomalib_anoseg.training.reading_once import ReadingOnce
 from anomalib_anoseg.training.result_pictures import ResultPictures
 from anomalib_anoseg.training.safe_checkpoints import SafeCheckpoints
 from anomalib_anoseg.training.seeding import SeededFit, step_seed
@@ -84,10 +85,11 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         return super().forward(as_images(batch), *args, **kwargs)
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add to anomalib's callbacks: checks of images and losses, seeds, a final validation, safe checkpoints."""
+        """Add to anomalib's callbacks: reading once, checks, seeds, a final validation, safe checkpoints."""
         components: Any = super().configure_callbacks()
         check = InputCheck(self.max_epochs, self.augmenter.check_paths)
-        return [*components, check, SeededFit(self.seed), FinalValidation(), FiniteLosses(), SafeCheckpoints()]
+        around = [SeededFit(self.seed), FinalValidation(), FiniteLosses(), SafeCheckpoints()]
+        return [*components, ReadingOnce(), check, *around]
 
     def step_generator(self) -> torch.Generator | None:
         """Create the random generator of this training step and rank; ``None`` without a seed."""

@@ -1,6 +1,6 @@
 """Check pictures before hours are spent on them, and before a result is believed."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from anomalib_anoseg.common.mask_files import examine_mask
 from anomalib_anoseg.common.picture_files import examine_picture, reading_threads
 from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, UNCLEAR, explain_error
+from anomalib_anoseg.training.reading_once import read_item, served_paths
 
 # Lightning's number of epochs if the user sets none.
 DEFAULT_MAX_EPOCHS = 1000
@@ -27,9 +28,10 @@ MARGIN = 1e-3
 class InputCheck(Callback):
     """Check the images that a verb will read, and before a training their range and its length.
 
-    Every file is read once: anomalib would clip 16-bit images to white and drop an alpha channel without a warning, and
-    would stop at a corrupt file in the middle of an epoch. A training is followed by a test, so it checks test images,
-    too. Images that reach the trainer without a list of their files are checked in the first batch of a training.
+    Every file is read: anomalib would clip 16-bit images to white and drop an alpha channel without a warning, and
+    would stop at a corrupt file in the middle of an epoch. :class:`~anomalib_anoseg.training.reading_once.ReadingOnce`
+    has checked those that it keeps. A training is followed by a test, so it checks test images, too. Images that reach
+    the trainer without a list of their files are checked in the first batch of a training.
 
     Args:
         max_epochs: The model's own number of epochs; without one, Lightning's default of 1000 epochs gets a warning.
@@ -68,7 +70,8 @@ class InputCheck(Callback):
             trainer.limit_val_batches = 0  # anomalib asks such a datamodule for its validation images nevertheless
         datasets = [dataset for dataset in (train_data, val_data) if dataset is not None and len(dataset) > 0]
         if trainer.is_global_zero:
-            check_data_files([*datasets, test_data])
+            known = {path for dataset in datasets for path in served_paths(dataset)}
+            check_data_files([*datasets, test_data], known)
         for dataset in datasets:
             check_dataset(dataset)
             if self.check_paths is not None:
@@ -117,7 +120,7 @@ def check_dataset(dataset: Any) -> None:  # noqa: ANN401
     name = next(iter(image_paths(dataset)), "the first image")
     try:
         with isolate_rng():  # augmentations may be random
-            image = getattr(dataset[0], "image", None)
+            image = getattr(read_item(dataset, 0), "image", None)
     except ValueError as error:
         raise ValueError(
             f"The augmentations of `data` leave what is no picture ({error}). Images must be RGB, (3, H, W): change "
@@ -188,19 +191,24 @@ def check_image_files(paths: Iterable[str | Path]) -> None:
     names = list(dict.fromkeys(paths))
     with reading_threads() as threads:
         pictures = threads.map(examine_picture, names)
-        for picture in tqdm(pictures, "Checking images", len(names), leave=False, unit="image"):
+        for picture in tqdm(pictures, "Checking images", len(names), leave=False, disable=not names, unit="image"):
             if picture.problem:
                 raise ValueError(picture.problem)
 
 
-def check_data_files(datasets: Iterable[Any]) -> None:
+def check_data_files(datasets: Iterable[Any], known: Container[str] = ()) -> None:
     """Check the images of data sets, and then their masks; a data set without a list of its files is left out.
+
+    Args:
+        datasets: The data sets.
+        known: Images that have been checked.
 
     Raises:
         ValueError: If one cannot be used; the message names the file, the cause and the remedy.
     """
     datasets = list(datasets)
-    check_image_files(path for dataset in datasets for path in image_paths(dataset))
+    paths = (path for dataset in datasets for path in image_paths(dataset))
+    check_image_files(path for path in paths if str(path) not in known)
     pairs = dict.fromkeys(pair for dataset in datasets for pair in mask_pairs(dataset))
     with reading_threads() as threads:
         for problem in threads.map(lambda pair: examine_mask(*pair), pairs):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anomalib_anoseg.common import memory
-from anomalib_anoseg.common.memory import forget_peak, peak_memory
+from anomalib_anoseg.common.memory import available_memory, forget_peak, peak_memory
 
 linux = pytest.mark.skipif(not memory.CLEAR.exists(), reason="only Linux can")
 
@@ -49,3 +49,21 @@ def test_without_proc_getrusage_is_asked(monkeypatch, tmp_path):
         assert peak_memory() is None
     else:
         assert 10 < peak_memory() < 100_000
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"meminfo": "MemTotal: 9 kB\nMemAvailable: 4 kB\n"}, 4096),
+        ({"meminfo": "MemAvailable: 4 kB\n", "memory.max": "max\n", "memory.current": "7\n"}, 4096),
+        ({"meminfo": "MemAvailable: 4 kB\n", "memory.max": "1000\n", "memory.current": "900\n"}, 100),
+        ({"memory.max": "1000\n", "memory.current": "1001\n"}, 0),
+    ],
+)
+def test_a_container_limits_what_is_available(tmp_path, monkeypatch, files, expected):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert available_memory() == expected

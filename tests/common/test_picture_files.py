@@ -11,9 +11,9 @@ from threading import Barrier
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageFile
 
-from anomalib_anoseg.common.picture_files import examine_picture, reading_threads
+from anomalib_anoseg.common.picture_files import examine_picture, read_examined, reading_threads
 
 SIZE = (24, 16)  # width, height
 
@@ -42,6 +42,16 @@ def turned(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     return save(picture(), exif=exif)
+
+
+def turned_late(path):
+    """A PNG file with its EXIF behind the pixels, as some tools write it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    picture().save(path)
+    pixels, end = path.read_bytes()[:-12], path.read_bytes()[-12:]
+    path.write_bytes(pixels + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data)) + end)
 
 
 def large(path):
@@ -79,6 +89,7 @@ KINDS = {
     "transparent PNG": ("a.png", save(Image.new("RGBA", SIZE, (9, 9, 9, 254))), "transparent pixels.*Flatten"),
     "transparent WebP": ("a.webp", save(Image.new("RGBA", SIZE, (9, 9, 9, 0))), "transparent pixels.*Flatten"),
     "turned JPEG": ("a.jpg", turned(6), r"turned or mirrored \(EXIF orientation 6\).*exif_transpose"),
+    "PNG turned behind its pixels": ("a.png", turned_late, r"EXIF orientation 6\).*exif_transpose"),
     "mirrored PNG": ("a.png", turned(2), r"EXIF orientation 2\).*exif_transpose"),
     "line scan": ("a.ppm", large, "has 300000 x 4096 pixels, more than the 178,956,970.*Cut.*MAX_IM"),
     "truncated PNG": ("a.png", truncated, "not an image, or is corrupt.*Replace or remove"),
@@ -102,6 +113,8 @@ def test_unusable_file_is_named_with_cause_and_remedy(tmp_path, name, write, say
     assert re.search(says, problem)
     assert problem.startswith(str(tmp_path))
     assert "\n" not in problem
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        read_examined(path, lambda: Image.open(path).convert("RGB"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -137,6 +150,23 @@ def test_usable_file_has_a_size_and_a_thumbnail(tmp_path, name, write):
     assert found.size in {SIZE, SIZE[::-1]}
     assert found.thumbnail.shape == (32, 32)
     assert not found.is_constant
+
+
+@pytest.mark.parametrize(("name", "write"), GOOD.values(), ids=GOOD)
+def test_usable_file_is_decoded_once_by_who_reads_it(tmp_path, name, write, monkeypatch):
+    write(tmp_path / name)
+    decoded, load = [], ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda file: (decoded.append(bool(file.tile)), load(file))[1])
+    read = read_examined(tmp_path / name, lambda: Image.open(tmp_path / name).convert("RGB"))
+    assert read.size in {SIZE, SIZE[::-1]}
+    # What the header does not tell, Pillow alone knows: opacity, and whether it turned a TIFF itself.
+    assert sum(decoded) == 1 or name == "a.tif" or Image.open(tmp_path / name).mode == "RGBA"
+
+
+def test_what_fails_without_fault_of_the_picture_is_raised_as_it_is(tmp_path):
+    picture().save(tmp_path / "a.png")
+    with pytest.raises(ZeroDivisionError):
+        read_examined(tmp_path / "a.png", lambda: 1 / 0)
 
 
 def test_constant_picture_is_known(tmp_path):

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from anomalib_anoseg.models.sgsf.neighbours import Choice, choose_representatives, medoid, nearest_others
+from anomalib_anoseg.training.reading_once import served_reader
 
 # Images through the feature extractor at once.
 CHUNK = 16
@@ -178,13 +179,17 @@ def _read_chunks(
     Yields:
         Paths and images ``(3, H, W)`` uint8, some at a time.
     """
-    plain = copy.copy(dataset)
-    if hasattr(plain, "augmentations"):
-        plain.augmentations = None
-    with tqdm(total=len(plain), desc="Reading references", unit="image", leave=False, delay=PATIENCE) as bar:
-        for start in range(0, len(plain), CHUNK):
-            items = [plain[index] for index in range(start, min(start + CHUNK, len(plain)))]
-            yield [_finish(item, transforms) for item in items]
+    read: Callable[[int], Any] | None = served_reader(dataset, transforms)
+    remaining = transforms if read is None else ()
+    if read is None:
+        plain = copy.copy(dataset)
+        if hasattr(plain, "augmentations"):
+            plain.augmentations = None
+        read = plain.__getitem__
+    with tqdm(total=len(dataset), desc="Reading references", unit="image", leave=False, delay=PATIENCE) as bar:
+        for start in range(0, len(dataset), CHUNK):
+            items = [read(index) for index in range(start, min(start + CHUNK, len(dataset)))]
+            yield [_finish(item, remaining) for item in items]
             bar.update(len(items))
 
 
