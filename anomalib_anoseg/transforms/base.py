@@ -224,11 +224,11 @@ class SyntheticAnomaly(SeededAugmentation):
         return as_batch(image)
 
     def check_paths(self, paths: Sequence[str]) -> None:
-        """Check before training that all exists that :meth:`forge` looks up by file; by default, check nothing.
+        """Check before training the files that :meth:`forge` looks up, by their headers; by default, check nothing.
 
         Raises:
             FileNotFoundError: If something is missing.
-            ValueError: If something is ambiguous.
+            ValueError: If something is ambiguous, or no picture.
         """
 
     def look_up(self, image: Tensor, paths: Sequence[str] | None) -> dict[str, Tensor]:

@@ -106,6 +106,11 @@ class PerlinAnomaly(SalientAnomaly):
         params["rotated"] = assign_places(is_rotated, max_selected(rotation_p, count))
         return params | add_prefix("texture.", self.textures.draw(shape, stream))
 
+    def check_paths(self, paths: Sequence[str]) -> None:
+        """Check saliency and textures, see :meth:`SyntheticAnomaly.check_paths`."""
+        super().check_paths(paths)
+        self.textures.check_files()
+
     def plant(self, image: Tensor, params: dict[str, Tensor]) -> ForgedBatch:
         """Rotate images; blend textures where the noise exceeds the threshold, see :meth:`SyntheticAnomaly.plant`."""
         params = on_device(params, image.device)

@@ -1,6 +1,7 @@
 """Saliency from maps made by any other tool, found by the paths of the images."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -64,9 +65,9 @@ class SaliencyFolder(Saliency):
         return maps.to(image.device, non_blocking=True).float() / 255
 
     def check_paths(self, paths: Sequence[str]) -> None:
-        """Find the map of every image, without reading it."""
+        """Find the map of every image, and read its header."""
         for path in paths:
-            self._find(Path(path))
+            _check(self._find(Path(path)))
 
     def extra_repr(self) -> str:
         """Name the folder."""
@@ -105,24 +106,40 @@ class SaliencyFolder(Saliency):
         return found
 
 
-def _read(picture: Path) -> Tensor:
-    """Read a map, ``(1, H, W)`` uint8.
+def _check(picture: Path) -> None:
+    """Check what a map's header tells.
 
     Raises:
         ValueError: If it cannot be read, or its values do not have 8 bits: they would be cut off.
     """
     if problem := examine_file(picture):
         raise ValueError(f"saliency: {problem}")
-    try:
-        with Image.open(picture) as opened:
-            mode, grey = opened.mode, opened.convert("L")
-    except Exception as error:  # each format fails in its own way
-        raise ValueError(f"saliency: {picture} cannot be read ({one_line(error)}). Replace the map.") from error
+    with _explained(picture), Image.open(picture) as opened:
+        mode = opened.mode
     if mode not in EIGHT_BITS:
         raise ValueError(
             f"Saliency maps must have 8 bits per channel, but {picture} has mode {mode!r}. Convert the maps to 8 bits."
         )
-    return pil_to_tensor(grey)
+
+
+def _read(picture: Path) -> Tensor:
+    """Read a map, ``(1, H, W)`` uint8."""
+    _check(picture)
+    with _explained(picture), Image.open(picture) as opened:
+        return pil_to_tensor(opened.convert("L"))
+
+
+@contextmanager
+def _explained(picture: Path) -> Generator[None]:
+    """Name the map that cannot be read.
+
+    Raises:
+        ValueError: In place of what each format raises in its own way.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"saliency: {picture} cannot be read ({one_line(error)}). Replace the map.") from error
 
 
 def _list_pictures(root: Path) -> dict[tuple[str, ...], Path]:

@@ -28,6 +28,9 @@ class Textures(nn.Module):
         params = draw_distortions(stream, shape[0], shape[1])
         return params | {"index": stream.uniform((shape[0],), 0.0, 1.0)}
 
+    def check_files(self) -> None:
+        """Check before training that files can be read; by default, there are none."""
+
     def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Get the undistorted texture for each of ``(B, C, H, W)`` images: that shape or ``(B, 1, H, W)``, uint8.
 

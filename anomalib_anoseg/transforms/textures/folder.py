@@ -1,10 +1,12 @@
 """Textures from a folder of pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_image
@@ -17,6 +19,7 @@ from anomalib_anoseg.transforms.textures.base import Textures
 from anomalib_anoseg.transforms.textures.generated import BatchTextures
 
 DTD = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
+TOO_DEEP = "textures: {} has more than 8 bits a channel. Convert it to 8 bits."
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp"}
 
 
@@ -47,6 +50,15 @@ class TextureFolder(Textures):
         self.root = Path(root)
         self.memory = memory
         self._pictures: Tensor | None = None
+
+    def check_files(self) -> None:
+        """Read the header of each picture, which takes a second for DTD.
+
+        Raises:
+            ValueError: If one is no picture, or has more than 8 bits a channel.
+        """  # noqa: DOC502 - the check of each raises
+        for path in self._paths():
+            _check(path)
 
     def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Take the picture at fraction ``index`` of the folder.
@@ -93,20 +105,44 @@ class TextureFolder(Textures):
         return paths
 
 
+def _check(path: Path) -> None:
+    """Check what a picture's header tells.
+
+    Raises:
+        ValueError: If it is no picture, or has more than 8 bits a channel.
+    """
+    if problem := examine_file(path):
+        raise ValueError(f"textures: {problem}")
+    with _explained(path), Image.open(path) as opened:
+        mode = opened.mode
+    if mode.startswith("I"):  # not of colours, whose 16 bits Pillow does not show
+        raise ValueError(TOO_DEEP.format(path))
+
+
+@contextmanager
+def _explained(path: Path) -> Generator[None]:
+    """Name the picture that cannot be read.
+
+    Raises:
+        ValueError: In place of what each format raises in its own way.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"textures: {path} cannot be read ({one_line(str(error))}). Replace or remove it.") from error
+
+
 def _read(path: Path) -> Tensor:
     """Read a picture, ``(3, H, W)`` uint8.
 
     Raises:
-        ValueError: If it cannot be read, or has more than 8 bits a channel.
+        ValueError: If it has more than 8 bits a channel.
     """
-    if problem := examine_file(path):
-        raise ValueError(f"textures: {problem}")
-    try:
+    _check(path)
+    with _explained(path):
         picture = decode_image(str(path), ImageReadMode.RGB)
-    except RuntimeError as error:
-        raise ValueError(f"textures: {path} cannot be read ({one_line(str(error))}). Replace or remove it.") from error
     if picture.dtype != torch.uint8:
-        raise ValueError(f"textures: {path} has more than 8 bits a channel. Convert it to 8 bits.")
+        raise ValueError(TOO_DEEP.format(path))
     return picture
 
 

@@ -104,7 +104,7 @@ def test_refuses_two_maps_for_one_image(folder):
 def test_refuses_what_eight_bits_would_cut_off(tmp_path):
     Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"8 bits per channel, but .*a.png has mode 'I;16'\. Convert the maps"):
-        SaliencyFolder(tmp_path)(torch.rand(1, 3, 8, 8), ["a.png"])
+        SaliencyFolder(tmp_path).check_paths(["a.png"])
 
 
 def test_broken_map_is_named(tmp_path):
@@ -115,7 +115,7 @@ def test_broken_map_is_named(tmp_path):
     ):
         SaliencyFolder(tmp_path)(torch.rand(1, 3, 8, 8), ["a.png"])
     with pytest.raises(ValueError, match=r"^saliency: .*b\.png is a folder"):
-        SaliencyFolder(tmp_path)(torch.rand(1, 3, 8, 8), ["b.png"])
+        SaliencyFolder(tmp_path).check_paths(["b.png"])
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,8 @@ def test_broken_texture_is_named_in_one_line(tmp_path, spoil, says):
     with pytest.raises(ValueError, match=says) as error:
         DraemPerlin(tmp_path)(torch.rand(2, 3, 32, 32))
     assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=says):  # before a training
+        DraemPerlin(tmp_path).check_paths([])
 
 
 def test_grey_images_get_grey_textures(folder):
