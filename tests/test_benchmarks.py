@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [path for path in (ROOT / "benchmarks").rglob("*.md") if RESULTS not in path.parents]
 PICTURES = {".jpg", ".png"}
-PERFORMANCE = {"augmentation", "cost", "startup"}
+PERFORMANCE = {"augmentation", "cost", "pictures", "startup"}
 SHARED = {"__init__", "common", "judging", "trainings"}
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
 SHIPPED_TRIALS = yaml.safe_load((ROOT / "benchmarks" / "experiments" / "study.yaml").read_text(encoding="utf-8"))
@@ -46,6 +46,7 @@ TINY = {
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
     "kills": ["--kills", "1", "--epochs", "1", "--only", "training", "--markdown"],
     "own_thresholds": ["--markdown"],
+    "pictures": ["--pictures", "10", "--megapixels", "0.02", "--size", "64", "--epochs", "1", "--markdown"],
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
     "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
     "startup": ["--quick"],
@@ -154,7 +155,7 @@ def test_the_repository_stays_below_three_megabytes():
     assert sum((ROOT / name).stat().st_size for name in listed.stdout.split("\0") if name) < 3e6
 
 
-@pytest.mark.parametrize("name", ["hostile_input", "kills", "startup", "pixel_loss"])
+@pytest.mark.parametrize("name", ["hostile_input", "kills", "pictures", "startup", "pixel_loss"])
 def test_script_runs_and_writes_its_report(name, run):
     assert run(name)
 
