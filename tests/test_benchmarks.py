@@ -34,6 +34,12 @@ FEWER = {
         ),
         "preset": lambda _: {"image_size": (64, 64), "network": {"width": 0.125}},
     },
+    "false_alarms": {
+        "make_data": lambda *_: DemoTextures(
+            image_size=96, num_train=12, num_test_good=2, num_test_per_defect=1, val_split_ratio=0.5
+        ),
+        "preset": lambda _: {"image_size": (64, 64), "network": {"width": 0.125}},
+    },
     "calibration": {"FORGED_IMAGES": 16, "DRAWN_ON": 4},
     "pixel_loss": {"FORMS": {"l1": {"losses": {"segmentation": "l1"}}}},
 }
@@ -43,6 +49,7 @@ TINY = {
     "cost": ["--quick", "--markdown"],
     "hostile_input": ["--cases", "12", "--only", "board"],
     "export_parity": ["--steps", "1", "--markdown"],
+    "false_alarms": ["--preset", "laptop", "--steps", "1", "--markdown"],
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
     "kills": ["--kills", "1", "--epochs", "1", "--only", "training", "--markdown"],
     "own_thresholds": ["--markdown"],
@@ -269,6 +276,12 @@ def test_own_thresholds_count_what_is_missed_and_what_is_false():
     assert (dents["images"], dents["called anomalous"]) == (3, 2)
     assert (dents["no defect pixel marked"], dents["IoU below 0.1"]) == (1, 2)
     assert (good["images"], good["called anomalous"], good["any pixel marked"]) == (1, 1, 1)
+
+
+def test_false_alarms_are_counted_on_good_test_pictures_alone(run):
+    rows = run("false_alarms")["rows"]
+    assert [(row["rate"], row["held out"], row["test pictures"]) for row in rows] == [(0.15, 6, 2), (0.2, 6, 2)]
+    assert all(0 <= row["alarms"] <= 2 and 0 <= row["any pixel marked"] <= 2 for row in rows)
 
 
 def test_image_thresholds_are_found_on_anomalies_alone_and_with_those_of_training(calibration):

@@ -1,0 +1,110 @@
+"""Count false alarms on good test pictures at the operating points that held-out good pictures promise.
+
+A preset learns from a part of the good training pictures; the others are held out and give the operating points. Then
+good test pictures are predicted. At each point the report counts those above the image threshold and those with any
+marked pixel, and says whether their share lies in the interval that was stated. *Chance* is the probability of as many
+image alarms or more if test pictures were like those held out: a beta-binomial distribution gives it exactly. For the
+record: nothing may be chosen by it. Page: false_alarms.md.
+
+    python -m benchmarks.experiments.false_alarms --set datasets/mvtec/screw ... --weights FILE --markdown
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.data import MVTecAD
+from lightning.pytorch import Trainer
+from scipy.stats import betabinom
+
+from anomalib_anoseg import SGSF, AnoSeg
+from anomalib_anoseg.data import DemoTextures
+from anomalib_anoseg.training.operating_points import OperatingPoint, count_alarms
+from benchmarks.common import QUIET, Row, begin, by_group, format_table, make_parser, merge, preset, write_json
+
+PREDICTED = ("pred_score", "anomaly_map")  # fields of anomalib's batches
+
+
+def main() -> None:
+    """Train a model on each set, and count."""
+    options = parse_options()
+    begin(options)
+    rows = [row for folder in options.set or [None] for row in measure(folder, options)]
+    write_json(options, rows=rows)
+    lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    print(format_table(lines, markdown=options.markdown))
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser(__doc__, "seed", "threads", "markdown")
+    parser.add_argument(
+        "--set", type=Path, nargs="*", default=[], help="folders in MVTec AD's layout; the demonstration if omitted"
+    )
+    parser.add_argument("--preset", default="sgsf_laptop_pretrained")
+    parser.add_argument("--weights", type=Path, help="timm's weights of the preset's encoder, in place of a download")
+    parser.add_argument("--steps", type=int, default=150, help="of each training (default: 150)")
+    parser.add_argument("--held_out", type=float, default=0.5, help="share of the good pictures (default: 0.5)")
+    return parser.parse_args()
+
+
+def measure(folder: Path | None, options: argparse.Namespace) -> list[Row]:
+    """Train on one set, and count at each of its operating points."""
+    model, data = make_model(options), make_data(folder, options)
+    length = {"max_steps": options.steps, "max_epochs": -1, "num_sanity_val_steps": 0, "check_val_every_n_epoch": 10**6}
+    Trainer(**length, **QUIET).fit(model, datamodule=data)  # and one validation at its end
+    labels = data.test_data.samples.label_index.tolist()
+    data.test_data.subsample([index for index, label in enumerate(labels) if label == 0], inplace=True)
+    batches: Any = Trainer(**QUIET).predict(model, data.test_dataloader())
+    score, maps = (torch.cat([getattr(batch, name) for batch in batches]) for name in PREDICTED)
+    name = folder.name if folder else "demonstration"
+    points = model.post_processor.operating_points
+    return [{"set": name} | count(point, score, maps.flatten(1).amax(1)) for point in points]
+
+
+def make_model(options: argparse.Namespace) -> Any:  # noqa: ANN401
+    """Make the model of a preset."""
+    kind, weights = (
+        (SGSF, "extractor.weights") if options.preset.startswith("sgsf") else (AnoSeg, "encoder.pre_trained")
+    )
+    changes = by_group({weights: str(options.weights)} if options.weights else {})
+    settings = merge(preset(options.preset), changes)
+    return kind(**settings | {"visualizer": False, "evaluator": False, "seed": options.seed})
+
+
+def make_data(folder: Path | None, options: argparse.Namespace) -> Any:  # noqa: ANN401
+    """Hold out a part of the good training pictures of a set."""
+    sizes: dict[str, Any] = {"train_batch_size": 8, "eval_batch_size": 8, "num_workers": 0}
+    if folder is None:
+        return DemoTextures(**sizes)
+    split: dict[str, Any] = {"val_split_mode": "from_train", "val_split_ratio": options.held_out, "seed": options.seed}
+    return MVTecAD(folder.parent, folder.name, **sizes, **split)
+
+
+def count(point: OperatingPoint, score: torch.Tensor, peaks: torch.Tensor) -> Row:
+    """Count good test pictures, of which there are scores and highest pixels ``(N,)``, above both thresholds."""
+    above, marked = int((score > point.image_score).sum()), int((peaks > point.pixel_score).sum())
+    allowed = count_alarms(point.false_alarm_rate, point.good_images)
+    chance = betabinom.sf(above - 1, len(score), allowed + 1, point.good_images - allowed)
+    return {
+        "rate": point.false_alarm_rate,
+        "held out": point.good_images,
+        "interval": "{:.3f} to {:.3f}".format(*point.interval),
+        "forged found": round(point.found, 3),
+        "test pictures": len(score),
+        "alarms": above,
+        "in it": place(above / len(score), *point.interval),
+        "chance": round(float(chance), 4),
+        "any pixel marked": marked,
+        "in it, too": place(marked / len(score), *point.interval),
+    }
+
+
+def place(share: float, low: float, high: float) -> str:
+    """Say whether a share lies in an interval."""
+    return "below" if share < low else "above" if share > high else "yes"
+
+
+if __name__ == "__main__":
+    main()
