@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from anomalib_anoseg.models.anoseg.networks import Decoder, DecoderKind, Discriminator, Segmenter
-from anomalib_anoseg.models.network_parts import crop, smoothed_maximum
+from anomalib_anoseg.models.image_score import score_map
+from anomalib_anoseg.models.network_parts import crop
 from anomalib_anoseg.training.averaging import AveragedModule
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class AnoSegModel(nn.Module):
         adversarial: Whether a discriminator judges the outputs in training; needs ``reconstruction``.
         averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 turns averaging off. Their
             normalisation statistics are computed separately, see :meth:`prepare_for_evaluation`.
-        score_window: Side of the square over which the map is averaged before its maximum becomes the image score,
-            an odd number of pixels, so that no single bright pixel decides; 1 takes the plain maximum.
+        score_window: Of the image score, an odd number of pixels, see
+            :func:`~anomalib_anoseg.models.image_score.score_map`.
         skip_connections: Whether the map decoder sees the encoder's finer features; not in the paper.
         normalize: Whether the encoder normalises colours as its pre-trained weights expect.
         frozen: Whether the encoder keeps its pre-trained weights; not in the paper.
@@ -70,8 +71,7 @@ class AnoSegModel(nn.Module):
 
     Attributes:
         detector: ``None`` unless a detector is configured; it always sees whole images.
-        image_score: What becomes the image score in evaluation mode: the smoothed maximum of the ``"map"``, or the
-            score of the ``"detector"``.
+        image_score: What becomes the image score in evaluation mode: that of the ``"map"`` or of the ``"detector"``.
         segmentation_frozen: Whether all parts but the detector stay in evaluation mode, even in training.
         tiler: Set by anomalib's ``TilerConfigurationCallback``: the networks then see tiles of large images.
 
@@ -137,7 +137,7 @@ class AnoSegModel(nn.Module):
     def _score(self, name: ImageScore, image: Tensor, anomaly_map: Tensor) -> Tensor:
         if name == "detector" and self.detector is not None:
             return self.detector.score(image, anomaly_map)
-        return smoothed_maximum(anomaly_map, self.score_window)
+        return score_map(anomaly_map, self.score_window)
 
     def predict_map(self, image: Tensor) -> Tensor:
         """Predict anomaly maps ``(B, 1, H, W)`` as evaluation does, in ``[0, 1]``, from ``(B, 3, H, W)`` images.

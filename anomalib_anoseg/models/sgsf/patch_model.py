@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomalib_anoseg.models.encoder import CoordinateEncoder
+from anomalib_anoseg.models.image_score import score_map
 from anomalib_anoseg.models.light_decoder import LightDecoder
-from anomalib_anoseg.models.network_parts import crop, smoothed_maximum
+from anomalib_anoseg.models.network_parts import crop
 from anomalib_anoseg.models.sgsf.patch_memory import PatchMemory, Standardisation, average_patches
 from anomalib_anoseg.models.sgsf.torch_model import SGSFOutput
 from anomalib_anoseg.training.averaging import AveragedModule
@@ -34,8 +35,8 @@ class PatchGuidedModel(nn.Module):
         width: Factor on the decoder's channels.
         vectors: Patches in the memory, for each of three scales.
         averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing.
-        score_window: Odd side in pixels of the square over which the map is averaged before its maximum becomes the
-            image score.
+        score_window: Of the image score, an odd number of pixels, see
+            :func:`~anomalib_anoseg.models.image_score.score_map`.
 
     Example:
         >>> import torch
@@ -93,7 +94,8 @@ class PatchGuidedModel(nn.Module):
         logits = crop(decoder(self.guide(image)), image)
         # In float32 even under autocast: bfloat16 has few values near 1, and the best of all pixels would tie.
         anomaly_map = logits.float().softmax(1)[:, 1:]
-        return InferenceBatch(pred_score=smoothed_maximum(anomaly_map, self.score_window), anomaly_map=anomaly_map)
+        score = score_map(anomaly_map, self.score_window)
+        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
 
     @torch.no_grad()
     def guide(self, image: Tensor, own: Tensor | None = None) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
-from anomalib_anoseg.models.network_parts import smoothed_maximum
+from anomalib_anoseg.models.image_score import score_map
 from anomalib_anoseg.models.sgsf.bank import Precision, ReferenceBank
 from anomalib_anoseg.models.sgsf.bank_size import BankFeatures, BankSize
 from anomalib_anoseg.models.sgsf.extractor import FeatureExtractor
@@ -91,8 +91,8 @@ class SGSFModel(nn.Module):
         bank_precision: Of stored features.
         averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 turns averaging off. Their
             normalisation statistics are computed separately, see :meth:`prepare_for_evaluation`.
-        score_window: Odd side in pixels of the square over which the map is averaged before its maximum becomes the
-            image score.
+        score_window: Of the image score, an odd number of pixels, see
+            :func:`~anomalib_anoseg.models.image_score.score_map`.
 
     Attributes:
         bank: The references; ``None`` if the model needs none, and so is ``extractor``.
@@ -163,7 +163,8 @@ class SGSFModel(nn.Module):
         logits = self.inference_network.segmenter.segment(image, self._guide(image))
         # In float32 even under autocast: bfloat16 has few values near 1, where the highest pixels would tie.
         anomaly_map = logits.float().softmax(1)[:, 1:]
-        return InferenceBatch(pred_score=smoothed_maximum(anomaly_map, self.score_window), anomaly_map=anomaly_map)
+        score = score_map(anomaly_map, self.score_window)
+        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
 
     @property
     def tiler(self) -> None:

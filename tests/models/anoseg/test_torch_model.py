@@ -10,7 +10,7 @@ from anomalib.data.utils.tiler import Tiler
 from anomalib_anoseg.models.anoseg.networks import Decoder, Discriminator
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel
 from anomalib_anoseg.models.encoder import CoordinateEncoder
-from anomalib_anoseg.models.network_parts import scale_channels, smoothed_maximum
+from anomalib_anoseg.models.network_parts import scale_channels
 
 
 def count(module):
@@ -125,14 +125,6 @@ def test_evaluation_starts_with_statistics_of_the_last_images():
     model.train().prepare_for_evaluation()
     assert torch.equal(norm.running_mean, statistics), "without new steps there is nothing to compute"
     assert not model.averaged.module.training
-
-
-def test_image_score_needs_more_than_one_hot_pixel():
-    cold, hot_pixel, blob = torch.zeros(3, 1, 64, 64)
-    hot_pixel[0, 30, 30], blob[0, 20:41, 20:41] = 1, 1
-    scores = smoothed_maximum(torch.stack((cold, hot_pixel, blob)), 21)
-    assert scores.tolist() == pytest.approx([0, 1 / 441, 1])
-    assert smoothed_maximum(hot_pixel[None], 1).item() == 1
 
 
 def test_tiles_see_what_whole_images_see():
