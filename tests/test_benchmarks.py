@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 
@@ -41,6 +42,13 @@ FEWER = {
         "preset": lambda _: {"image_size": (64, 64), "network": {"width": 0.125}},
     },
     "calibration": {"FORGED_IMAGES": 16, "DRAWN_ON": 4},
+    "image_scores": {
+        "make_data": lambda *_: DemoTextures(image_size=96, num_train=12, num_test_good=2, num_test_per_defect=1),
+        "NORMAL": 3,
+        "CARRIERS": 2,
+        "FORGED": 2,
+        "TESTED": 6,
+    },
     "pixel_loss": {"FORMS": {"l1": {"losses": {"segmentation": "l1"}}}},
 }
 TINY = {
@@ -51,6 +59,7 @@ TINY = {
     "export_parity": ["--steps", "1", "--markdown"],
     "false_alarms": ["--preset", "laptop", "--steps", "1", "--markdown"],
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
+    "image_scores": ["maps", "--weights", "weights.pth", "--seconds", "1", "--csv", "scores.csv", "--markdown"],
     "kills": ["--kills", "1", "--epochs", "1", "--only", "training", "--markdown"],
     "own_thresholds": ["--markdown"],
     "pictures": ["--pictures", "10", "--megapixels", "0.02", "--size", "64", "--epochs", "1", "--markdown"],
@@ -85,6 +94,7 @@ def run(tmp_path_factory):
 
 def run_here(module, options, folder):
     (folder / "trials.yaml").write_text(yaml.safe_dump(TINY_TRIALS, sort_keys=False))
+    torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), folder / "weights.pth")
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", [module, *options])
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -178,6 +188,20 @@ def test_cost_reports_every_quantity(run):
     waits = figures["host synchronisations of forging"]
     draem, *ours = waits.values()
     assert max(max(samples) for samples in ours) == 0 < min(draem)
+
+
+def test_image_scores_are_compared_on_every_kind_of_anomalies(run):
+    rows = run("image_scores")["rows"]
+    scores = {model: {row["score"] for row in rows if row["model"] == model} for model in ("AnoSeg", "SGSF")}
+    assert scores["AnoSeg"] < scores["SGSF"] and "distance 16" in scores["SGSF"] - scores["AnoSeg"]
+    for row in rows:
+        assert all(0 <= row[kind] <= 1 for kind in ("patches and noise", "faint", "noise", "wide", "drawn", "test"))
+
+
+def test_ties_of_scores_count_half():
+    auroc = load("image_scores").auroc
+    assert auroc(torch.tensor([0.0, 2.0]), torch.tensor([2.0, 3.0])) == pytest.approx(3.5 / 4)
+    assert auroc(torch.tensor([1.0]), torch.tensor([1.0])) == pytest.approx(0.5)
 
 
 def test_augmentation_counts_and_times_both_generators(run):

@@ -29,9 +29,9 @@ JUDGING_SEED = 10_000
 ATTEMPTS = 50  # draws of a defect until it lies on the object
 
 
-def make_data(root: Path | None, category: Any, batch: int) -> AnomalibDataModule:  # noqa: ANN401
+def make_data(root: Path | None, category: Any, batch: int, seed: int = 0) -> AnomalibDataModule:  # noqa: ANN401
     """Make the data module of a set in MVTec AD's layout, or of the demonstration; hold out a fifth of its images."""
-    split: dict[str, Any] = {"val_split_mode": "from_train", "val_split_ratio": 0.2, "seed": 0, "num_workers": 0}
+    split: dict[str, Any] = {"val_split_mode": "from_train", "val_split_ratio": 0.2, "seed": seed, "num_workers": 0}
     sizes: dict[str, Any] = {"train_batch_size": batch, "eval_batch_size": batch}
     if root is None:
         return DemoTextures(category=category, **sizes)
