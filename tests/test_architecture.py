@@ -84,6 +84,17 @@ def test_augmentations_come_without_anomalib():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_inspection_needs_neither_torch_nor_anomalib():
+    """At the line there is numpy, Pillow, scikit-image with what it needs, and a runtime."""
+    heavy = ("anomalib", "jsonargparse", "kornia", "lightning", "pandas", "pydantic", "rich", "timm", "torch", "tqdm")
+    files = [file for file in FILES if file.parent == PACKAGE / "deploy" / "inspection"]
+    modules = ["anomalib_anoseg.cli.main", *(f"anomalib_anoseg.deploy.inspection.{file.stem}" for file in files)]
+    code = f"import sys; sys.modules.update(dict.fromkeys({heavy}, None)); import {', '.join(modules)}"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert len(files) > 5
+
+
 def test_constructors_need_no_network(monkeypatch, tmp_path):
     def refuse(*_, **__):
         raise AssertionError("network")

@@ -60,7 +60,7 @@ TINY = {
     "false_alarms": ["--preset", "laptop", "--steps", "1", "--markdown"],
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
     "image_scores": ["maps", "--weights", "weights.pth", "--seconds", "1", "--csv", "scores.csv", "--markdown"],
-    "kills": ["--kills", "1", "--epochs", "1", "--only", "training", "--markdown"],
+    "kills": ["--kills", "1", "--epochs", "1", "--pictures", "30", "--only", "training", "inspection", "--markdown"],
     "own_thresholds": ["--markdown"],
     "pictures": ["--pictures", "10", "--megapixels", "0.02", "--size", "64", "--epochs", "1", "--markdown"],
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],

@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, get_origin, get_type_hints
 
-from jsonargparse import ActionConfigFile, ArgumentParser
-
+from anomalib_anoseg.cli import inspect
 from anomalib_anoseg.common.messages import one_line
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 # What each subcommand does, in a line, and where its function is.
 COMMANDS = {
@@ -25,6 +27,7 @@ COMMANDS = {
     "board": ("Train and test a grid of models, one after another.", "board.run.board", "run_board"),
     "cost": ("Measure what the models of a board cost to run.", "board.measure.cost", "measure_cost"),
     "report": ("Write the report of one or more boards.", "board.report.report", "write_report"),
+    "inspect": ("Judge pictures by an exported file, without torch.", "cli.inspect", "inspect"),
     "preview": ("Show anomalies forged on your images.", "cli.preview", "preview"),
     "doctor": ("Show what is installed, and compare runtimes.", "cli.doctor", "doctor"),
 }
@@ -38,7 +41,7 @@ REMEDIES = {
     errno.EACCES: "Change its permissions, or name another place.",
     errno.EPERM: "Change its permissions, or name another place.",
 }
-RESUMED = {"board", "cost"}
+RESUMED = {"board", "cost", "inspect"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,23 +51,41 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The words after the command's name; those of the process if ``None``.
 
     Raises:
-        SystemExit: With 0 if all went well, 1 if a board is incomplete or the doctor found a problem, 2 if an argument
-            or a file is wrong, 130 after Ctrl-C.
+        SystemExit: With 0 if all went well, 1 if a board is incomplete, the doctor found a problem or an inspection an
+            anomalous picture, 2 if an argument or a file is wrong, 3 if an inspection could not judge a picture, 130
+            after Ctrl-C.
     """  # noqa: DOC502
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     try:
-        result = _run(arguments, chosen)
+        result = _inspect(arguments[1:]) if arguments[:1] == ["inspect"] else _run(arguments, chosen)
     except KeyboardInterrupt:
         more = " What is finished is kept; run the same command again to go on." if chosen in RESUMED else ""
         print(f"\nInterrupted.{more}", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+    if chosen == "inspect":
+        sys.exit(inspect.status_of(result))
     # A board returns what is missing, the doctor what is wrong.
     sys.exit(1 if chosen in {"board", "doctor"} and result else 0)
 
 
+def _inspect(arguments: Sequence[str]) -> Any:  # noqa: ANN401
+    """Run the subcommand that needs nothing but the standard library for its arguments."""
+    parser = inspect.make_parser()
+    given = vars(parser.parse_args(arguments))
+    return _call(inspect.inspect, given, lambda line: parser.exit(2, f"{parser.prog}: error: {line}\n"))
+
+
 def _run(arguments: Sequence[str], chosen: str | None) -> Any:  # noqa: ANN401
-    """Parse the arguments, and return what the chosen subcommand returns; the user's errors become a line."""  # noqa: DOC501
+    """Parse the arguments, and return what the chosen subcommand returns; the user's errors become a line."""
+    try:
+        from jsonargparse import ArgumentParser  # noqa: PLC0415
+    except ModuleNotFoundError:
+        inspect.make_parser().exit(
+            2,
+            "Here works `anomalib-anoseg inspect` alone, because jsonargparse is not installed. "
+            "`pip install anomalib-anoseg` brings all that the other commands need.\n",
+        )
     parser = ArgumentParser(prog="anomalib-anoseg", description="Commands around training with anomalib.")
     parser.add_argument("--version", action="version", version=_version())
     subcommands = parser.add_subcommands()
@@ -81,15 +102,21 @@ def _run(arguments: Sequence[str], chosen: str | None) -> Any:  # noqa: ANN401
         given = parser.instantiate_classes(parsed)[name].as_dict()
     except Exception as error:  # noqa: BLE001 - every class refuses its arguments in its own way
         parser.error(_refusal(error))
+    known = signature(call).parameters
+    return _call(call, {key: value for key, value in given.items() if key in known}, parser.error)
+
+
+def _call(call: Callable[..., Any], arguments: dict[str, Any], refuse: Callable[[str], NoReturn]) -> Any:  # noqa: ANN401
+    """Call a subcommand's function; what is the user's to mend becomes a line."""  # noqa: DOC501
     try:
-        return call(**{key: value for key, value in given.items() if key in signature(call).parameters})
+        return call(**arguments)
     except (OSError, ModuleNotFoundError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             file = "" if error.filename is None else f"{error.filename}: "
-            parser.error(f"{file}{error.strerror}. {REMEDIES.get(error.errno, '')}")
+            refuse(f"{file}{error.strerror}. {REMEDIES.get(error.errno, '')}")
         if not _raised_by_this_package(error):
             raise
-        parser.error(str(error))
+        refuse(str(error))
 
 
 def _refusal(error: Exception) -> str:
@@ -103,8 +130,10 @@ def _refusal(error: Exception) -> str:
     return one_line(" ".join(reason for reason in reasons if reason and "NoneType" not in reason) or own, 600)
 
 
-def _add_function(parser: ArgumentParser, function: Callable[..., Any]) -> None:
+def _add_function(parser: "ArgumentParser", function: Callable[..., Any]) -> None:
     """Add a function's arguments to a parser."""
+    from jsonargparse import ActionConfigFile  # noqa: PLC0415
+
     positional = [name for name in signature(function).parameters if name in POSITIONAL]
     for name in positional:
         hint = get_type_hints(function)[name]

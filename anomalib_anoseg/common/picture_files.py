@@ -27,6 +27,7 @@ __all__ = [
     "file_version",
     "open_picture",
     "read_examined",
+    "read_picture",
     "reading_threads",
     "shown",
 ]
@@ -134,6 +135,30 @@ def read_examined(path: str | Path, read: Callable[[], Read]) -> Read:
     return read()
 
 
+def read_picture(path: str | Path) -> Image.Image:
+    """Read a picture in RGB, as anomalib does.
+
+    Raises:
+        ValueError: If it cannot be used; the message is that of :func:`examine_picture`.
+
+    Example:
+        >>> read_picture("nowhere.png")
+        Traceback (most recent call last):
+        ValueError: nowhere.png does not exist. Restore it, or remove it from the list of pictures.
+    """
+    path = Path(path)
+    if problem := examine_file(path):
+        raise ValueError(problem)
+    try:
+        with open_picture(path) as image:
+            image.load()
+            if not (problem := _find_problem(image)):
+                return image.convert("RGB")
+    except Exception as error:  # noqa: BLE001 - each format fails in its own way
+        raise ValueError(_refusal(path, error).problem) from None
+    raise ValueError(f"{shown(path)} {problem}")
+
+
 def file_version(path: Path) -> tuple[int, int]:
     """Size in bytes and time of change of a file, by which a cache knows that it is still the same."""
     status = path.stat()
@@ -182,15 +207,19 @@ def shown(path: str | Path) -> str:
 
 @lru_cache(maxsize=100_000)
 def _examine(path: Path, _version: tuple[int, int]) -> Picture:
-    name = shown(path)
     try:
         return _read(path)
-    except Image.DecompressionBombError:
-        return _too_large(path)
-    except PermissionError:
-        return Picture(f"{name} may not be read. Change its permissions.")
     except Exception as error:  # noqa: BLE001 - each format fails in its own way
-        return Picture(f"{name} is not an image, or is corrupt ({error}). Replace or remove it.")
+        return _refusal(path, error)
+
+
+def _refusal(path: Path, error: Exception) -> Picture:
+    """Say why a file cannot be read."""
+    if isinstance(error, Image.DecompressionBombError):
+        return _too_large(path)
+    if isinstance(error, PermissionError):
+        return Picture(f"{shown(path)} may not be read. Change its permissions.")
+    return Picture(f"{shown(path)} is not an image, or is corrupt ({error}). Replace or remove it.")
 
 
 def _read(path: Path) -> Picture:

@@ -5,7 +5,8 @@ moment drawn from the length of the unkilled run. Then:
 
 - training: the checkpoint that is there must load, and the training that goes on from it must end with equal weights;
 - export: each file over the previous one must be whole, old or new, or absent;
-- board: the same command once more must end with equal rows.
+- board: the same command once more must end with equal rows;
+- inspection: one, killed and started again and again, must judge each picture once, with equal scores.
 """
 
 import argparse
@@ -30,10 +31,13 @@ import openvino
 import torch
 import yaml
 from anomalib.cli.cli import AnomalibCLI
+from PIL import Image
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.board.run.board import run_board
+from anomalib_anoseg.common.memory import forget_peak, peak_memory
 from anomalib_anoseg.data import DemoTextures
+from anomalib_anoseg.deploy.inspection.inspection import inspect_pictures
 from benchmarks.common import Row, begin, format_table, make_parser, write_json
 
 Picture = npt.NDArray[np.float32]
@@ -48,6 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = make_parser(__doc__, "seed", "threads", "markdown")
     parser.add_argument("--kills", type=int, default=20, help="of each kind (default: 20)")
     parser.add_argument("--epochs", type=int, default=6, help="of each training (default: 6)")
+    parser.add_argument("--pictures", type=int, default=10_000, help="of the inspection (default: 10000)")
     parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
     options = parser.parse_args(arguments)
     begin(options)
@@ -230,6 +235,52 @@ def rows_of(out: Path) -> dict[str, Any]:
     return {row["id"]: (row["metrics"], row["defects"]) for row in rows}
 
 
+def kill_inspections(root: Path, options: argparse.Namespace) -> Row:
+    """Kill one inspection at random moments, and start it again each time."""
+    run(partial(fit, root, root / "inspected", 1))
+    run(partial(export, checkpoint_in(root / "inspected"), root / "inspected"))
+    stream, tenth = np.random.default_rng(options.seed), options.pictures // 10
+    for number in range(options.pictures):
+        path = root / "pictures" / ("tenth" if number < tenth else "others") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(stream.integers(0, 256, (8, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)).save(path)
+    length, few = inspect(root, "tenth")
+    row = new_row(options)
+    for number, moment in enumerate(moments(options, 10 * (length or 0.0) / options.kills)):
+        row["finished before"] += inspect(root, ".", moment)[0] is not None
+        file = root / "out of ." / "results.jsonl"
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        row["nothing there yet"] += not lines
+        row["whole"] += all(json.loads(line) for line in lines if line.endswith(b"\n"))
+        tell("inspection", number, row)
+    many = inspect(root, ".")[1]
+    found, scores, expected = results_of(root, "."), dict(results_of(root, ".")), dict(results_of(root, "tenth"))
+    row |= {"twice": len(found) - len(scores), "lost": options.pictures - len(scores)}
+    are_equal = not row["twice"] and not row["lost"] and expected.items() <= scores.items()
+    row["equal"] = options.kills if are_equal else 0
+    return row | {f"MiB, {tenth} pictures": few, f"MiB, {options.pictures} pictures": many}
+
+
+def inspect(root: Path, folder: str, seconds: float | None = None) -> tuple[float | None, float]:
+    """Inspect a folder of the pictures; return how long it took, ``None`` if it was killed, and the peak memory."""
+    memory = root / "memory"
+    memory.write_text("nan", encoding="utf-8")
+
+    def call() -> None:
+        forget_peak()
+        file = root / "inspected" / "weights" / "onnx" / "model.onnx"
+        inspect_pictures(file, [root / "pictures" / folder], root / f"out of {folder}", overlays="none")
+        memory.write_text(str(peak_memory()), encoding="utf-8")
+
+    return run(call, seconds), round(float(memory.read_text(encoding="utf-8")), 1)
+
+
+def results_of(root: Path, folder: str) -> list[tuple[str, float]]:
+    """Read the path and score of each line."""
+    with (root / f"out of {folder}" / "results.jsonl").open(encoding="utf-8") as file:
+        return [(line["path"], line["score"]) for line in map(json.loads, file)]
+
+
 def new_row(options: argparse.Namespace) -> Row:
     """Begin to count."""
     names = ("finished before", "nothing there yet", "whole", "equal", "leftovers")
@@ -241,7 +292,7 @@ def tell(kind: str, number: int, row: Row) -> None:
     print(f"{kind} {number + 1}/{row['kills']}: {row}", file=sys.stderr, flush=True)
 
 
-KINDS = {"training": kill_trainings, "export": kill_exports, "board": kill_boards}
+KINDS = {"training": kill_trainings, "export": kill_exports, "board": kill_boards, "inspection": kill_inspections}
 
 if __name__ == "__main__":
     main()

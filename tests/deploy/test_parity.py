@@ -3,18 +3,24 @@
 import json
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+import onnx
+import openvino
 import pytest
 import torch
 from anomalib.data.utils import read_image
 from anomalib.deploy import OpenVINOInferencer
+from PIL import Image
 from torchvision.transforms.v2 import Resize
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.deploy.forms import export_forms
-from anomalib_anoseg.deploy.record import from_json
+from anomalib_anoseg.deploy.inspection.inspection import inspect_pictures
+from anomalib_anoseg.deploy.metadata import write_onnx_metadata
+from anomalib_anoseg.deploy.record import KEY, Model, OperatingPoint, Record, Threshold, Thresholds, Training, from_json
 from anomalib_anoseg.deploy.runtimes import Form, load_runtime
 from anomalib_anoseg.training.seeding import seeded_weights
 
@@ -144,6 +150,50 @@ def test_int8_differs_by_its_layers_alone(exported, raw, tested):
         assert np.abs(prediction.pred_score - item.pred_score.numpy()).max() < 0.1
         assert np.abs(prediction.anomaly_map[:, 0] - item.anomaly_map.reshape(1, 64, 64).numpy()).mean() < 0.05
         np.testing.assert_allclose(prediction.anomaly_map, resized.anomaly_map, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("form", EXACT[1:], ids=lambda form: form.name)
+def test_inspect_says_what_the_test_says(form, exported, pictures, tested, tmp_path):
+    for result in inspect(exported[form], pictures, tmp_path):
+        item, (width, height) = tested[Path(result["path"])], result["size"]
+        assert result["score"] == pytest.approx(item.pred_score.item(), abs=TOLERANCE)
+        assert (result["label"], result["threshold"]) == ("anomalous" if item.pred_label else "normal", 0.5)
+        # torch brings the map of the test to the picture's size.
+        resized = Resize((height, width), antialias=min(height, width) < 64)(item.anomaly_map.reshape(1, 64, 64))
+        mask, clear = np.asarray(Image.open(tmp_path / result["mask"])), (resized[0] - 0.5).abs().numpy() > TOLERANCE
+        assert mask.shape == (height, width)
+        assert np.array_equal(mask[clear], resized[0].numpy()[clear] > 0.5)
+        assert clear.mean() > 0.98
+        assert sum(region["area"] for region in result["regions"]) == mask.sum()
+
+
+@pytest.mark.parametrize("form", EXACT[1:], ids=lambda form: form.name)
+def test_inspect_decides_by_the_record_in_the_file(form, exported, pictures, tested, tmp_path):
+    scores = sorted(item.pred_score.item() for item in tested.values())
+    between = (scores[1] + scores[2]) / 2
+    assert scores[2] - scores[1] > 2 * TOLERANCE
+    threshold, point = Threshold(0.3, 0.0, 1.0), OperatingPoint(0.02, between, 0.7, 20, (0.0, 0.1))
+    thresholds = Thresholds(threshold, threshold, "forged on held-out images")
+    text = Record(Model("AnoSeg", None, 0, ""), {}, Training(), {}, {}, thresholds, (point,)).to_json()
+    path = tmp_path / f"marked{exported[form].suffix}"
+    if path.suffix == ".xml":
+        marked = openvino.Core().read_model(exported[form])
+        marked.set_rt_info(text, ["framework", KEY])
+        openvino.save_model(marked, path, compress_to_fp16=False)
+    else:
+        onnx.save(onnx.load(exported[form]), path)
+        write_onnx_metadata(path, {KEY.rpartition(".")[2]: text})
+    results = inspect(path, pictures, tmp_path / "out", rate=0.02)
+    assert sorted(line["score"] for line in results if line["label"] == "anomalous") == pytest.approx(
+        scores[2:], abs=TOLERANCE
+    )
+    assert {line["threshold"] for line in results} == {between}
+    assert all(region["peak"] > 0.7 for line in results for region in line["regions"])
+
+
+def inspect(path, pictures, out, **options):
+    inspect_pictures(path, [pictures[0].parent], out, masks=True, **options)
+    return [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def resize(values):
