@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.deploy.inspection.coco import write_coco
 from anomalib_anoseg.deploy.inspection.journal import RESULTS, Journal, Tally
 from anomalib_anoseg.deploy.inspection.overlay import draw_overlay
 from anomalib_anoseg.deploy.inspection.progress import Progress
@@ -37,6 +38,7 @@ def inspect_pictures(
     rate: float | None = None,
     overlays: str = "anomalous",
     masks: bool = False,
+    coco: bool = False,
     watch: bool = False,
 ) -> Tally:
     """Judge pictures by an exported file; those whose results are in the folder are not judged again.
@@ -48,6 +50,7 @@ def inspect_pictures(
         rate (float | None): False alarm rate, one of those in the file's record; ``None`` for its own thresholds.
         overlays (str): For which pictures: ``"all"``, ``"anomalous"`` or ``"none"``.
         masks (bool): Whether to write a mask of each, in which white is anomalous.
+        coco (bool): Whether to write ``coco.json`` at the end, with the regions as boxes.
         watch (bool): Whether to wait for more pictures in the folders, until Ctrl-C.
 
     Returns:
@@ -88,6 +91,8 @@ def inspect_pictures(
         finally:
             progress.close()
             table = journal.write_table()
+            if coco:
+                write_coco(out / "coco.json", journal.results)
             print(f"{journal.tally}; {progress.done} judged now. {out / RESULTS}, {table.name}")  # noqa: T201
         return journal.tally
 

@@ -76,7 +76,7 @@ def follow(folders: Sequence[Path], own: Sequence[Path], is_known: Callable[[Key
             shot = wait.look()
             if wait.is_over:
                 del waiting[name]
-            if shot is not None and not is_known(shot.key):
+            if shot is not None:
                 yield shot
 
 

@@ -51,6 +51,26 @@ def test_each_picture_has_a_result_in_its_own_coordinates(inspect, parts, tmp_pa
     assert capsys.readouterr().out.startswith("3 normal, 1 anomalous, 0 unreadable; 4 judged now.")
 
 
+def test_coco_lists_pictures_and_boxes(inspect, parts, tmp_path):
+    (parts / "1.png").write_bytes(b"torn")
+    results = inspect(parts, coco=True)
+    content = json.loads((tmp_path / "out" / "coco.json").read_text(encoding="utf-8"))
+    pictures = {picture["id"]: picture for picture in content["images"]}
+    assert [picture["file_name"] for picture in pictures.values()] == [
+        line["path"] for line in results.values() if "error" not in line
+    ]
+    (box,) = content["annotations"]
+    assert pictures[box["image_id"]] | {"id": 0} == {
+        "id": 0,
+        "file_name": str(parts / "bad" / "0.png"),
+        "width": 32,
+        "height": 24,
+        "label": "anomalous",
+        "score": results["bad/0.png"]["score"],
+    }
+    assert (box["bbox"], box["area"], box["category_id"]) == ([8, 4, 8, 8], 60, content["categories"][0]["id"])
+
+
 @pytest.mark.parametrize(("wanted", "count"), [("all", 4), ("anomalous", 1), ("none", 0)])
 def test_overlays_are_those_asked_for(inspect, parts, tmp_path, wanted, count):
     results = inspect(parts, overlays=wanted)

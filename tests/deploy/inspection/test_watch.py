@@ -84,6 +84,7 @@ def test_what_is_judged_is_not_taken_again(take, encoded, tmp_path, monkeypatch)
         (own / "b.png").write_bytes(encoded)
         (tmp_path / "gone.png").write_bytes(encoded)
         (tmp_path / "gone.png").unlink()
+        time.sleep(0.7)  # enough to take a picture
         (tmp_path / "a.png").write_bytes(encoded)  # a new picture under an old name
 
     assert set(take(1, write, own=[own])) == {"a.png"}
