@@ -2,12 +2,14 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 from anomalib.cli import AnomalibCLI
 from anomalib.deploy import CompressionType
@@ -16,6 +18,7 @@ from PIL import Image
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.common.presets import find_preset
+from anomalib_anoseg.deploy.runtimes import Form, load_runtime
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "anomalib_anoseg"
@@ -155,6 +158,33 @@ def test_one_line_changes_the_rate_of_false_alarms(shipped, snippets, monkeypatc
     assert names["mask"].shape == (1, 1, 64, 64)
     page = FOR_INTEGRATORS.read_text(encoding="utf-8")
     assert [name for name in (*names["record"], *names["point"]) if f"`{name}`" not in page] == []
+
+
+def test_cpp_snippet_says_what_python_says(shipped, tmp_path):
+    """Compiled against the headers in OpenVINO's Python package; the picture is a PPM file, whatever its name."""
+    package, compiler = Path(openvino.__file__).parent, shutil.which("g++")
+    library = next(package.glob("libs/libopenvino.so*"), None)
+    if compiler is None or library is None or not (package / "include" / "openvino" / "openvino.hpp").is_file():
+        pytest.skip("no g++, or a package of OpenVINO without headers")
+    blocks = [code for kind, code in BLOCK.findall(FOR_INTEGRATORS.read_text(encoding="utf-8")) if kind == "cpp"]
+    (tmp_path / "main.cpp").write_text(next(code for code in blocks if "openvino.hpp" in code))
+    (tmp_path / "opencv2").mkdir()
+    for name in ("dnn.hpp", "imgcodecs.hpp"):
+        (tmp_path / "opencv2" / name).write_text(f'#pragma once\n#include "{ROOT / "tests" / "opencv_stand_in.hpp"}"\n')
+    folders = [f"-I{tmp_path}", f"-I{package / 'include'}", f"-Wl,-rpath,{library.parent}"]
+    options = ["-std=c++17", *folders, "main.cpp", str(library), "-Wl,--allow-shlib-undefined", "-o", "main"]
+    subprocess.run([compiler, *options], cwd=tmp_path, check=True)
+    for file in (shipped / "results" / "weights" / "openvino").glob("model.*"):
+        shutil.copy(file, tmp_path)
+    with Image.open(shipped / "part.png") as picture:
+        picture.save(tmp_path / "part.png", "PPM")
+        pixels = np.asarray(picture, np.float32).transpose(2, 0, 1)[None] / 255
+    wanted = load_runtime(Form("openvino", "FP32"), tmp_path / "model.xml").predict(pixels)
+    said = subprocess.run([tmp_path / "main"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    verdict, score, *others = said.replace(",", "").split()
+    assert verdict == ("anomalous" if wanted.pred_label[0] else "normal")
+    assert float(score) == pytest.approx(wanted.pred_score[0], abs=1e-4)
+    assert " ".join(others[:5]) == "map of 64 x 64"
 
 
 def test_commands_for_integrators_export_as_printed(monkeypatch, tmp_path):
