@@ -30,7 +30,11 @@ def draw_overlay(picture: Image.Image, judgement: Judgement, decision: Decision)
         decision: The thresholds in use.
     """
     side = max(picture.size)
-    font = ImageFont.load_default(max(LEAST_TEXT, side // TEXT))
+    verdict = "anomalous" if judgement.is_anomalous else "normal"
+    text = f"{verdict} {judgement.score:.3f} {'>' if judgement.is_anomalous else '<='} {decision.image:.3f}"
+    height = max(LEAST_TEXT, side // TEXT)
+    fitting = 0.9 * height * picture.width / ImageFont.load_default(height).getlength(text)
+    font = ImageFont.load_default(max(1, min(height, fitting)))
     strip = int(font.getbbox("Ag")[3] * 1.4)
     overlay = Image.new("RGB", (picture.width, picture.height + strip), PAPER)
     overlay.paste(picture)
@@ -41,8 +45,6 @@ def draw_overlay(picture: Image.Image, judgement: Judgement, decision: Decision)
         for line in _outline(judgement.anomaly_map, decision.pixel, picture.size):
             draw.line(line, fill=MARK, width=max(1, side // LINE))
         draw.rectangle((0, picture.height, *overlay.size), fill=PAPER)  # lines are wide, and may reach out
-    verdict = "anomalous" if judgement.is_anomalous else "normal"
-    text = f"{verdict}  {judgement.score:.3f}  (threshold {decision.image:.3f})"
     draw.text((strip // 4, picture.height + strip // 8), text, fill=MARK if judgement.is_anomalous else INK, font=font)
     return overlay
 
