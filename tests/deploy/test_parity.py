@@ -107,9 +107,10 @@ def test_pictures_tell_one_resize_from_another(model, raw, tested):
     """The checks below would see a file that resizes without antialiasing, and one whose map is constant."""
     path = next(iter(raw))
     aliased = model.post_processor(model.model(Resize((64, 64), antialias=False)(torch.from_numpy(raw[path]))))
-    assert (aliased.anomaly_map - tested[path].anomaly_map).abs().max() > 0.1
+    # How far a short training's map spreads depends on the processor; it only has to be far above the tolerance.
+    assert (aliased.anomaly_map - tested[path].anomaly_map).abs().max() > 100 * TOLERANCE
     for item in tested.values():
-        assert item.anomaly_map.std() > 0.1
+        assert item.anomaly_map.std() > 100 * TOLERANCE
         assert item.pred_mask.unique().numel() == 2
         assert (item.pred_score - 0.5).abs() > TOLERANCE
 
