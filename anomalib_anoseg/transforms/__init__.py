@@ -10,6 +10,7 @@ from anomalib_anoseg.transforms.cut_paste import CutPaste, HardCutPaste
 from anomalib_anoseg.transforms.draem_perlin import DraemPerlin
 from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
 from anomalib_anoseg.transforms.one_of import OneOf
+from anomalib_anoseg.transforms.outside import Outside
 from anomalib_anoseg.transforms.perlin_anomaly import PerlinAnomaly
 from anomalib_anoseg.transforms.random_stream import RandomStream
 from anomalib_anoseg.transforms.rotation import RandomQuarterRotation
@@ -24,6 +25,7 @@ __all__ = [
     "HardCutPaste",
     "NoiseTextures",
     "OneOf",
+    "Outside",
     "PerlinAnomaly",
     "RandomColorJitter",
     "RandomHalfSwap",

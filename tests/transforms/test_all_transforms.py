@@ -12,6 +12,7 @@ from anomalib_anoseg.transforms import (
     DraemPerlin,
     HardCutPaste,
     OneOf,
+    Outside,
     PerlinAnomaly,
     RandomColorJitter,
     RandomHalfSwap,
@@ -50,6 +51,13 @@ class PatchOrNoise(OneOf):
         super().__init__([HardCutPaste(), DraemPerlin(OwnImage(), p=1.0)], **arguments)
 
 
+class OutsideCorner(Outside):
+    def __init__(self, **arguments):
+        corner = torch.zeros(8, 8, dtype=torch.bool)
+        corner[:3, :3] = True
+        super().__init__(HardCutPaste(), corner, **arguments)
+
+
 TRANSFORMS = [
     RandomQuarterRotation,
     RandomHalfSwap,
@@ -60,6 +68,7 @@ TRANSFORMS = [
     SaliencyPerlin,
     DraemPerlin,
     PatchOrNoise,
+    OutsideCorner,
 ]
 SIZES = [(64, 64), (61, 97)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
