@@ -23,9 +23,11 @@ from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.common.contact_sheet import compose_sheet
 from anomalib_anoseg.common.files import remove_leftovers, written_whole
 from anomalib_anoseg.common.presets import read_preset
+from anomalib_anoseg.models.ignored_region import read_region
+from anomalib_anoseg.models.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.models.settings import changed_settings
 from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, DataFolders, set_up
-from anomalib_anoseg.training.input_checks import check_image_files, check_images, check_pre_processor
+from anomalib_anoseg.training.input_checks import check_image_files, check_images, check_pre_processor, check_shapes
 from anomalib_anoseg.training.seeding import seeded_streams
 from anomalib_anoseg.transforms.base import SyntheticAnomaly
 
@@ -152,7 +154,7 @@ def preview(
         available = len(training_data.train_data)
         chosen = torch.randperm(available)[:number].sort().values.tolist()
         image, paths = _read(model, training_data, chosen, progress)
-        pictures = _forge(augmenter, image, paths, seed, progress)
+        pictures = _forge(_spare_ignored(model, augmenter, paths), image, paths, seed, progress)
     forged = _measure(pictures, paths)
     name = " ".join(filter(None, (training_data.name, training_data.category)))
     made = Preview(out or create_versioned_dir(DEFAULT_FOLDER), forged, name, available, seed)
@@ -175,6 +177,16 @@ def _find_augmenter(model: AnomalibModule) -> SyntheticAnomaly:
         f"{type(model).__name__} forges no anomalies that could be shown: its `augmenter` is not a `SyntheticAnomaly`. "
         "Choose a model of this package, such as AnoSeg."
     )
+
+
+def _spare_ignored(model: Any, augmenter: SyntheticAnomaly, paths: Sequence[str]) -> SyntheticAnomaly:  # noqa: ANN401
+    """Let nothing be forged in the region that does not count, which is grey, as the model sees it."""
+    if not isinstance(model, SelfSupervisedModel):
+        return augmenter
+    if (size := read_region(model)) is not None:
+        check_shapes(size, paths)
+    outside: SyntheticAnomaly = model.model.region.outside(augmenter)
+    return outside
 
 
 def _choose_data(data: AnomalibDataModule | None, images: Path | None) -> AnomalibDataModule:

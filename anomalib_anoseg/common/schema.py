@@ -22,24 +22,25 @@ Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
 PathPart = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$", max_length=200)]
 
 
-def read_json(path: Path, kind: Any, schema: int | None = None) -> Any:  # noqa: ANN401
+def read_json(path: Path, kind: Any, schema: int | None = None, remedy: str = REMEDY) -> Any:  # noqa: ANN401
     """Read a JSON object.
 
     Args:
         path: The file.
         kind: What it must hold: a dataclass or a ``TypedDict``. Entries that it does not name are left out.
         schema: What its entry ``schema`` must be, if it has one.
+        remedy: The last sentence of errors.
 
     Raises:
         ValueError: If it is no JSON object, of another schema, or of another kind.
     """
     if not path.is_file():  # a pipe would wait for its writer
-        raise ValueError(f"{path} is no file. {REMEDY}")
+        raise ValueError(f"{path} is no file. {remedy}")
     text = path.read_bytes()
     try:
         content = from_json(text)
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}). {REMEDY}") from error
+        raise ValueError(f"{path} is not valid JSON ({error}). {remedy}") from error
     found = content.get("schema") if isinstance(content, dict) else None
     if schema is not None and found != schema:
         raise ValueError(
@@ -53,7 +54,7 @@ def read_json(path: Path, kind: Any, schema: int | None = None) -> Any:  # noqa:
         lacking = [_where(fault) for fault in faults if fault["type"] == "missing"]
         wrong = f"is wrong at {_where(faults[0])}: {faults[0]['msg']}, got {one_line(repr(faults[0]['input']), 60)}"
         what = f"lacks {', '.join(lacking)}" if lacking else wrong
-        raise ValueError(f"{path} {what}. {REMEDY}") from None
+        raise ValueError(f"{path} {what}. {remedy}") from None
 
 
 def _where(fault: Any) -> str:  # noqa: ANN401

@@ -53,15 +53,9 @@ def describe(model: Any, input_size: tuple[int, int] | None = None, input_name: 
         outputs=_list_outputs(post_processor, size if resize is None else resize["size"]),
         thresholds=_describe_thresholds(post_processor),
         operating_points=_list_operating_points(post_processor),
-        ignore_mask=describe_ignore_mask(model),
+        ignore_mask=networks.region.record(),
         weights_licence=_find_licence(model.published_weights),
     )
-
-
-def describe_ignore_mask(model: Any) -> dict[str, Any] | None:  # noqa: ANN401
-    """Describe the pixels that never count: digest of their mask, and their share; ``None`` if all count."""
-    del model
-    return None
 
 
 def _find_resize(pre_processor: Any) -> dict[str, Any] | None:  # noqa: ANN401

@@ -82,6 +82,7 @@ class Pictures:
         self._data = datamodule
         self._transform = getattr(model.pre_processor, "transform", None)
         self._resize = resize_of(model)
+        self._region = getattr(model.model, "region", None)
 
     def __len__(self) -> int:
         """Count the test images."""
@@ -115,7 +116,10 @@ class Pictures:
             while items := list(islice(alike, batch)):
                 image = torch.stack([item.image for item in items]).float()
                 label = torch.tensor([bool(item.gt_label) for item in items])
-                yield LabelledPictures(image, label, torch.stack([self._mask(item) for item in items]))
+                mask = torch.stack([self._mask(item) for item in items])
+                if self._region is not None:  # of what does not count
+                    mask, label = self._region.forgive(mask, label)
+                yield LabelledPictures(image, label, mask)
 
     def for_calibration(self, count: int) -> Sequence[Tensor]:
         """Choose validation images, then evenly spaced training images, of which none is a test image.

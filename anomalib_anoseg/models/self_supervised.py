@@ -23,6 +23,7 @@ from anomalib_anoseg.common.callers import is_called_by
 from anomalib_anoseg.deploy.export import export_onnx, export_openvino, export_torch
 from anomalib_anoseg.deploy.resize import use_matrix_resize
 from anomalib_anoseg.metrics import segmentation_evaluator
+from anomalib_anoseg.models.ignored_region import read_region
 from anomalib_anoseg.models.settings import complete
 from anomalib_anoseg.training.calibrated import CalibratedPostProcessor
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
@@ -47,6 +48,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
     Attributes:
         model: The networks, with methods ``prepare_for_evaluation`` and ``drop_training_parts``.
         augmenter: Forges the anomalies.
+        ignore_mask: The file of a region that does not count; ``count_ignored`` lets ``test`` count its defects.
         seed: Fixes initial weights, anomalies and the order of images; ``None`` for the global random stream.
         max_epochs: Number of training epochs, which overrides the trainer's; ``None`` keeps the trainer's.
         min_side: Shortest side of an image in pixels that the networks can take.
@@ -62,6 +64,8 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
 
     model: Any
     augmenter: SyntheticAnomaly
+    ignore_mask: str | Path | None
+    count_ignored: bool
     seed: int | None
     max_epochs: int | None
     min_side: int
@@ -87,9 +91,8 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add to anomalib's callbacks: reading once, checks, seeds, a final validation, safe checkpoints."""
         components: Any = super().configure_callbacks()
-        check = InputCheck(self.max_epochs, self.augmenter.check_paths)
-        around = [SeededFit(self.seed), FinalValidation(), FiniteLosses(), SafeCheckpoints()]
-        return [*components, ReadingOnce(), check, *around]
+        own = ReadingOnce(), InputCheck(self.max_epochs, self.augmenter.check_paths, lambda: read_region(self))
+        return [*components, *own, SeededFit(self.seed), FinalValidation(), FiniteLosses(), SafeCheckpoints()]
 
     def step_generator(self) -> torch.Generator | None:
         """Create the random generator of this training step and rank; ``None`` without a seed."""
@@ -165,15 +168,17 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         self.model.train()
 
     def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:  # noqa: ANN401
-        """Predict anomaly maps and image scores."""
+        """Predict anomaly maps and image scores; true defects in the ignored region do not count from here on."""
         del args, kwargs
+        batch.gt_mask, batch.gt_label = self.model.region.forgive(batch.gt_mask, batch.gt_label)
         image: Any = batch.image
         # As a plain tensor: older versions of torch.compile never finish with torchvision's subclass.
         return batch.update(**self.model(image.as_subclass(Tensor))._asdict())
 
     def test_step(self, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-        """Predict as in validation."""
-        return self.validation_step(batch, batch_idx, *args, **kwargs)
+        """Predict as in validation; with ``count_ignored`` all true defects count."""
+        truth = {"gt_mask": batch.gt_mask, "gt_label": batch.gt_label} if self.count_ignored else {}
+        return self.validation_step(batch, batch_idx, *args, **kwargs).update(**truth)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:  # noqa: ANN401
         """Predict as in validation."""
@@ -208,6 +213,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         saved = checkpoint.get("state_dict", {}).items()
         weights = {name.removeprefix("model."): weight for name, weight in saved if name.startswith("model.")}
         check_trained(weights)
+        self.model.region.check_saved(weights, self.ignore_mask)
         results: Mapping[str, Callable[[Any], object]] = self.result_arguments
         refused = {"image_size": tuple} if is_fitting else results
         if not fits(self.model, weights):
@@ -231,9 +237,9 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         return None
 
     @property
-    def only_size(self) -> tuple[int, int] | None:
+    def only_size(self) -> Any:  # noqa: ANN401
         """Height and width of the only image size that the networks accept; ``None`` if they accept any."""
-        return None
+        return self.model.region.size
 
     @property
     def published_weights(self) -> str | None:

@@ -14,8 +14,9 @@ from torch import nn
 from torchvision.transforms.v2 import Normalize
 from tqdm import tqdm
 
+from anomalib_anoseg.common.ignore_mask import explain_shape
 from anomalib_anoseg.common.mask_files import examine_mask
-from anomalib_anoseg.common.picture_files import examine_picture, reading_threads
+from anomalib_anoseg.common.picture_files import Picture, examine_picture, open_picture, reading_threads
 from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, UNCLEAR, explain_error
 from anomalib_anoseg.training.reading_once import read_item, served_paths
 
@@ -36,13 +37,19 @@ class InputCheck(Callback):
     Args:
         max_epochs: The model's own number of epochs; without one, Lightning's default of 1000 epochs gets a warning.
         check_paths: Raises if something that the model needs beside an image, such as its saliency map, is missing.
+        read_ignore_mask: Reads the mask of what does not count, and returns its width and height, if there is one.
     """
 
     def __init__(
-        self, max_epochs: int | None = None, check_paths: Callable[[Sequence[str]], None] | None = None
+        self,
+        max_epochs: int | None = None,
+        check_paths: Callable[[Sequence[str]], None] | None = None,
+        read_ignore_mask: Callable[[], tuple[int, int] | None] = lambda: None,
     ) -> None:
-        self.max_epochs, self.check_paths = max_epochs, check_paths
+        self.max_epochs, self.check_paths, self.read_ignore_mask = max_epochs, check_paths, read_ignore_mask
         self._has_data = self._has_batch = False
+        self._data: list[Any] = []
+        self._shape: tuple[int, int] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Raise or warn about what is wrong, as soon as the datamodule knows its images.
@@ -51,10 +58,30 @@ class InputCheck(Callback):
             ValueError: If there are no training images, a file cannot be used, or images are not in ``[0, 1]``.
         """  # noqa: DOC502 - what checks them raises
         self._has_data = True
+        self.read_ignore_mask()
         if stage == "fit":
             self._check_training(trainer, pl_module)
-        elif trainer.is_global_zero:
-            check_data_files(_loaded_data(trainer, stage))
+        else:
+            self._check_files(trainer, _loaded_data(trainer, stage))
+
+    def _check_files(self, trainer: Trainer, datasets: list[Any], known: Container[str] = ()) -> None:
+        self._data = datasets if trainer.is_global_zero else []
+        check_data_files(self._data, known)
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        """Check that pictures have the shape of the mask of what does not count, which a checkpoint may bring."""
+        size = self.read_ignore_mask()
+        if size is not None and size != self._shape:
+            self._shape = size
+            check_shapes(size, (path for dataset in self._data for path in image_paths(dataset)))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the shapes of pictures if a checkpoint has brought the mask; so do the other verbs."""
+        del trainer, pl_module
+        self._check_shapes()
+
+    on_validation_start = on_test_start = on_predict_start = on_train_start
 
     def _check_training(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.max_epochs == DEFAULT_MAX_EPOCHS and self.max_epochs is None:
@@ -69,9 +96,8 @@ class InputCheck(Callback):
         if val_data is None and getattr(getattr(trainer, "datamodule", None), "val_split_mode", None) == "none":
             trainer.limit_val_batches = 0  # anomalib asks such a datamodule for its validation images nevertheless
         datasets = [dataset for dataset in (train_data, val_data) if dataset is not None and len(dataset) > 0]
-        if trainer.is_global_zero:
-            known = {path for dataset in datasets for path in served_paths(dataset)}
-            check_data_files([*datasets, test_data], known)
+        known = {path for dataset in datasets for path in served_paths(dataset)}
+        self._check_files(trainer, [*datasets, test_data], known)
         for dataset in datasets:
             check_dataset(dataset)
             if self.check_paths is not None:
@@ -194,6 +220,19 @@ def check_image_files(paths: Iterable[str | Path]) -> None:
         for picture in tqdm(pictures, "Checking images", len(names), leave=False, disable=not names, unit="image"):
             if picture.problem:
                 raise ValueError(picture.problem)
+
+
+def check_shapes(size: tuple[int, int], paths: Iterable[str | Path]) -> None:
+    """Check that pictures have the aspect ratio of a mask of width and height ``size`` of what does not count.
+
+    Raises:
+        ValueError: If one has another.
+    """
+    for path in dict.fromkeys(map(str, paths)):
+        with open_picture(Path(path)) as image:  # reads the header alone
+            picture = Picture(size=image.size)
+        if problem := explain_shape(size, picture, path):
+            raise ValueError(problem)
 
 
 def check_data_files(datasets: Iterable[Any], known: Container[str] = ()) -> None:

@@ -249,5 +249,6 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
 
     def _find_anomalies(self, pl_module: LightningModule) -> CalibrationAnomalies | None:
         if self.augmenter is not None:
-            return CalibrationAnomalies(self.augmenter)
+            region = getattr(pl_module.model, "region", None)  # where nothing counts, in models of this package
+            return CalibrationAnomalies(region.outside(self.augmenter) if region else self.augmenter)
         return pl_module.calibration_anomalies if isinstance(pl_module, Calibratable) else None

@@ -107,6 +107,16 @@ def test_all_findings_stand_in_one_list(top, data):
     assert all(map(re.search, (KINDS[kind][1][0] for kind in ("corrupt", "16 bits", "folder")), found))
 
 
+def test_an_ignore_mask_is_compared_with_the_pictures(data, tmp_path):
+    path = tmp_path / "wide.png"
+    for problem in ("marks nothing", r"ignore_mask has 96 x 64 pixels, but .*000\.png has 64 x 64\. Draw"):
+        Image.fromarray(np.tri(64, 96, dtype=np.uint8) * (1 if "nothing" in problem else 255)).save(path)
+        findings = Findings()
+        examine_data(data(), findings, path)
+        assert len(findings.problems) == 1
+        assert re.search(problem, findings.problems[0])
+
+
 def test_too_few_pictures_to_hold_some_out(top):
     for path in sorted(good(top).iterdir())[3:]:
         path.unlink()

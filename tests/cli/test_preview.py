@@ -70,6 +70,20 @@ def test_masks_mark_exactly_the_changed_pixels(pictures, tmp_path):
         assert np.array_equal(forged[mask == 0], normal[mask == 0]) or np.abs(forged - normal)[mask == 0].max() <= 3
 
 
+def test_nothing_is_forged_where_a_mask_is_white(pictures, tmp_path):
+    mask = np.zeros((80, 96), np.uint8)
+    mask[:40] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    made = preview(tiny(ignore_mask=tmp_path / "mask.png"), images=pictures, out=tmp_path / "out")
+    marks, images = np.stack(read(made, "mask")) > 0, np.stack(read(made, "forged"))
+    assert marks[:, 33:].any()
+    assert not marks[:, :32].any()
+    assert (images[:, :32] == 128).all()
+    Image.fromarray(mask[:, :80]).save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match=r"^ignore_mask has 80 x 80 pixels, but .*\.png has 96 x 80\."):
+        preview(tiny(ignore_mask=tmp_path / "mask.png"), images=pictures, out=tmp_path / "other")
+
+
 def test_numbers_are_those_of_the_pictures(pictures, tmp_path):
     made = preview(tiny(), images=pictures, out=tmp_path / "out", number=4)
     for image, normal, forged, mask in zip(

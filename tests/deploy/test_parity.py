@@ -28,15 +28,20 @@ EXACT = [Form("torch", "float32"), Form("onnxruntime", "float32"), Form("openvin
 FP16, INT8 = Form("openvino", "FP16"), Form("openvino", "INT8")
 # Of values that anomalib has normalised to [0, 1].
 TOLERANCE = 1e-4
+REGION = torch.zeros(64, 64, dtype=torch.bool)
+REGION[10:40, 20:50] = True
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["AnoSeg", "SGSF, nearest", "SGSF, patches"])
+@pytest.fixture(scope="module", params=["AnoSeg", "SGSF, nearest, ignoring a region", "SGSF, patches"])
 def model(request, demo_checkpoint, draw_picture):
-    name, _, guidance = request.param.partition(", ")
+    name, *details = request.param.split(", ")
     if name == "AnoSeg":
         return AnoSeg.load_from_checkpoint(demo_checkpoint, weights_only=True, map_location="cpu").eval()
-    return make_sgsf(guidance, draw_picture)
+    model = make_sgsf(details[0], draw_picture)
+    if "ignoring a region" in details:
+        model.model.region.ignored = REGION  # of pictures of any shape
+    return model
 
 
 def make_sgsf(guidance, draw_picture):
@@ -144,11 +149,11 @@ def test_float16_differs_by_its_weights_alone(exported, raw, tested):
 
 
 def test_int8_differs_by_its_layers_alone(exported, raw, tested):
-    """Each layer rounds to 256 steps, which adds up to hundredths; another pixel rounded otherwise is less."""
+    """Each layer rounds to 256 steps, which adds up to a tenth; another pixel rounded otherwise is less."""
     runtime = load_runtime(EXACT[2], exported[INT8])
     for path, values in raw.items():
         prediction, resized, item = runtime.predict(values), runtime.predict(resize(values)), tested[path]
-        assert np.abs(prediction.pred_score - item.pred_score.numpy()).max() < 0.1
+        assert np.abs(prediction.pred_score - item.pred_score.numpy()).max() < 0.2
         assert np.abs(prediction.anomaly_map[:, 0] - item.anomaly_map.reshape(1, 64, 64).numpy()).mean() < 0.05
         np.testing.assert_allclose(prediction.anomaly_map, resized.anomaly_map, rtol=0, atol=0.05)
 
@@ -195,6 +200,22 @@ def test_inspect_decides_by_the_record_in_the_file(form, exported, pictures, tes
 def inspect(path, pictures, out, **options):
     inspect_pictures(path, [pictures[0].parent], out, masks=True, **options)
     return [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_no_file_sees_what_lies_in_the_region(model, exported, raw):
+    """The only difference of two pictures lies there: it changes nothing with a region, and much without one."""
+    has_region = model.model.region.size is not None
+    picture = resize(next(iter(raw.values())))
+    defect = np.where(REGION.numpy(), picture[..., ::-1, ::-1], picture)
+    for form, file in exported.items():
+        runtime = load_runtime(form if form in EXACT else EXACT[2], file)
+        good, bad = runtime.predict(np.ascontiguousarray(picture)), runtime.predict(defect)
+        for found, expected in zip(bad, good, strict=True):
+            is_same = np.array_equal(found, expected)
+            assert is_same if has_region else not is_same or expected.dtype == bool
+        inside = good.anomaly_map[..., REGION.numpy()]
+        assert not has_region or (inside.max() == inside.min() == good.anomaly_map.min() < 0.5)
+        assert not (has_region and good.pred_mask[..., REGION.numpy()].any())
 
 
 def resize(values):
@@ -249,8 +270,9 @@ def test_a_higher_threshold_never_marks_more(form, runtimes, raw):
 def test_the_record_says_what_the_graph_does(form, runtimes, record, raw, model):
     """Resized by torchvision and mapped by the page's formula, raw scores are the file's, by no other record."""
     assert largest_error(record, runtimes[form], raw, model) < TOLERANCE
-    resize = record.input["resize"] | {"size": [72, 64]}
-    assert largest_error(replace(record, input={"resize": resize}), runtimes[form], raw, model) > TOLERANCE
+    if model.only_size is None:
+        resize = record.input["resize"] | {"size": [72, 64]}
+        assert largest_error(replace(record, input={"resize": resize}), runtimes[form], raw, model) > TOLERANCE
     for level in ("image", "pixel"):
         old = getattr(record.thresholds, level)
         for moved in (replace(old, raw=old.raw + 0.01), replace(old, high=old.high + 0.1 * (old.high - old.low))):

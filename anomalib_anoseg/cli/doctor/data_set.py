@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from anomalib_anoseg.common.ignore_mask import explain_shape, read_ignore_mask
 from anomalib_anoseg.common.mask_files import examine_mask
 from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.common.offline import no_network
@@ -18,6 +19,7 @@ from anomalib_anoseg.training.input_checks import image_paths, mask_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -40,7 +42,7 @@ class _Set(NamedTuple):
     masks: list[tuple[str, str]]
 
 
-def examine_data(datamodule: Any, findings: Findings) -> None:  # noqa: ANN401
+def examine_data(datamodule: Any, findings: Findings, ignore_mask: str | Path | None = None) -> None:  # noqa: ANN401
     """Look at all files of a datamodule, without network access, and collect what misleads a training or a test.
 
     Problems are what anomalib or :class:`~anomalib_anoseg.training.input_checks.InputCheck` would refuse, test
@@ -49,6 +51,7 @@ def examine_data(datamodule: Any, findings: Findings) -> None:  # noqa: ANN401
     Args:
         datamodule: A datamodule of anomalib's, as built.
         findings: Collects problems and notes, and prints a summary.
+        ignore_mask: File with the region that does not count, if there is one.
     """
     sets, error = _list_sets(datamodule)
     found: list[str] = []
@@ -63,6 +66,7 @@ def examine_data(datamodule: Any, findings: Findings) -> None:  # noqa: ANN401
         found += threads.map(
             lambda pair: examine_mask(*pair), (pair for pair in pairs if not pictures[pair[1]].problem)
         )
+    found += _examine_ignore_mask(ignore_mask, pictures) if ignore_mask else []
     for problem in dict.fromkeys(filter(None, found)):
         findings.problem(problem)
     _examine_split(datamodule, sets, findings)
@@ -94,6 +98,16 @@ def _examine_pictures(paths: Iterable[str]) -> dict[str, Picture]:
         found = threads.map(examine_picture, names)
         progress = track(found, "Reading pictures", len(names), console=Console(stderr=True), transient=True)
         return dict(zip(names, progress, strict=True))
+
+
+def _examine_ignore_mask(path: str | Path, pictures: dict[str, Picture]) -> list[str]:
+    """Say what is wrong with the mask of what does not count, once for each size of pictures that it does not fit."""
+    try:
+        height, width = read_ignore_mask(path).shape
+    except ValueError as error:
+        return [str(error)]
+    first = {picture.size: name for name, picture in reversed(pictures.items())}
+    return [explain_shape((width, height), pictures[name], name) for name in first.values()]
 
 
 def _examine_split(datamodule: Any, sets: dict[str, _Set], findings: Findings) -> None:  # noqa: ANN401

@@ -53,12 +53,16 @@ def doctor(
         tolerance: Largest allowed difference of scores and maps in float32; values lie in [0, 1].
         calls: Predictions that are timed after one to warm up; the latency shown is their median.
         data: A data module, whose files are all examined, without downloading any.
-        trainer: Ignored, as the model of a configuration for training is where there is ``data``.
+        trainer: Ignored, as the model of a configuration for training is where there is ``data``, but for its
+            ``--model.ignore_mask``, which is compared with the pictures.
 
     Returns:
         list[str]: Problems, each with a remedy; empty if there are none. The command then exits with 0, else with 1.
     """
     del trainer
+    ignore_mask = None
+    if isinstance(model, dict):  # what the command line adds to a file stands beside the file's arguments
+        ignore_mask = {**model.get("init_args", {}), **model}.get("ignore_mask")
     if isinstance(model, dict) or (data is not None and model is not None and model.suffix in {".yaml", ".yml"}):
         model = None
     _check(model, image, threads, tolerance, calls)
@@ -69,7 +73,7 @@ def doctor(
     if model is not None:
         _examine(model, image, model_class, threads, tolerance, calls, findings)
     if data is not None:
-        examine_data(data, findings)
+        examine_data(data, findings, ignore_mask)
     findings.conclude()
     return findings.problems
 

@@ -13,7 +13,7 @@ PREFIX, DETECTOR = "model.", "detector."
 def load_segmentation(
     model: AnoSegModel, path: str | Path, own: Mapping[str, Any], shaping: Mapping[str, Callable[[Any], object]]
 ) -> None:
-    """Load all weights but the detector's.
+    """Load all weights but the detector's, and the region that does not count, if the checkpoint has one.
 
     Args:
         model: Takes the weights; its detector stays as it is.
@@ -39,11 +39,12 @@ def load_segmentation(
             if name.startswith(PREFIX) and not name.startswith(PREFIX + DETECTOR)
         }
         check_trained(weights, f"The checkpoint {path}")
+        model.region.check_saved(weights, own.get("ignore_mask"))
     except ValueError as error:
         raise ValueError(f"detector.segmentation_checkpoint: {error}") from error
-    expected = {name for name in model.state_dict() if not name.startswith(DETECTOR)}
     try:
         found = model.load_state_dict(weights, strict=False)
+        expected = {name for name in model.state_dict() if not name.startswith(DETECTOR)}
         if not found.unexpected_keys and expected == weights.keys():
             return
         reason = "its networks differ"

@@ -1,6 +1,7 @@
 """AnoSeg: anomaly segmentation by self-supervised learning (arXiv 2110.03396), as an anomalib model."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -69,6 +70,14 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
             detector's score. May be changed after training. Defaults to ``"map"``.
         calibration (CalibrationSettings): How thresholds are set, and on which anomalies those of maps.
         optimizer (OptimizerSettings): Adam, its learning rate schedule and weight averaging.
+        ignore_mask (str | Path | None): A file that marks the region of the camera's pictures that does not count, such
+            as a clamp: a picture, white (255) there and black elsewhere, or JSON,
+            ``{"size": [width, height], "polygons": [[[x, y], ...], ...]}``. Nothing in it is ever anomalous, and
+            nothing in it is seen, see :mod:`~anomalib_anoseg.models.ignored_region`. For a camera that does not move,
+            and data without augmentations that move pictures. Read when a training starts; checkpoints and exports
+            carry the region along. Defaults to ``None``.
+        count_ignored (bool): Whether ``test`` counts true defects in the region, which are then missed; otherwise they
+            are good pixels. Defaults to ``False``.
         seed (int | None): Fixes initial weights, anomalies and the order of images: two runs of one command on a CPU
             give equal weights. ``None`` draws from the global random stream. Defaults to ``0``.
         max_epochs (int | None): Number of training epochs, which overrides the trainer's, for commands such as
@@ -123,6 +132,8 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         image_score: ImageScore = "map",
         calibration: CalibrationSettings = CalibrationSettings(),
         optimizer: OptimizerSettings = OptimizerSettings(),
+        ignore_mask: str | Path | None = None,
+        count_ignored: bool = False,
         seed: int | None = 0,
         max_epochs: int | None = None,
         pre_processor: PreProcessor | bool = True,
@@ -153,6 +164,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         self.stages = Stages(self, optimizer, _divide_training(detector), self._list_parameters)
         self.masked_reconstruction = losses.masked_reconstruction
         self.use_compile = network.compile
+        self.ignore_mask, self.count_ignored = ignore_mask, count_ignored
         self.seed, self.max_epochs = seed, max_epochs
         set_false_alarm_rate(self.post_processor, calibration.false_alarm_rate)
         self._calibration_changes = calibration.changes
@@ -213,7 +225,8 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
     def calibration_anomalies(self) -> CalibrationAnomalies:
         """Anomalies of training; for maps with the ranges of ``calibration``, if any are set."""
         changes = self._calibration_changes
-        return CalibrationAnomalies(self.augmenter, change_ranges(self.augmenter, changes) if changes else None)
+        bold, outside = self.augmenter, self.model.region.outside
+        return CalibrationAnomalies(outside(bold), outside(change_ranges(bold, changes)) if changes else None)
 
     @property
     def published_weights(self) -> str | None:
@@ -329,9 +342,10 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
 
     def _forge_views(self, image: Tensor, paths: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         """Make the normal and the anomalous view of ``(B, 3, H, W)`` images: ``2 B`` images and their masks."""
+        augmenter = self.model.region.outside(self.augmenter)
         with torch.no_grad():
-            forged, mask = self.augmenter.forge(image, generator=self.step_generator(), paths=paths)
-        return torch.cat((image, forged)), torch.cat((torch.zeros_like(mask), mask))
+            forged, mask = augmenter.forge(image, generator=self.step_generator(), paths=paths)
+            return torch.cat((augmenter.rotate(image), forged)), torch.cat((torch.zeros_like(mask), mask))
 
     def _train_discriminator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> Tensor:
         """Train the discriminator to tell (image, mask) from (reconstruction, map), one forward pass each."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from anomalib_anoseg.models.anoseg.networks import Decoder, DecoderKind, Discriminator, Segmenter
+from anomalib_anoseg.models.ignored_region import IgnoredRegion
 from anomalib_anoseg.models.image_score import score_map
 from anomalib_anoseg.models.network_parts import crop
 from anomalib_anoseg.training.averaging import AveragedModule
@@ -72,6 +73,7 @@ class AnoSegModel(nn.Module):
     Attributes:
         detector: ``None`` unless a detector is configured; it always sees whole images.
         image_score: What becomes the image score in evaluation mode: that of the ``"map"`` or of the ``"detector"``.
+        region: Where nothing counts.
         segmentation_frozen: Whether all parts but the detector stay in evaluation mode, even in training.
         tiler: Set by anomalib's ``TilerConfigurationCallback``: the networks then see tiles of large images.
 
@@ -106,6 +108,7 @@ class AnoSegModel(nn.Module):
         self.detector: DetectorModel | None = None
         self.image_score: ImageScore = "map"
         self.score_window = score_window
+        self.region = IgnoredRegion()
         self.segmentation_frozen = False
         self.tiler: Tiler | None = None
 
@@ -136,7 +139,7 @@ class AnoSegModel(nn.Module):
 
     def _score(self, name: ImageScore, image: Tensor, anomaly_map: Tensor) -> Tensor:
         if name == "detector" and self.detector is not None:
-            return self.detector.score(image, anomaly_map)
+            return self.detector.score(self.region.hide(image), anomaly_map)
         return score_map(anomaly_map, self.score_window)
 
     def predict_map(self, image: Tensor) -> Tensor:
@@ -146,7 +149,7 @@ class AnoSegModel(nn.Module):
         """
         segmenter = self.averaged.module if self.averaged is not None else self.segmenter
         # In float32 even under autocast: bfloat16 has few values near 1, where the highest pixels would tie.
-        return self._untile(segmenter(self._inputs(image))).float().sigmoid()
+        return self.region.silence(self._untile(segmenter(self._inputs(self.region.hide(image)))).float().sigmoid())
 
     def _inputs(self, image: Tensor) -> Tensor:
         inputs = self.segmenter.encoder.with_coordinates(image)

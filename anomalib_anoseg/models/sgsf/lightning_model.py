@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,6 +83,14 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         losses (LossSettings): Weights of the losses.
         calibration (CalibrationSettings): How thresholds are set.
         optimizer (OptimizerSettings): Adam, its learning rate schedule and weight averaging.
+        ignore_mask (str | Path | None): A file that marks the region of the camera's pictures that does not count, such
+            as a clamp: a picture, white (255) there and black elsewhere, or JSON,
+            ``{"size": [width, height], "polygons": [[[x, y], ...], ...]}``. Nothing in it is ever anomalous, and
+            nothing in it is seen, see :mod:`~anomalib_anoseg.models.ignored_region`. For a camera that does not move,
+            and data without augmentations that move pictures. Read when a training starts; checkpoints and exports
+            carry the region along. Defaults to ``None``.
+        count_ignored (bool): Whether ``test`` counts true defects in the region, which are then missed; otherwise they
+            are good pixels. Defaults to ``False``.
         seed (int | None): Fixes initial weights, anomalies, references and the order of images: two runs of one command
             on a CPU give equal weights. ``None`` draws from the global random stream. Defaults to ``0``.
         max_epochs (int | None): Number of training epochs, which overrides the trainer's, for commands such as
@@ -127,6 +136,8 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         losses: LossSettings = LossSettings(),
         calibration: CalibrationSettings = CalibrationSettings(),
         optimizer: OptimizerSettings = OptimizerSettings(),
+        ignore_mask: str | Path | None = None,
+        count_ignored: bool = False,
         seed: int | None = 0,
         max_epochs: int | None = None,
         pre_processor: PreProcessor | bool = True,
@@ -152,6 +163,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         self.image_size = image_size
         self.guidance_settings, self.bank_settings, self.optimizer_settings = guidance, bank, optimizer
         self.use_compile, self.use_pairs = network.compile, anomalies.pairs
+        self.ignore_mask, self.count_ignored = ignore_mask, count_ignored
         self.seed, self.max_epochs = seed, max_epochs
         set_false_alarm_rate(self.post_processor, calibration.false_alarm_rate)
         self.references: ReferenceSet | None = None
@@ -170,13 +182,13 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         """Anomalies of training, but on images that are not rotated: test images are not rotated either."""
         upright = copy.copy(self.augmenter)
         upright.flags = {**upright.flags, "rotation_p": 0.0}
-        return CalibrationAnomalies(upright)
+        return CalibrationAnomalies(self.model.region.outside(upright))
 
     @property
     def only_size(self) -> tuple[int, int] | None:
         """Size of the references, with which images are compared; ``None`` without references."""
         bank = self.model.bank
-        return None if bank is None else (bank.images.shape[-2], bank.images.shape[-1])
+        return super().only_size if bank is None else (bank.images.shape[-2], bank.images.shape[-1])
 
     @property
     def published_weights(self) -> str | None:
@@ -222,6 +234,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         pre_processor: Any = self.pre_processor
         transforms = [getattr(datamodule, "test_augmentations", None), getattr(pre_processor, "transform", None)]
+        transforms.append(self.model.region.hide)
         with seeded_streams(self.seed or 0):  # augmentations may be random; all processes must read the same
             guidance = self.guidance_settings
             has_contrast_set = guidance.use_contrast_set and guidance.kind != "patches"
@@ -240,10 +253,11 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         normal: Any = batch.image
         check_batch(normal, MIN_SIDE)
         paths: Any = batch.image_path
+        augmenter = self.model.region.outside(self.augmenter)
         with torch.no_grad():
-            forged, mask = self.augmenter.forge(normal, generator=self.step_generator(), paths=paths)
+            forged, mask = augmenter.forge(normal, generator=self.step_generator(), paths=paths)
             guide = self._find_own(paths) if self.model.guidance == "patches" else self._draw_references(paths, normal)
-            upright = self.augmenter.rotate(normal) if self.model.denoise or self.use_pairs else normal
+            upright = augmenter.rotate(normal) if self.model.denoise or self.use_pairs else normal
             image = forged
             if self.use_pairs:
                 image, mask = torch.cat((upright, forged)), torch.cat((torch.zeros_like(mask), mask))

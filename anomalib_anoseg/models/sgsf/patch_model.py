@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomalib_anoseg.models.encoder import CoordinateEncoder
+from anomalib_anoseg.models.ignored_region import IgnoredRegion
 from anomalib_anoseg.models.image_score import score_map
 from anomalib_anoseg.models.light_decoder import LightDecoder
 from anomalib_anoseg.models.network_parts import crop
@@ -37,6 +38,9 @@ class PatchGuidedModel(nn.Module):
         averaging: Decay of the averaged weights that evaluation uses, in ``[0, 1)``; 0 averages nothing.
         score_window: Of the image score, an odd number of pixels, see
             :func:`~anomalib_anoseg.models.image_score.score_map`.
+
+    Attributes:
+        region: Where nothing counts; the images of the memory hide it, too.
 
     Example:
         >>> import torch
@@ -65,6 +69,7 @@ class PatchGuidedModel(nn.Module):
     ) -> None:
         super().__init__()
         self.weights, self.vectors, self.score_window = weights, vectors, score_window
+        self.region = IgnoredRegion()
         self.encoder = CoordinateEncoder(
             backbone, coordinates=False, normalize=True, frozen=True, setting="extractor.name"
         )
@@ -91,11 +96,11 @@ class PatchGuidedModel(nn.Module):
         if self.training:
             return SGSFOutput(crop(self.decoder(self.guide(image, own)), image), None)
         decoder = self.decoder if self.averaged is None else self.averaged.module
+        image = self.region.hide(image)
         logits = crop(decoder(self.guide(image)), image)
         # In float32 even under autocast: bfloat16 has few values near 1, and the best of all pixels would tie.
-        anomaly_map = logits.float().softmax(1)[:, 1:]
-        score = score_map(anomaly_map, self.score_window)
-        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+        anomaly_map = self.region.silence(logits.float().softmax(1)[:, 1:])
+        return InferenceBatch(pred_score=score_map(anomaly_map, self.score_window), anomaly_map=anomaly_map)
 
     @torch.no_grad()
     def guide(self, image: Tensor, own: Tensor | None = None) -> list[Tensor]:

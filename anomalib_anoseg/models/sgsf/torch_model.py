@@ -9,6 +9,7 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import Tensor, nn
 
+from anomalib_anoseg.models.ignored_region import IgnoredRegion
 from anomalib_anoseg.models.image_score import score_map
 from anomalib_anoseg.models.sgsf.bank import Precision, ReferenceBank
 from anomalib_anoseg.models.sgsf.bank_size import BankFeatures, BankSize
@@ -96,6 +97,7 @@ class SGSFModel(nn.Module):
 
     Attributes:
         bank: The references; ``None`` if the model needs none, and so is ``extractor``.
+        region: Where nothing counts; references hide it, too.
 
     Raises:
         ValueError: If an argument has an unknown value, or ``denoise`` comes without guidance.
@@ -134,6 +136,7 @@ class SGSFModel(nn.Module):
         self.guidance, self.denoise, self.bank_features = guidance, denoise, bank_features
         self.width, self.passes, self.bank_precision = width, passes, bank_precision
         self.score_window = score_window
+        self.region = IgnoredRegion()
         self.network = GuidanceNetwork(width, guidance != "none", passes, detach_guidance)
         self.averaged = AveragedModule(self.network, averaging) if averaging else None
         self.needs_bank = guidance != "none" and not denoise
@@ -160,11 +163,11 @@ class SGSFModel(nn.Module):
         if self.training:
             self._is_outdated = True
             return self.network(self._inputs(image, reference))
+        image = self.region.hide(image)
         logits = self.inference_network.segmenter.segment(image, self._guide(image))
         # In float32 even under autocast: bfloat16 has few values near 1, where the highest pixels would tie.
-        anomaly_map = logits.float().softmax(1)[:, 1:]
-        score = score_map(anomaly_map, self.score_window)
-        return InferenceBatch(pred_score=score, anomaly_map=anomaly_map)
+        anomaly_map = self.region.silence(logits.float().softmax(1)[:, 1:])
+        return InferenceBatch(pred_score=score_map(anomaly_map, self.score_window), anomaly_map=anomaly_map)
 
     @property
     def tiler(self) -> None:
