@@ -6,9 +6,14 @@ from their parameters, and work in kornia's ``AugmentationSequential`` with ``da
 
 from anomalib_anoseg.transforms.base import ForgedBatch, SeededAugmentation, SyntheticAnomaly
 from anomalib_anoseg.transforms.color_jitter import RandomColorJitter
+from anomalib_anoseg.transforms.cracks import Cracks
 from anomalib_anoseg.transforms.cut_paste import CutPaste, HardCutPaste
 from anomalib_anoseg.transforms.draem_perlin import DraemPerlin
 from anomalib_anoseg.transforms.half_swap import RandomHalfSwap
+from anomalib_anoseg.transforms.local_blur import LocalBlur
+from anomalib_anoseg.transforms.local_shade import LocalShade
+from anomalib_anoseg.transforms.local_warp import LocalWarp
+from anomalib_anoseg.transforms.missing_part import MissingPart
 from anomalib_anoseg.transforms.one_of import OneOf
 from anomalib_anoseg.transforms.outside import Outside
 from anomalib_anoseg.transforms.perlin_anomaly import PerlinAnomaly
@@ -19,10 +24,15 @@ from anomalib_anoseg.transforms.textures import BatchTextures, NoiseTextures, Te
 
 __all__ = [
     "BatchTextures",
+    "Cracks",
     "CutPaste",
     "DraemPerlin",
     "ForgedBatch",
     "HardCutPaste",
+    "LocalBlur",
+    "LocalShade",
+    "LocalWarp",
+    "MissingPart",
     "NoiseTextures",
     "OneOf",
     "Outside",

@@ -45,6 +45,14 @@ def add_prefix(prefix: str, params: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}{name}": value for name, value in params.items()}
 
 
+def rows_of(params: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:
+    """Take the parameters of some images by their indices, ``(K,)`` int64."""
+    return {
+        name: value if name.endswith("forward_input_shape") else value.to(images.device).index_select(0, images)
+        for name, value in params.items()
+    }
+
+
 def in_parts(image_size: tuple[int, int], *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Split values along their first dimension, each into the same number of parts, whatever the batch size.
 

@@ -163,6 +163,8 @@ class SyntheticAnomaly(SeededAugmentation):
     ``AugmentationSequential(..., data_keys=["input", "mask"])`` the anomalies are added to the given mask.
     """
 
+    # Whether an image's anomaly depends on the other images of the batch; if not, a part of the batch is enough.
+    needs_batch: bool = True
     _gives_masks: bool = False
     # For the mask that a container sends after its image: the last images' parameters, and their anomalies' masks.
     _planted: tuple[dict[str, Tensor], Tensor] | None = None
@@ -222,6 +224,10 @@ class SyntheticAnomaly(SeededAugmentation):
         """
         del params
         return as_batch(image)
+
+    def name_kinds(self, params: dict[str, Tensor] | None = None) -> list[str]:
+        """Name the kind of each image's anomaly, of the last call or by ``params``; empty where there is only one."""
+        return [""] * len((self._params if params is None else params)["batch_prob"])
 
     def check_paths(self, paths: Sequence[str]) -> None:
         """Check before training the files that :meth:`forge` looks up, by their headers; by default, check nothing.

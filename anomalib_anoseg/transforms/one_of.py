@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.transforms._tensors import add_prefix, as_batch, constant, per_image, under_prefix
+from anomalib_anoseg.transforms._tensors import add_prefix, as_batch, constant, per_image, rows_of, under_prefix
 from anomalib_anoseg.transforms.base import ForgedBatch, SyntheticAnomaly
 from anomalib_anoseg.transforms.random_stream import RandomStream
-from anomalib_anoseg.transforms.subsets import stratified_uniform
+from anomalib_anoseg.transforms.subsets import assign_places, max_selected, selected_images, stratified_uniform
 
 
 class OneOf(SyntheticAnomaly):
     """Plant in each image the anomaly of one of several transforms, drawn by weight.
 
     From a single kind of anomaly a network may learn a peculiarity of that kind, such as its rims. Kinds are spread as
-    evenly as their weights allow: in a batch of 8, two kinds of equal weight get 4 images each. Every transform runs on
-    all images, which avoids synchronising host and device, and each image takes the result of its own transform. So the
-    cost is the sum of all transforms' costs.
+    evenly as their weights allow: in a batch of 8, two kinds of equal weight get 4 images each. To avoid synchronising
+    host and device, a transform runs on as many images as its weight can give it, or on all images if it shows parts of
+    other ones; each image takes the result of its own transform.
 
     Args:
         kinds: The transforms, one or more. Each keeps its own probability of an anomaly, but draws from the random
@@ -28,13 +28,15 @@ class OneOf(SyntheticAnomaly):
         weights: Relative frequency of each transform: 0 or more, not all 0. Equal if ``None``.
         p: Probability of an anomaly, multiplied by that of the drawn transform.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
+        names: Name of each transform, for people; that of its class if ``None``.
 
     Raises:
-        ValueError: If there is no transform, or ``weights`` are not one for each, finite, 0 or more, and not all 0.
+        ValueError: If there is no transform, or ``weights`` are not one for each, finite, 0 or more, and not all 0, or
+            ``names`` are not one for each.
 
     Convention:
         - ``_params["kind"]``: ``(B,)`` int64, the index of each image's transform; the parameters of transform ``n``
-          are under ``<n>.<name>``.
+          are under ``<n>.<name>``. If it runs on some images alone, ``place.<n>`` ``(B, 1, K)`` tells on which.
         - :meth:`rotate` rotates the images whose transform does so. A mask ``(B, 1, H, W)`` follows its image. In a
           container give the keys as ``["input", "mask"]``, in this order.
 
@@ -53,17 +55,22 @@ class OneOf(SyntheticAnomaly):
         weights: Sequence[float] | None = None,
         p: float = 1.0,
         keepdim: bool = False,
+        names: Sequence[str] | None = None,
     ) -> None:
+        names = [type(kind).__name__ for kind in kinds] if names is None else names
         weights = [1.0] * len(kinds) if weights is None else list(weights)
         if not kinds:
             raise ValueError("kinds must hold one transform or more, got none.")
         if len(weights) != len(kinds):
             raise ValueError(f"weights must be one for each of {len(kinds)} kinds, got {tuple(weights)}.")
+        if len(names) != len(kinds):
+            raise ValueError(f"names must be one for each of {len(kinds)} kinds, got {tuple(names)}.")
         if not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
             raise ValueError(f"weights must be finite, 0 or more, and not all 0, got {tuple(weights)}.")
         super().__init__(p=p, keepdim=keepdim)
         self.kinds = nn.ModuleList(kinds)
         self.flags = {"weights": tuple(weight / sum(weights) for weight in weights)}
+        self.names = tuple(names)
 
     def draw_parameters(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
         """Draw which transform each image takes, and all parameters of all transforms."""
@@ -72,13 +79,19 @@ class OneOf(SyntheticAnomaly):
         params = {"kind": torch.bucketize(stratified_uniform(stream, shape[0]), ends, right=True)}
         for number, kind in self._numbered():
             params |= add_prefix(f"{number}.", kind.draw(shape, stream))
+            if not kind.needs_batch:
+                count = max_selected(self.flags["weights"][number], shape[0])
+                params[f"place.{number}"] = assign_places(params["kind"][:, None] == number, count)
         return params
 
     def look_up(self, image: Tensor, paths: Sequence[str] | None) -> dict[str, Tensor]:
         """Let every transform look up what depends on the images or their files."""
         found: dict[str, Tensor] = {}
+        by_source: dict[Any, dict[str, Tensor]] = {}  # transforms may share their saliency
         for number, kind in self._numbered():
-            found |= add_prefix(f"{number}.", kind.look_up(image, paths))
+            source = getattr(kind, "saliency", kind)
+            by_source[source] = by_source[source] if source in by_source else kind.look_up(image, paths)
+            found |= add_prefix(f"{number}.", by_source[source])
         return found
 
     def check_paths(self, paths: Sequence[str]) -> None:
@@ -88,9 +101,22 @@ class OneOf(SyntheticAnomaly):
 
     def plant(self, image: Tensor, params: dict[str, Tensor]) -> ForgedBatch:
         """Plant in each image the anomaly of its transform, see :meth:`SyntheticAnomaly.plant`."""
-        planted = [kind.plant(image, under_prefix(f"{number}.", params)) for number, kind in self._numbered()]
-        images, masks = zip(*planted, strict=True)
-        forged, mask = self._take(images, params), self._take(masks, params)
+        forged, mask = image, torch.zeros_like(image[:, :1])
+        for number, kind in self._numbered():
+            own = under_prefix(f"{number}.", params)
+            if f"place.{number}" not in params:
+                planted = kind.plant(image, own)
+                is_own = per_image(params["kind"] == number, image)
+                forged = torch.where(is_own, planted.image, forged)
+                mask = torch.where(is_own, planted.mask, mask)
+                continue
+            images, is_own = (at[0] for at in selected_images(params[f"place.{number}"].to(image.device)))
+            planted = kind.plant(image.index_select(0, images), rows_of(own, images))
+            is_own = per_image(is_own, image)
+            forged, mask = (
+                whole.index_copy(0, images, torch.where(is_own, part, whole.index_select(0, images)))
+                for whole, part in zip((forged, mask), planted, strict=True)
+            )
         chosen = self.is_chosen(params, image)
         return ForgedBatch(torch.where(chosen, forged, image), mask * chosen)
 
@@ -101,6 +127,10 @@ class OneOf(SyntheticAnomaly):
         if all(one is image for one in rotated):
             return image
         return torch.where(self.is_chosen(params, image), self._take(rotated, params), image)
+
+    def name_kinds(self, params: dict[str, Tensor] | None = None) -> list[str]:
+        """Name the kind of each image, see :meth:`SyntheticAnomaly.name_kinds`. The host waits for the device."""
+        return [self.names[number] for number in (self._params if params is None else params)["kind"].tolist()]
 
     def _take(self, made: Sequence[Tensor], params: dict[str, Tensor]) -> Tensor:
         """Take for each image the result of its own transform."""

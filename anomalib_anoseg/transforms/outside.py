@@ -74,6 +74,10 @@ class Outside(SyntheticAnomaly):
         """Let the transform look up what depends on the images or their files."""
         return add_prefix(INNER, self.anomaly.look_up(image, paths))
 
+    def name_kinds(self, params: dict[str, Tensor] | None = None) -> list[str]:
+        """Name the kinds of the transform, see :meth:`SyntheticAnomaly.name_kinds`."""
+        return self.anomaly.name_kinds(under_prefix(INNER, self._params if params is None else params))
+
     def check_paths(self, paths: Sequence[str]) -> None:
         """Check the files for the transform, see :meth:`SyntheticAnomaly.check_paths`."""
         self.anomaly.check_paths(paths)

@@ -8,9 +8,14 @@ import torch
 from kornia.augmentation import AugmentationSequential
 
 from anomalib_anoseg.transforms import (
+    Cracks,
     CutPaste,
     DraemPerlin,
     HardCutPaste,
+    LocalBlur,
+    LocalShade,
+    LocalWarp,
+    MissingPart,
     OneOf,
     Outside,
     PerlinAnomaly,
@@ -58,6 +63,11 @@ class OutsideCorner(Outside):
         super().__init__(HardCutPaste(), corner, **arguments)
 
 
+class ManyKinds(OneOf):
+    def __init__(self, **arguments):
+        super().__init__([MissingPart(), LocalShade()], [1, 3], **arguments)
+
+
 TRANSFORMS = [
     RandomQuarterRotation,
     RandomHalfSwap,
@@ -69,6 +79,12 @@ TRANSFORMS = [
     DraemPerlin,
     PatchOrNoise,
     OutsideCorner,
+    ManyKinds,
+    Cracks,
+    MissingPart,
+    LocalWarp,
+    LocalShade,
+    LocalBlur,
 ]
 SIZES = [(64, 64), (61, 97)]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kornia.augmentation import AugmentationSequential
 
-from anomalib_anoseg.transforms import CutPaste, DraemPerlin, HardCutPaste, OneOf, SaliencyPerlin
+from anomalib_anoseg.transforms import Cracks, CutPaste, DraemPerlin, HardCutPaste, OneOf, SaliencyPerlin
 from anomalib_anoseg.transforms._tensors import under_prefix
 from anomalib_anoseg.transforms.saliency import Saliency
 
@@ -41,6 +41,25 @@ def test_every_image_is_what_its_own_transform_makes_and_its_gate_lets_through()
         assert 2 < of_kind.sum() < 14
 
 
+def test_a_transform_that_needs_no_batch_runs_on_no_more_images_than_its_share(monkeypatch):
+    seen, alter = [], Cracks.alter
+    monkeypatch.setattr(Cracks, "alter", lambda *given: seen.append(len(given[1])) or alter(*given))
+    kinds, image, counts = [CutPaste(), Cracks()], torch.rand(10, 3, 32, 32), set()
+    both = OneOf(kinds, [3, 1], names=["patches", "cracks"]).manual_seed(0)
+    for _ in range(6):  # a share of 2.5 images: two or three get cracks, so that one place may stay unused
+        seen.clear()
+        forged, mask = both.forge(image)
+        assert seen == [3]
+        drawn = both._params
+        alone = [kind.forge(image, under_prefix(f"{number}.", drawn)) for number, kind in enumerate(kinds)]
+        for index, number in enumerate(drawn["kind"].tolist()):
+            torch.testing.assert_close(forged[index], alone[number].image[index])
+            assert torch.equal(mask[index], alone[number].mask[index])
+        assert both.name_kinds() == [both.names[number] for number in drawn["kind"]]
+        counts.add(both.name_kinds().count("cracks"))
+    assert counts == {2, 3}
+
+
 def test_masks_go_where_their_images_go():
     mask = torch.zeros(8, 1, 32, 32)
     mask[:, :, :10, 5:20] = 1
@@ -50,6 +69,14 @@ def test_masks_go_where_their_images_go():
     assert moved[marked].all()
     assert torch.equal(image[:, :1].round()[~marked], moved[~marked])
     assert torch.equal((moved != mask)[~marked.expand_as(mask)].any(), torch.tensor(True))
+
+
+def test_looks_shared_saliency_up_once(monkeypatch):
+    looked, small = [], _ByFile.small
+    monkeypatch.setattr(_ByFile, "small", lambda *given: looked.append(given) or small(*given))
+    saliency = _ByFile()
+    OneOf([CutPaste(saliency=saliency), Cracks(saliency=saliency)]).forge(torch.rand(2, 3, 32, 32), paths=["left", ""])
+    assert len(looked) == 1
 
 
 def test_kinds_keep_a_stream_of_their_own():

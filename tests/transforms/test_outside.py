@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from anomalib_anoseg.transforms import HardCutPaste, Outside, SaliencyPerlin
+from anomalib_anoseg.transforms import CutPaste, HardCutPaste, OneOf, Outside, SaliencyPerlin
 from anomalib_anoseg.transforms.outside import resize_region
 
 LEFT = (torch.arange(32) < 16).expand(32, 32)
@@ -63,3 +63,10 @@ def test_what_is_no_region_is_refused():
         Outside(HardCutPaste(), torch.zeros(1, 4, 4))
     with pytest.raises(ValueError, match=r"fill must lie within \[0, 1\], got 128"):
         Outside(HardCutPaste(), LEFT, fill=128)
+
+
+def test_names_the_kinds_of_what_it_surrounds():
+    mixture = OneOf([CutPaste(), HardCutPaste()], names=["plain", "hard"])
+    outside = Outside(mixture, torch.zeros(8, 8, dtype=torch.bool)).manual_seed(0)
+    outside.forge(torch.rand(4, 3, 16, 16))
+    assert sorted(outside.name_kinds()) == ["hard", "hard", "plain", "plain"]
