@@ -29,7 +29,7 @@ from anomalib_anoseg.models.settings import changed_settings
 from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, DataFolders, set_up
 from anomalib_anoseg.training.input_checks import check_image_files, check_images, check_pre_processor, check_shapes
 from anomalib_anoseg.training.seeding import seeded_streams
-from anomalib_anoseg.transforms.base import SyntheticAnomaly
+from anomalib_anoseg.transforms import SyntheticAnomaly
 
 __all__ = ["ForgedImage", "Preview", "preview"]
 
@@ -48,12 +48,14 @@ class ForgedImage:
         name: Name of its three pictures in the folders ``normal``, ``forged`` and ``mask``.
         share: Fraction of the picture that its mask marks, in ``[0, 1]``; 0 without an anomaly.
         change: Mean absolute change inside the mask, in grey levels, ``[0, 255]``; 0 if the mask is empty.
+        kind: Name of the kind of anomaly; empty if there is only one.
     """
 
     image: str
     name: str
     share: float
     change: float
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class _Pictures(NamedTuple):
     normal: Tensor
     forged: Tensor
     mask: Tensor
+    kinds: list[str]
 
 
 def preview(
@@ -158,7 +161,7 @@ def preview(
     forged = _measure(pictures, paths)
     name = " ".join(filter(None, (training_data.name, training_data.category)))
     made = Preview(out or create_versioned_dir(DEFAULT_FOLDER), forged, name, available, seed)
-    sheet = compose_sheet(*pictures, [_caption(image) for image in forged], _describe(model, made))
+    sheet = compose_sheet(*pictures[:3], [_caption(image) for image in forged], _describe(model, made))
     _write(made, pictures, sheet, progress)
     _print(made, augmenter.p, console)
     return made
@@ -237,13 +240,14 @@ def _read(
 
 def _forge(augmenter: SyntheticAnomaly, image: Tensor, paths: list[str], seed: int, console: Console) -> _Pictures:
     generator = torch.Generator(image.device).manual_seed(seed)
-    batches = []
+    batches, kinds = [], []
     for start in track(range(0, len(paths), CHUNK), "Forging anomalies", console=console, transient=True):
         chunk = slice(start, start + CHUNK)
         forged, mask = augmenter.forge(image[chunk], generator=generator, paths=paths[chunk])
         batches.append((augmenter.rotate(image[chunk]), forged, mask))
+        kinds += augmenter.name_kinds()
     normal, forged, mask = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return _Pictures(_to_grey_levels(normal), _to_grey_levels(forged), mask.bool())
+    return _Pictures(_to_grey_levels(normal), _to_grey_levels(forged), mask.bool(), kinds)
 
 
 def _to_grey_levels(image: Tensor) -> Tensor:
@@ -252,11 +256,10 @@ def _to_grey_levels(image: Tensor) -> Tensor:
 
 def _measure(pictures: _Pictures, paths: Sequence[str]) -> tuple[ForgedImage, ...]:
     rows = []
-    for number, path in enumerate(paths):
-        mask = pictures.mask[number, 0]
+    for number, (path, kind, mask) in enumerate(zip(paths, pictures.kinds, pictures.mask[:, 0], strict=True)):
         difference = (pictures.forged[number].int() - pictures.normal[number].int()).abs().float().mean(0)
         change = difference[mask].mean().item() if mask.any() else 0.0
-        rows.append(ForgedImage(path, f"{number:03}_{Path(path).stem}.png", mask.float().mean().item(), change))
+        rows.append(ForgedImage(path, f"{number:03}_{Path(path).stem}.png", mask.float().mean().item(), change, kind))
     return tuple(rows)
 
 
@@ -286,7 +289,8 @@ def _describe(model: AnomalibModule, made: Preview) -> list[str]:
 
 def _caption(image: ForgedImage) -> str:
     text = f"{image.share:.1%} forged, changed by {image.change:.0f} grey levels"
-    return f"{text if image.share else 'no visible anomaly'}: {Path(image.image).name}"
+    parts = filter(None, (image.kind, text if image.share else "no visible anomaly"))
+    return f"{', '.join(parts)}: {Path(image.image).name}"
 
 
 def _print(made: Preview, forged_p: float, console: Console) -> None:

@@ -183,6 +183,19 @@ def test_sheet_holds_every_picture_and_a_caption(pictures, tmp_path):
     )
 
 
+def test_names_the_kind_of_each_anomaly(pictures, tmp_path, monkeypatch):
+    captions = []
+    monkeypatch.setattr(
+        "anomalib_anoseg.cli.preview.compose_sheet",
+        lambda *given: captions.extend(given[3]) or Image.new("RGB", (8, 8)),
+    )
+    kinds = {"cracks": 0.25, "uneven": 0.25, "missing": 0.25}
+    made = preview(tiny(kinds=kinds), images=pictures, out=tmp_path / "out", number=8)
+    assert {image.kind for image in made.images} == {"patches", *kinds}
+    assert all(caption.startswith(f"{image.kind}, ") for caption, image in zip(captions, made.images, strict=True))
+    assert {image.kind for image in preview(tiny(), images=pictures, out=tmp_path / "one", number=1).images} == {""}
+
+
 def test_sheet_of_narrow_pictures_with_long_names(tmp_path):
     (tmp_path / "narrow").mkdir()
     for name in ("short", "a name that is longer than the picture is wide " * 4):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from anomalib_anoseg.models.anoseg.augmenter import Augmenter, change_ranges, create_augmenter
+from anomalib_anoseg.models.anoseg.augmenter import create_augmenter
 from anomalib_anoseg.models.anoseg.detector import DetectorModel
 from anomalib_anoseg.models.anoseg.detector_loss import DetectorDiscriminatorLoss, DetectorGeneratorLoss, DetectorLoss
 from anomalib_anoseg.models.anoseg.first_stage import load_segmentation
@@ -34,6 +34,7 @@ from anomalib_anoseg.models.anoseg.settings import (
 )
 from anomalib_anoseg.models.anoseg.stages import Stage, Stages
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel, AnoSegOutput, ImageScore
+from anomalib_anoseg.models.kinds import KindSettings, change_ranges
 from anomalib_anoseg.models.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.models.settings import as_plain, check_model
 from anomalib_anoseg.training.calibrated import set_false_alarm_rate
@@ -42,6 +43,7 @@ from anomalib_anoseg.training.checkpoints import explain_misfit
 from anomalib_anoseg.training.input_checks import check_batch, check_pre_processor
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.training.seeding import seeded_weights
+from anomalib_anoseg.transforms import SyntheticAnomaly
 
 __all__ = ["AnoSeg"]
 
@@ -64,6 +66,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         network (AnoSegNetworkSettings): Size of the networks and how they run.
         patches (PatchSettings): The anomalies that are pasted on normal images.
         noise (NoiseSettings): Noise-shaped anomalies on some of the images, in place of patches.
+        kinds (KindSettings): Shares of the images with anomalies of other kinds, in place of both.
         losses (LossSettings): Losses of the segmentation networks, and their weights.
         detector (DetectorSettings): The paper's detector, a second GAN.
         image_score (Literal["map", "detector"]): What the image score is: the maximum of the smoothed map, or the
@@ -103,7 +106,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
 
     model: AnoSegModel
     loss: AnoSegLoss
-    augmenter: Augmenter
+    augmenter: SyntheticAnomaly
     min_side = MIN_TRAINING_SIDE
     find_place = staticmethod(find_place)
     shaping_arguments: Mapping[str, Callable[[Any], object]] = {
@@ -127,6 +130,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         network: AnoSegNetworkSettings = AnoSegNetworkSettings(),
         patches: PatchSettings = PatchSettings(),
         noise: NoiseSettings = NoiseSettings(),
+        kinds: KindSettings = KindSettings(),
         losses: LossSettings = LossSettings(),
         detector: DetectorSettings = DetectorSettings(),
         image_score: ImageScore = "map",
@@ -145,6 +149,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         check_model(image_size, MIN_TRAINING_SIDE, seed, max_epochs, unknown, find_place)
         encoder, network = EncoderSettings.read(encoder), AnoSegNetworkSettings.read(network)
         patches, noise = PatchSettings.read(patches), NoiseSettings.read(noise)
+        kinds = KindSettings.read(kinds)
         losses, detector = LossSettings.read(losses), DetectorSettings.read(detector)
         calibration, optimizer = CalibrationSettings.read(calibration), OptimizerSettings.read(optimizer)
         _check_image_score(image_score, detector)
@@ -156,7 +161,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        self.hparams.update(as_plain(encoder, network, patches, noise, losses, detector, calibration, optimizer))
+        self.hparams.update(as_plain(encoder, network, patches, noise, kinds, losses, detector, calibration, optimizer))
         self.automatic_optimization = False
         self.image_size = image_size
         self.pre_trained, self._has_weights = encoder.pre_trained, False
@@ -168,7 +173,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         self.seed, self.max_epochs = seed, max_epochs
         set_false_alarm_rate(self.post_processor, calibration.false_alarm_rate)
         self._calibration_changes = calibration.changes
-        self.augmenter = create_augmenter(patches, noise)
+        self.augmenter = create_augmenter(patches, noise, kinds)
         self.loss = AnoSegLoss(
             segmentation=losses.segmentation,
             segmentation_weight=losses.segmentation_weight,

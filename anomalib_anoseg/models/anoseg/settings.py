@@ -8,6 +8,7 @@ from anomalib_anoseg.common.checks import check_value
 from anomalib_anoseg.models import settings
 from anomalib_anoseg.models.anoseg.loss import SegmentationLoss
 from anomalib_anoseg.models.anoseg.networks import DecoderKind
+from anomalib_anoseg.models.kinds import KindSettings
 from anomalib_anoseg.models.settings import NetworkSettings, Settings, named_in
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
 
@@ -290,8 +291,7 @@ class OptimizerSettings(Settings):
             check_value("optimizer.betas", beta, 0.0, 0.999999)
         self.within(0.0, 1.0, "lr_decay_start")
         self.within(0.0, 0.99999, "averaging")
-        batches = self.accumulate_grad_batches
-        if batches < 1:
+        if (batches := self.accumulate_grad_batches) < 1:
             raise ValueError(f"optimizer.accumulate_grad_batches must be 1 or more, got {batches}.")
         self.within(0.0, 1e6, "gradient_clip_val")
 
@@ -303,7 +303,7 @@ RENAMED = {
     "segmentation_loss": "losses.segmentation",
 }
 GROUPS = (
-    *(EncoderSettings, AnoSegNetworkSettings, PatchSettings, NoiseSettings),
+    *(EncoderSettings, AnoSegNetworkSettings, PatchSettings, NoiseSettings, KindSettings),
     *(LossSettings, DetectorSettings, CalibrationSettings, OptimizerSettings),
 )
 find_place = partial(settings.find_place, groups=GROUPS, renamed=RENAMED)

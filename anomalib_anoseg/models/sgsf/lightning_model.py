@@ -1,6 +1,5 @@
 """SGSF: self-supervised guided segmentation (arXiv 2209.12440, NIGSF in its journal version), as an anomalib model."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from anomalib_anoseg.models.kinds import KindSettings, change_ranges
 from anomalib_anoseg.models.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.models.settings import as_plain, check_model
 from anomalib_anoseg.models.sgsf.loss import SGSFLoss, SGSFLosses
@@ -40,7 +40,7 @@ from anomalib_anoseg.training.calibration import CalibrationAnomalies
 from anomalib_anoseg.training.input_checks import check_batch, check_pre_processor
 from anomalib_anoseg.training.schedules import StepDecay, timed
 from anomalib_anoseg.training.seeding import seeded_streams, seeded_weights, step_seed
-from anomalib_anoseg.transforms import SaliencyPerlin
+from anomalib_anoseg.transforms import SyntheticAnomaly
 
 __all__ = ["SGSF"]
 
@@ -80,6 +80,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         extractor (ExtractorSettings): The network that finds similar images.
         bank (BankSettings): The references that the trained model carries.
         anomalies (AnomalySettings): The anomalies that are forged on normal images.
+        kinds (KindSettings): Shares of the images with anomalies of other kinds in their place.
         losses (LossSettings): Weights of the losses.
         calibration (CalibrationSettings): How thresholds are set.
         optimizer (OptimizerSettings): Adam, its learning rate schedule and weight averaging.
@@ -117,7 +118,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
 
     model: SGSFModel | PatchGuidedModel
     loss: SGSFLoss
-    augmenter: SaliencyPerlin
+    augmenter: SyntheticAnomaly
     min_side = MIN_SIDE
     unexported = ("augmenter", "references")
     shaping_arguments = SHAPING
@@ -133,6 +134,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         extractor: ExtractorSettings = ExtractorSettings(),
         bank: BankSettings = BankSettings(),
         anomalies: AnomalySettings = AnomalySettings(),
+        kinds: KindSettings = KindSettings(),
         losses: LossSettings = LossSettings(),
         calibration: CalibrationSettings = CalibrationSettings(),
         optimizer: OptimizerSettings = OptimizerSettings(),
@@ -149,8 +151,9 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         check_model(image_size, MIN_SIDE, seed, max_epochs, unknown, find_place)
         network, guidance = SGSFNetworkSettings.read(network), GuidanceSettings.read(guidance)
         extractor, bank = ExtractorSettings.read(extractor), BankSettings.read(bank)
-        anomalies, losses = AnomalySettings.read(anomalies), LossSettings.read(losses)
-        calibration, optimizer = CalibrationSettings.read(calibration), OptimizerSettings.read(optimizer)
+        anomalies, kinds = AnomalySettings.read(anomalies), KindSettings.read(kinds)
+        losses, calibration = LossSettings.read(losses), CalibrationSettings.read(calibration)
+        optimizer = OptimizerSettings.read(optimizer)
         image_size = (image_size[0], image_size[1])
         check_pre_processor(pre_processor)
         super().__init__(
@@ -159,7 +162,8 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        self.hparams.update(as_plain(network, guidance, extractor, bank, anomalies, losses, calibration, optimizer))
+        groups = (network, guidance, extractor, bank, anomalies, kinds, losses, calibration, optimizer)
+        self.hparams.update(as_plain(*groups))
         self.image_size = image_size
         self.guidance_settings, self.bank_settings, self.optimizer_settings = guidance, bank, optimizer
         self.use_compile, self.use_pairs = network.compile, anomalies.pairs
@@ -170,7 +174,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         self._has_weights = False
         self._seen: tuple[Tensor, Tensor | None] | None = None
 
-        self.augmenter = anomalies.create_transform()
+        self.augmenter = anomalies.create_transform(kinds)
         self.loss = SGSFLoss(reconstruction_weight=losses.reconstruction_weight, focal_gamma=losses.focal_gamma)
         with seeded_weights(seed):
             self.model = _create_networks(network, guidance, extractor, bank, optimizer)
@@ -180,8 +184,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
     @property
     def calibration_anomalies(self) -> CalibrationAnomalies:
         """Anomalies of training, but on images that are not rotated: test images are not rotated either."""
-        upright = copy.copy(self.augmenter)
-        upright.flags = {**upright.flags, "rotation_p": 0.0}
+        upright = change_ranges(self.augmenter, {"rotation_p": 0.0})
         return CalibrationAnomalies(self.model.region.outside(upright))
 
     @property

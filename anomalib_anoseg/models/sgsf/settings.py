@@ -6,12 +6,13 @@ from typing import ClassVar, Literal
 
 from anomalib_anoseg.common.checks import check_value
 from anomalib_anoseg.models import settings
+from anomalib_anoseg.models.kinds import KindSettings
 from anomalib_anoseg.models.settings import CalibrationSettings, NetworkSettings, Settings, named_in
 from anomalib_anoseg.models.sgsf.bank import Precision
 from anomalib_anoseg.models.sgsf.bank_size import BankFeatures
 from anomalib_anoseg.models.sgsf.neighbours import Choice
 from anomalib_anoseg.models.sgsf.networks import Passes
-from anomalib_anoseg.transforms import SaliencyPerlin
+from anomalib_anoseg.transforms import SaliencyPerlin, SyntheticAnomaly
 
 __all__ = [
     "AnomalySettings",
@@ -178,17 +179,16 @@ class AnomalySettings(Settings):
 
     def check(self) -> None:
         """Let the transform check its arguments, except folders, which it would look for on the disk."""
-        self._create("none", None)
+        self._create("none", None, self.p)
 
-    def create_transform(self) -> SaliencyPerlin:
-        """Create the augmenter."""
-        return self._create(self.saliency, self.textures)
+    def create_transform(self, kinds: KindSettings) -> SyntheticAnomaly:
+        """Create the augmenter, in which other kinds may take a share of the images."""
+        own = self._create(self.saliency, self.textures, 1.0 if kinds.total else self.p)
+        return kinds.mix({"noise": (own, 1.0)}, own.saliency, self.p)
 
-    def _create(self, saliency: str, textures: str | None) -> SaliencyPerlin:
+    def _create(self, saliency: str, textures: str | None, p: float) -> SaliencyPerlin:
         with named_in(self.group):
-            return SaliencyPerlin(
-                saliency, self.threshold, textures, self.opacity, rotation_p=self.rotation_p, p=self.p
-            )
+            return SaliencyPerlin(saliency, self.threshold, textures, self.opacity, rotation_p=self.rotation_p, p=p)
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,7 @@ GROUPS = (
     ExtractorSettings,
     BankSettings,
     AnomalySettings,
+    KindSettings,
     LossSettings,
     CalibrationSettings,
     OptimizerSettings,
