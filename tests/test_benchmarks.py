@@ -23,10 +23,14 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [path for path in (ROOT / "benchmarks").rglob("*.md") if RESULTS not in path.parents]
 PICTURES = {".jpg", ".png"}
 PERFORMANCE = {"augmentation", "cost", "pictures", "startup"}
-SHARED = {"__init__", "common", "judging", "trainings"}
+SHARED = {"__init__", "common", "drawing", "judging", "trainings"}
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
 SHIPPED_TRIALS = yaml.safe_load((ROOT / "benchmarks" / "experiments" / "study.yaml").read_text(encoding="utf-8"))
 SMALL = {"image_size": [64, 64], "network.width": 0.125}
+TINY_KINDS = {
+    "AnoSeg": {"preset": "laptop", "network.width": 0.125},
+    "SGSF": {"preset": "sgsf_laptop", "network.width": 0.125, "kinds.cracks": 0.5},
+}
 TINY_TRIALS = {name: SHIPPED_TRIALS[name] | SMALL for name in TRIALS}
 FEWER = {
     "export_parity": {
@@ -41,6 +45,7 @@ FEWER = {
         ),
         "preset": lambda _: {"image_size": (64, 64), "network": {"width": 0.125}},
     },
+    "kinds": {"TRAINED": 8, "HELD_OUT": 2, "TESTED": 6},
     "calibration": {"FORGED_IMAGES": 16, "DRAWN_ON": 4},
     "image_scores": {
         "make_data": lambda *_: DemoTextures(image_size=96, num_train=12, num_test_good=2, num_test_per_defect=1),
@@ -61,6 +66,7 @@ TINY = {
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
     "image_scores": ["maps", "--weights", "weights.pth", "--seconds", "1", "--csv", "scores.csv", "--markdown"],
     "kills": ["--kills", "1", "--epochs", "1", "--pictures", "30", "--only", "training", "inspection", "--markdown"],
+    "kinds": ["--trials", "kinds.yaml", "--size", "64", "--seconds", "0.5", "--csv", "kinds.csv"],
     "own_thresholds": ["--markdown"],
     "pictures": ["--pictures", "10", "--megapixels", "0.02", "--size", "64", "--epochs", "1", "--markdown"],
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
@@ -95,6 +101,7 @@ def run(tmp_path_factory):
 def run_here(module, options, folder):
     (folder / "trials.yaml").write_text(yaml.safe_dump(TINY_TRIALS, sort_keys=False))
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), folder / "weights.pth")
+    (folder / "kinds.yaml").write_text(yaml.safe_dump(TINY_KINDS, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", [module, *options])
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -240,6 +247,30 @@ def test_study_reports_again_what_is_kept_of_it():
         lines = study.report(study.pd.read_csv(RESULTS / f"{name}.csv")).splitlines()
         line = [line for line in lines if line.startswith(f"| {trial} ")][-1]
         assert set(figures) <= {cell.strip() for cell in line.split("|")}
+
+
+def test_kinds_are_judged_by_each_kind_of_drawn_defect_and_beside_real_ones(run):
+    rows, kinds = run("kinds"), load("kinds")
+    assert [row["trial"] for row in rows] == list(TINY_KINDS)
+    for row in rows:
+        of_kinds = [row[name] for name in kinds.WIDE]
+        assert row["wide"] == pytest.approx(sum(of_kinds) / 10, abs=1e-4)
+        assert row["drawn"] == pytest.approx(sum(of_kinds[:5]) / 5, abs=1e-4)
+        assert 0 < row["real"] < 1
+
+
+def test_more_kinds_are_drawn_on_the_object_and_leave_the_rest_alone():
+    judging, more = load("judging"), load("drawing").MORE
+    normal = torch.full((2, 3, 64, 64), 0.2)
+    normal[..., 12:-12, 12:-12] = 0.6 + 0.2 * torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    places = judging.find_object(normal)
+    bad, mask = judging.draw(normal, places, kinds=more)
+    before, on_object = (value.repeat_interleave(len(more), dim=0) for value in (normal, places))
+    assert torch.equal(torch.where(mask.bool(), before, bad), before)
+    assert mask.flatten(1).any(1).all()
+    assert (2 * (mask.bool() & on_object).flatten(1).sum(1) >= mask.flatten(1).sum(1)).all()
+    shares = dict(zip(more, mask.unflatten(0, (2, -1)).mean((0, 2, 3, 4)), strict=True))
+    assert shares["tiny"] < shares["crack"] < shares["uneven"]
 
 
 def test_all_kinds_of_defects_are_drawn_as_faint_as_they_should():

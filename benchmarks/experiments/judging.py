@@ -4,6 +4,7 @@ Anomalies are of two kinds. `forged` ones come from an augmentation of this pack
 from the demonstration data's code, from which no model learns.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ def find_object(normal: Tensor) -> Tensor:
     return salient | ~salient.flatten(1).any(1)[:, None, None, None]
 
 
-def draw(normal: Tensor, places: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+def draw(
+    normal: Tensor, places: Tensor, strength: float = 1.0, kinds: Mapping[str, Any] = defects.DEFECTS
+) -> tuple[Tensor, Tensor]:
     """Draw a defect of each kind on each image, at least half of it in those places: images and masks.
 
     The strength is the opacity of the drawn defect, from 0 to 1. The kinds' own argument ``strength`` is not used: its
@@ -60,7 +63,7 @@ def draw(normal: Tensor, places: Tensor, strength: float = 1.0) -> tuple[Tensor,
     pairs = [
         draw_one(kind, strength, surface, place.squeeze(0).numpy(), rng)
         for surface, place in zip(as_surfaces(normal), places, strict=True)
-        for kind in defects.DEFECTS.values()
+        for kind in kinds.values()
     ]
     return as_tensors(pairs)
 
