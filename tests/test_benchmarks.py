@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [path for path in (ROOT / "benchmarks").rglob("*.md") if RESULTS not in path.parents]
 PICTURES = {".jpg", ".png"}
-PERFORMANCE = {"augmentation", "cost", "pictures", "startup"}
+PERFORMANCE = {"augmentation", "cost", "pictures", "startup", "training_step"}
 SHARED = {"__init__", "common", "drawing", "judging", "trainings"}
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
 SHIPPED_TRIALS = yaml.safe_load((ROOT / "benchmarks" / "experiments" / "study.yaml").read_text(encoding="utf-8"))
@@ -72,6 +72,7 @@ TINY = {
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
     "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
     "startup": ["--quick"],
+    "training_step": ["--preset", "laptop", "--set", "image_size=[64,64]", "--steps", "2", "--rounds", "1"],
     "study": ["--trials", "trials.yaml", "--seconds", "1", "--batch", "2", "--markdown", "--csv", "study.csv"],
 }
 
@@ -373,6 +374,29 @@ def test_calibrations_are_compared_with_the_best_training_by_training(calibratio
 def test_export_parity_tells_one_resize_from_another(run):
     theirs, ours = (float(row["map, largest difference"]) for row in run("export_parity")["rows"])
     assert ours < 1e-4 < theirs
+
+
+def test_training_step_times_every_part(run):
+    [taken] = run("training_step")["milliseconds"]["32"]
+    parts = {"reading pictures", "forging", "encoder", "decoder", "loss", "backward", "optimiser", "all else"}
+    assert parts < set(taken)
+    assert all(milliseconds > 0 for milliseconds in taken.values())
+
+
+def test_stopwatch_counts_no_time_twice():
+    module = load("training_step")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "clock", iter(range(100)).__next__)
+        watch = module.Stopwatch()  # each look at the clock is a second later
+        for part in ("forging", "encoder"):
+            watch.begin(part)
+        watch.end()
+        watch.end()
+        watch.begin(module.VALIDATION)
+        watch.begin("encoder")
+        watch.end()
+        watch.end()
+    assert watch.seconds == {module.REST: 2, "forging": 2, "encoder": 1, module.VALIDATION: 3}
 
 
 def test_guidance_measures_every_form_of_the_bank(run):
