@@ -73,7 +73,11 @@ def _inspect(arguments: Sequence[str]) -> Any:  # noqa: ANN401
     """Run the subcommand that needs nothing but the standard library for its arguments."""
     parser = inspect.make_parser()
     given = vars(parser.parse_args(arguments))
-    return _call(inspect.inspect, given, lambda line: parser.exit(2, f"{parser.prog}: error: {line}\n"))
+    try:
+        return _call(inspect.inspect, given, lambda line: parser.exit(2, f"{parser.prog}: error: {line}\n"))
+    except Exception:  # noqa: BLE001 - 1 would say that all were judged
+        traceback.print_exc()
+        sys.exit(2)
 
 
 def _run(arguments: Sequence[str], chosen: str | None) -> Any:  # noqa: ANN401

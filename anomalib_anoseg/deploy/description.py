@@ -7,6 +7,7 @@ from anomalib.data.transforms.utils import extract_transforms_by_type
 from timm.models import get_pretrained_cfg
 from torchvision.transforms.v2 import Resize
 
+from anomalib_anoseg import __version__
 from anomalib_anoseg.deploy.record import Model, OperatingPoint, Record, Threshold, Thresholds, Training
 from anomalib_anoseg.deploy.resize import MatrixResize
 from anomalib_anoseg.training.calibrated import CalibratedPostProcessor
@@ -14,7 +15,7 @@ from anomalib_anoseg.training.checkpoints import digest
 
 __all__ = ["describe"]
 
-PACKAGES = ("anomalib-anoseg", "anomalib", "torch", "torchvision", "timm")
+PACKAGES = ("anomalib", "torch", "torchvision", "timm")
 ANOMALOUS = "true: anomalous"
 SCORE = "higher is more anomalous"
 
@@ -40,7 +41,7 @@ def describe(model: Any, input_size: tuple[int, int] | None = None, input_name: 
             parameters=sum(parameter.numel() for parameter in networks.parameters()),
             digest=f"sha256:{digest(networks.state_dict())}",
         ),
-        versions={name: version(name) for name in PACKAGES},
+        versions={"anomalib-anoseg": __version__} | {name: version(name) for name in PACKAGES},
         training=Training(**trained_on, seed=model.seed),
         input={
             "name": input_name,

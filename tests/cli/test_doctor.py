@@ -140,7 +140,7 @@ def test_a_checkpoint_is_exported_and_compared(demo_checkpoint, picture, capsys)
         "openvino default",
     ):
         assert name in shown
-    assert shown.count("forged on held-out images") == 4  # the checkpoint and three files
+    assert shown.count("forged on held-out images") == 5  # the checkpoint, three files, and the record in them
     state = torch.load(demo_checkpoint, weights_only=True)["state_dict"]
     assert shown.count(f"{state['post_processor._image_threshold'].item():.9g}") >= 4
 

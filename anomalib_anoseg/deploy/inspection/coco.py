@@ -20,7 +20,7 @@ def write_coco(path: Path, results: Callable[[], Iterator[dict[str, Any]]]) -> N
 
     Args:
         path: The file.
-        results: Reads the lines of ``results.jsonl`` from the first one; called twice, so that none need be kept.
+        results: Reads the lines of ``results.jsonl`` from the first one; called several times, and none is kept.
 
     Example:
         >>> from pathlib import Path
@@ -42,7 +42,15 @@ def write_coco(path: Path, results: Callable[[], Iterator[dict[str, Any]]]) -> N
 
 
 def _judged(results: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    return ((number, result) for number, result in enumerate(results(), 1) if "error" not in result)
+    """Number the results; of a picture that was replaced under its name, the last one counts.
+
+    Yields:
+        tuple[int, dict[str, Any]]: The number of a line, and the line.
+    """
+    last = {result["path"]: number for number, result in enumerate(results(), 1)}
+    for number, result in enumerate(results(), 1):
+        if last[result["path"]] == number and "error" not in result:
+            yield number, result
 
 
 def _write_all(file: Any, entries: Iterator[dict[str, Any]]) -> None:  # noqa: ANN401 - a text file

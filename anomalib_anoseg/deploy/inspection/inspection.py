@@ -18,7 +18,7 @@ from anomalib_anoseg.deploy.inspection.overlay import draw_overlay
 from anomalib_anoseg.deploy.inspection.progress import Progress
 from anomalib_anoseg.deploy.inspection.regions import find_regions
 from anomalib_anoseg.deploy.inspection.session import Session
-from anomalib_anoseg.deploy.inspection.shots import Shot, key_of, list_pictures, take
+from anomalib_anoseg.deploy.inspection.shots import DRAWN, Shot, key_of, list_pictures, take
 from anomalib_anoseg.deploy.inspection.watch import follow, import_watchfiles
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def inspect_pictures(
         ValueError: If an argument or the file cannot be used, or the folder has results of another file.
     """
     out = Path(out)
-    folders = {name: out / name for name in ("overlays", "masks")}
+    folders = {name: out / name for name in DRAWN}
     if watch:
         if any(not path.is_dir() for path in pictures):
             raise ValueError("--watch follows folders. Name a folder that the camera writes to.")

@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from anomalib_anoseg.common.files import write_json, written_whole
-from anomalib_anoseg.deploy.inspection.shots import Key
+from anomalib_anoseg.deploy.inspection.shots import ORIGIN, Key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Journal", "Tally"]
 
-RESULTS, TABLE, ORIGIN = "results.jsonl", "results.csv", "inspection.json"
+RESULTS, TABLE = "results.jsonl", "results.csv"
 COLUMNS = ("path", "label", "score", "threshold", "regions", "anomalous_pixels", "largest_box", "time", "error")
 
 
@@ -59,7 +59,8 @@ class Journal:
     """Appends results to a file, and knows which pictures are in it.
 
     It holds about a hundred bytes a picture in memory, and the results on the disk alone. A line that a kill left
-    unfinished is removed at the next start.
+    unfinished is removed at the next start, and a picture that could not be judged is tried again. Windows, and drives
+    that know no locks, do not keep a second process out.
 
     Args:
         folder (Path): Where the results are, or go.
@@ -100,7 +101,8 @@ class Journal:
         text = (json.dumps(line, ensure_ascii=False) + "\n").encode()
         while text:  # a full disk takes a part, then raises an error
             text = text[self._file.write(text) or 0 :]
-        self._note(key, line)
+        self._known.add(_digest(key))
+        self.tally.add(line)
 
     def results(self) -> Iterator[dict[str, Any]]:
         """Read the results.
@@ -109,7 +111,7 @@ class Journal:
             dict[str, Any]: One after another.
         """
         with (self._folder / RESULTS).open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
+            yield from (json.loads(line) for line in file if line.endswith("\n"))  # a full disk takes a part of one
 
     def write_table(self) -> Path:
         """Write the results as a CSV file."""
@@ -143,12 +145,12 @@ class Journal:
         Raises:
             ValueError: If that is so already.
         """
-        with suppress(ImportError):  # Windows
+        with suppress(ImportError, OSError):  # Windows, and drives that know no locks
             import fcntl  # noqa: PLC0415
 
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise ValueError(
                     f"--out: another inspection writes to {self._folder}. Stop it, or name another folder."
                 ) from None
@@ -176,28 +178,27 @@ class Journal:
         """Note the results that are there, and cut off what is left of an unfinished one.
 
         Raises:
-            ValueError: If a line that is not the last one is no result.
+            ValueError: If a whole line is no result.
         """
         self._file.seek(0)
-        end, bad = 0, None
+        end = 0
         with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
             for number, line in enumerate(file, 1):
-                if bad is not None:
-                    raise ValueError(
-                        f"Line {bad} of {self._folder / RESULTS} is no result of an inspection. Remove the line, or "
-                        "name another folder with --out."
-                    )
+                if not line.endswith(b"\n"):
+                    break
                 try:
-                    result = json.loads(line) if line.endswith(b"\n") else {}
-                    self._note(Key(result["path"], result["file"]["bytes"], result["file"]["modified_ns"]), result)
-                    end += len(line)
+                    result = json.loads(line)
+                    key = Key(result["path"], result["file"]["bytes"], result["file"]["modified_ns"])
+                    self.tally.add(result)
                 except (ValueError, KeyError, TypeError):
-                    bad = number
+                    raise ValueError(
+                        f"Line {number} of {self._folder / RESULTS} is no result of an inspection. Remove the line, or "
+                        "name another folder with --out."
+                    ) from None
+                end += len(line)
+                if "error" not in result:  # what could not be read may be readable now
+                    self._known.add(_digest(key))
         self._file.truncate(end)
-
-    def _note(self, key: Key, result: dict[str, Any]) -> None:
-        self._known.add(_digest(key))
-        self.tally.add(result)
 
 
 def _digest(key: Key) -> bytes:

@@ -95,7 +95,7 @@ class Session:
         pixels = np.array(np.asarray(picture).transpose(2, 0, 1)[None], np.float32, order="C")
         pixels /= 255
         prediction = self._runtime.predict(pixels)
-        score = float(str(prediction.pred_score[0]))  # the shortest number that is this float32
+        score = float(prediction.pred_score[0])  # exactly this float32, as thresholds of records are
         if math.isnan(score):
             raise ValueError("got a score that is not a number. Check the file with `anomalib-anoseg doctor`.")
         is_anomalous = score > self.decision.image
@@ -161,15 +161,18 @@ def _decide(runtime: Runtime, path: Path, rate: float | None) -> Decision:
             known = ", ".join(f"{point.false_alarm_rate:g}" for point in record.operating_points)
             raise ValueError(f"--rate {rate:g} is no operating point of {path}. It has {known}.") from None
         return Decision(point.image_score, point.pixel_score)
+    raw = f"{path.name} was never calibrated, so its scores are raw. Train with validation images, and export again."
     if record is not None:
-        return Decision(record.thresholds.image.score, record.thresholds.pixel.score)
+        decided = record.thresholds
+        note = raw if math.isnan(decided.image.raw) or math.isnan(decided.pixel.raw) else ""
+        return Decision(decided.image.score, decided.pixel.score, note)
     # anomalib decides at one minus the sensitivity.
     image, pixel = (
         round(1 - float(runtime.thresholds.get(f"{level}_sensitivity", HALF)), 6) for level in ("image", "pixel")
     )
     note = f"{path.name} has no record of operating points: it decides at its own threshold, {image:g}."
     if runtime.thresholds.get("image_threshold") == "nan":
-        note += " It was never calibrated, so its scores are raw. Train with validation images, and export again."
+        note += f" {raw}"
     return Decision(image, pixel, note)
 
 

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-__all__ = ["Key", "Shot", "is_picture", "key_of", "list_pictures", "pictures_within", "take"]
+# In each folder of results: by what they were made.
+ORIGIN = "inspection.json"
+# In folders of results: those of pictures that were drawn.
+DRAWN = ("overlays", "masks")
+
+__all__ = ["DRAWN", "ORIGIN", "Key", "Shot", "is_picture", "key_of", "list_pictures", "pictures_within", "take"]
 
 
 class Key(NamedTuple):
@@ -91,7 +96,11 @@ def pictures_within(folder: Path, own: Sequence[Path]) -> Iterator[Path]:
     left_out = {path.resolve() for path in own}
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(place, name).resolve() not in left_out
+            name
+            for name in folders
+            if not name.startswith(".")
+            and Path(place, name).resolve() not in left_out
+            and not (name in DRAWN and ORIGIN in files)
         )
         yield from (Path(place, name) for name in sorted(files) if is_picture(Path(name)))
 

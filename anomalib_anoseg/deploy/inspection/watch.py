@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anomalib_anoseg.deploy.inspection.shots import Key, Shot, is_picture, key_of, pictures_within, take
+from anomalib_anoseg.deploy.inspection.shots import DRAWN, ORIGIN, Key, Shot, is_picture, key_of, pictures_within, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -54,7 +54,8 @@ def follow(folders: Sequence[Path], own: Sequence[Path], is_known: Callable[[Key
 
     def concerns(path: Path) -> bool:
         inner = [path.relative_to(folder) for folder in folders if path.is_relative_to(folder)]
-        return all(map(is_picture, inner)) and not any(map(path.is_relative_to, left_out))
+        is_result = path.parent.name in DRAWN and (path.parent.parent / ORIGIN).is_file()
+        return all(map(is_picture, inner)) and not is_result and not any(map(path.is_relative_to, left_out))
 
     waiting: dict[str, _Wait] = {}
     next_listing = 0.0
@@ -66,12 +67,13 @@ def follow(folders: Sequence[Path], own: Sequence[Path], is_known: Callable[[Key
         found = [path for _, name in announced if concerns(path := Path(name))]
         if begin >= next_listing:
             found += [path for folder in folders for path in pictures_within(folder, own)]
-            now = time.monotonic()
-            next_listing = now + max(LISTED, LISTING_SHARE * (now - begin))
         for path in found:
             key = key_of(path)
             if key.path not in waiting and not is_known(key):
                 waiting[key.path] = _Wait(path)
+        if begin >= next_listing:
+            now = time.monotonic()
+            next_listing = now + max(LISTED, LISTING_SHARE * (now - begin))
         for name, wait in list(waiting.items()):
             shot = wait.look()
             if wait.is_over:
@@ -100,5 +102,6 @@ class _Wait:
             if shot.key == key == key_of(self._path) and (not shot.problem or now - self._since >= PATIENCE):
                 self.is_over = True
                 return shot
-            self._next = now + (now - self._since)  # less and less often
+            # Less and less often, and once more when the patience ends.
+            self._next = min(now + (now - self._since), max(now + SETTLED, self._since + PATIENCE))
         return None

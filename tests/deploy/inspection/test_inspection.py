@@ -69,6 +69,10 @@ def test_coco_lists_pictures_and_boxes(inspect, parts, tmp_path):
         "score": results["bad/0.png"]["score"],
     }
     assert (box["bbox"], box["area"], box["category_id"]) == ([8, 4, 8, 8], 60, content["categories"][0]["id"])
+    make_picture(size=(40, 24)).save(parts / "bad" / "0.png")  # a good picture under its name
+    inspect(parts, coco=True)
+    content = json.loads((tmp_path / "out" / "coco.json").read_text(encoding="utf-8"))
+    assert (len(content["images"]), content["annotations"]) == (3, [])
 
 
 @pytest.mark.parametrize(("wanted", "count"), [("all", 4), ("anomalous", 1), ("none", 0)])
@@ -92,7 +96,7 @@ def test_a_picture_that_cannot_be_judged_does_not_stop_the_line(inspect, parts, 
     assert "corrupt" in (tmp_path / "out" / "results.csv").read_text(encoding="utf-8")
     (parts / "1.png").write_bytes(whole)  # mended, so judged
     assert inspect(parts)["parts/1.png"]["label"] == "normal"
-    assert "2 normal, 1 anomalous, 1 unreadable; 1 judged now." in capsys.readouterr().out
+    assert "2 normal, 1 anomalous, 1 unreadable; 2 judged now." in capsys.readouterr().out
 
 
 def test_a_file_that_fails_on_a_picture_says_which(inspect, parts, monkeypatch):
@@ -101,6 +105,8 @@ def test_a_file_that_fails_on_a_picture_says_which(inspect, parts, monkeypatch):
 
     monkeypatch.setattr(inspection.Session, "judge", fail)
     assert inspect(parts)["parts/0.png"]["error"] == "RuntimeError: no memory"
+    monkeypatch.undo()
+    assert inspect(parts)["parts/0.png"]["label"] == "normal"  # the next start tries again
 
 
 def test_what_is_judged_is_not_judged_again(inspect, parts, tmp_path, capsys):
@@ -165,6 +171,8 @@ def test_results_within_the_folder_are_no_pictures(inspect, parts):
     for _ in range(2):
         results = inspect(parts, out=parts, overlays="all", masks=True)
         assert len(results) == 4
+    assert len(inspect(parts, out=parts / "again", overlays="all", masks=True)) == 4
+    assert len(inspect(parts, out=parts / "another")) == 4
 
 
 def test_a_full_disk_is_no_fault_of_the_picture(inspect, parts, monkeypatch):

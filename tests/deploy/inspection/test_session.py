@@ -1,11 +1,13 @@
 """What a file decides, and what cannot be used as one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from anomalib_anoseg.deploy.inspection import session
 from anomalib_anoseg.deploy.inspection.session import Session, enlarge
-from anomalib_anoseg.deploy.record import KEY
+from anomalib_anoseg.deploy.record import KEY, OperatingPoint, Threshold, Thresholds
 
 from .conftest import RECORD, make_picture
 
@@ -20,6 +22,21 @@ def test_the_rate_chooses_thresholds_of_the_record(model, rate, image, pixel):
         assert judgement.is_anomalous is is_anomalous
     assert not loaded.judge(make_picture(bright=pixel - 0.01)).mask.any()
     assert loaded.judge(make_picture(bright=pixel + 0.01)).mask.any()
+
+
+@pytest.mark.parametrize("grey", range(140, 240, 7))
+def test_a_score_at_its_threshold_is_normal(make_model, grey):
+    """A threshold is the score of a held-out picture, which must not be called anomalous itself."""
+    at = Session(make_model("plain.onnx", {})).judge(make_picture(bright=grey / 255)).score
+    record = replace(RECORD, operating_points=(OperatingPoint(0.01, at, at, 99, (0.0, 0.04)),))
+    judgement = Session(make_model("at.onnx", {KEY: record.to_json()}), 0.01).judge(make_picture(bright=grey / 255))
+    assert (judgement.score, judgement.is_anomalous, judgement.mask.any()) == (at, False, False)
+
+
+def test_a_file_that_was_never_calibrated_says_so(make_model):
+    record = replace(RECORD, thresholds=Thresholds(Threshold(), Threshold(), "none"))
+    loaded = Session(make_model("raw.onnx", {KEY: record.to_json()}))
+    assert "never calibrated, so its scores are raw" in loaded.decision.note
 
 
 def test_maps_are_brought_to_the_picture_bilinearly(model):
