@@ -29,7 +29,7 @@ CONFIDENCE = 0.95
 # Rates of a table, if there are enough pictures for them.
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 # Products of a rate and a number of pictures are whole numbers up to this.
-ROUNDING = 1e-6
+ROUNDING = 1e-9
 # Columns of a table: rate, thresholds of raw scores, number of pictures, how many lie above, share found.
 RATE, IMAGE, PIXEL, IMAGES, ABOVE, FOUND = range(6)
 
@@ -82,7 +82,12 @@ def count_alarms(rate: float, images: int) -> int:
         >>> count_alarms(0.01, 99), count_alarms(0.01, 98), count_alarms(0.1, 99)
         (0, -1, 9)
     """
-    return math.floor(rate * (images + 1) + ROUNDING) - 1
+    return math.floor(_as_kept(rate) * (images + 1) + ROUNDING) - 1
+
+
+def _as_kept(rate: float) -> float:
+    """Round a rate to the digits that tables keep, so that all who count with it agree."""
+    return float(f"{rate:.6g}")
 
 
 def count_needed(rate: float) -> int:
@@ -92,7 +97,7 @@ def count_needed(rate: float) -> int:
         >>> count_needed(0.01), count_needed(0.05)
         (99, 19)
     """
-    return math.ceil(1 / rate - ROUNDING) - 1
+    return math.ceil(1 / _as_kept(rate) - ROUNDING) - 1
 
 
 def count_sure(rate: float) -> int:
@@ -205,7 +210,7 @@ def read_row(row: Tensor, image_score: float, pixel_score: float) -> OperatingPo
         image_score: Its threshold of image scores, on the scale of the outputs.
         pixel_score: Likewise of maps.
     """
-    rate, images = float(f"{row[RATE]:.6g}"), int(row[IMAGES])
+    rate, images = _as_kept(float(row[RATE])), int(row[IMAGES])
     low, _ = find_interval(int(row[ABOVE]), images)
     _, high = find_interval(count_alarms(rate, images), images)
     return OperatingPoint(rate, image_score, pixel_score, images, (low, high), float(row[FOUND]))

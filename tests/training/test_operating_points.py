@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from scipy.stats import beta
 
 from anomalib_anoseg import SGSF, AnoSeg
+from anomalib_anoseg.models.ignored_region import IgnoredRegion
 from anomalib_anoseg.training import calibration
 from anomalib_anoseg.training import operating_points as points
 from anomalib_anoseg.training import post_processor as post_processing
@@ -60,6 +61,18 @@ def test_numbers_of_pictures_fit_each_other():
         assert 1 / (images + 1) <= smallest * (1 + 1e-9) < 1.1 / (images + 1)
 
 
+def test_a_rate_of_many_digits_means_the_same_everywhere():
+    """Tables keep six digits: 1/41 is then a little less, and needs a picture more."""
+    with pytest.raises(ValueError, match="needs 41 good pictures"):
+        points.check_supported(1 / 41, 40)
+    for rate, images in ((1 / 41, 41), (4 / 300, 299), (4 / 300, 300)):
+        table = points.tabulate(points.GoodScores({"only": torch.arange(float(images))}), {"only": torch.ones(1)}, rate)
+        row = points.find_row(table["only"], rate)
+        point, alarms = points.read_row(row, 0.5, 0.5), int(row[points.ABOVE])
+        assert point.interval == points.find_interval(alarms, images)
+        assert alarms == points.count_alarms(rate, images)
+
+
 @pytest.mark.parametrize("spoil", [torch.nan, torch.inf])
 def test_scores_that_are_not_finite_have_no_table(spoil):
     good = points.GoodScores({"bad": torch.tensor([spoil, *range(9)]), "good": torch.arange(10.0)}, torch.arange(10.0))
@@ -71,6 +84,8 @@ def test_scores_that_are_not_finite_have_no_table(spoil):
 
 class Grey(torch.nn.Module):
     """A network whose scores and maps are the pictures' grey levels."""
+
+    region = IgnoredRegion()
 
     def forward(self, image):
         return calibration.ImageBatch(image=image, pred_score=image.mean((1, 2, 3)), anomaly_map=image.mean(1))

@@ -11,6 +11,7 @@ from anomalib.post_processing import PostProcessor
 from lightning.pytorch import Trainer
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.models.ignored_region import IgnoredRegion
 from anomalib_anoseg.training import calibration
 from anomalib_anoseg.training import post_processor as post_processing
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
@@ -37,6 +38,8 @@ def fit(data, path, epochs=1, **arguments):
 class Meter(torch.nn.Module):
     """A network that tells how much images were changed."""
 
+    region = IgnoredRegion()
+
     def __init__(self, normal):
         super().__init__()
         self.normal = normal
@@ -48,6 +51,8 @@ class Meter(torch.nn.Module):
 
 class Brightness(torch.nn.Module):
     """Scores that say nothing of anomalies, so that a threshold hangs on how many of the images are normal."""
+
+    region = IgnoredRegion()
 
     def __init__(self, normal):
         super().__init__()
@@ -137,6 +142,8 @@ def test_threshold_separates_what_the_map_separates(tiny_data):
     images = torch.stack([tiny_data.train_data[index].image for index in range(4)])
 
     class Oracle(torch.nn.Module):
+        region = IgnoredRegion()
+
         def forward(self, image):
             changed = (image - images).abs().amax(1, keepdim=True) > 0
             anomaly_map = 0.2 + 0.6 * changed.float()
