@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from anomalib_anoseg.models.settings import Settings
 from anomalib_anoseg.transforms import (
     Cracks,
+    CutPaste,
     LocalBlur,
     LocalShade,
     LocalWarp,
@@ -96,11 +97,15 @@ class KindSettings(Settings):
 
 
 def change_ranges(augmenter: SyntheticAnomaly, changes: Mapping[str, Any]) -> SyntheticAnomaly:
-    """Copy an augmenter with other ranges; each kind takes those that it knows."""
+    """Copy an augmenter with other ranges; each kind takes those that it knows, but only patches another area.
+
+    Spots of noise have none, and that of the further kinds means something else.
+    """
     changed = copy.copy(augmenter)
     if isinstance(augmenter, OneOf):
         kinds: Any = augmenter.kinds
         parts = [change_ranges(kind, changes) for kind in kinds]
         return OneOf(parts, augmenter.flags["weights"], p=augmenter.p, names=augmenter.names)
-    changed.flags = {name: changes.get(name, value) for name, value in augmenter.flags.items()}
+    known = changes if isinstance(augmenter, CutPaste) else {name: changes[name] for name in changes if name != "area"}
+    changed.flags = {name: known.get(name, value) for name, value in augmenter.flags.items()}
     return changed
