@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anomalib_anoseg.common.checks import check_value
 from anomalib_anoseg.transforms._tensors import add_prefix, as_batch, under_prefix
 from anomalib_anoseg.transforms.base import ForgedBatch, SyntheticAnomaly
 from anomalib_anoseg.transforms.random_stream import RandomStream
@@ -59,8 +60,8 @@ class Outside(SyntheticAnomaly):
     ) -> None:
         if region.ndim != 2 or region.dtype != torch.bool:  # noqa: PLR2004
             raise ValueError(f"region must be bool of shape (H, W), got {region.dtype} {tuple(region.shape)}.")
-        if fill is not None and not 0 <= fill <= 1:
-            raise ValueError(f"fill must lie within [0, 1], got {fill}.")
+        if fill is not None:
+            check_value("fill", fill, 0.0, 1.0)
         super().__init__(p=p, keepdim=keepdim)
         self.anomaly, self.fill = anomaly, fill
         self.register_buffer("region", region, persistent=False)

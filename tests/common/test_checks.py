@@ -6,6 +6,7 @@ import typing
 
 import numpy as np
 import pytest
+import torch
 
 from anomalib_anoseg import SGSF, AnoSeg, data, metrics, transforms
 from anomalib_anoseg.common.checks import check_finite
@@ -20,6 +21,7 @@ LOSSES = (anoseg.loss.AnoSegLoss, detector_loss.DetectorLoss, sgsf.loss.SGSFLoss
 NOISE = {"saliency": "none", "threshold": (0.4, 0.2), "textures": None, "opacity": (0.1, 1.0), "mark": "noise"}
 # What an argument needs beside a number that is not one.
 REQUIRED = {
+    "Outside": {"anomaly": transforms.CutPaste(), "region": torch.zeros(8, 8, dtype=torch.bool)},
     "OneOf": {"kinds": [transforms.CutPaste()], "weights": (1.0,)},
     "SalientAnomaly": {"saliency": "none", "p": 1.0, "keepdim": False},
     "TextureFolder": {"root": "textures"},

@@ -107,7 +107,7 @@ def test_evaluation_uses_the_averaged_weights():
         model.update_average(image, step)
     assert not torch.allclose(model(image).anomaly_map, before)
     model.drop_training_parts()
-    assert {name for name, _ in model.named_children()} == {"segmenter"}
+    assert {name for name, _ in model.named_children()} == {"segmenter", "region"}
 
 
 def test_evaluation_starts_with_statistics_of_the_last_images():
