@@ -9,8 +9,9 @@ interval of Clopper and Pearson for ``k`` of ``n``. So that interval holds altho
 pictures. It is wide: none of 20 may mean anything up to 17 %.
 
 Only pictures that were not trained on count: the scores of training pictures are too low, and so is a threshold above
-them. Folds over training pictures would give more, but thresholds of other weights than those that ship. Nothing
-holds if light, camera or parts change: the held-out pictures must be like those to come.
+them. Folds over training pictures would give more, but thresholds of other weights than those that ship. With several
+processes, a picture that Lightning hands out twice counts twice. Nothing holds if light, camera or parts change: the
+held-out pictures must be like those to come.
 """
 
 import math

@@ -54,6 +54,13 @@ def test_sgsf_keeps_its_share_of_normal_images_and_calibrates_on_upright_ones():
     assert (calibration.p, calibration.names) == (0.5, model.augmenter.names)
 
 
+def test_the_calibrations_area_is_that_of_patches():
+    model = AnoSeg((64, 64), kinds={"stains": 0.5}, calibration={"area": (0.3, 0.4), "opacity": (0.2, 0.3)}, **BARE)
+    patches, stains = model.calibration_anomalies.map.kinds
+    assert (patches.flags["area"], patches.flags["opacity"]) == ((0.3, 0.4), (0.2, 0.3))
+    assert stains.flags["area"] == model.augmenter.kinds[1].flags["area"]
+
+
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
