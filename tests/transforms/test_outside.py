@@ -61,7 +61,7 @@ def test_what_is_empty_in_a_resized_region_is_empty_in_the_region(before, size):
 def test_what_is_no_region_is_refused():
     with pytest.raises(ValueError, match=r"region must be bool of shape \(H, W\), got torch.float32 \(1, 4, 4\)"):
         Outside(HardCutPaste(), torch.zeros(1, 4, 4))
-    with pytest.raises(ValueError, match=r"fill must lie within \[0, 1\], got 128"):
+    with pytest.raises(ValueError, match=r"fill must lie within \[0.0, 1.0\], got 128"):
         Outside(HardCutPaste(), LEFT, fill=128)
 
 
