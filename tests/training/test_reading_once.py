@@ -58,8 +58,8 @@ def train(model, root, folder, **settings):
     return model.state_dict()
 
 
-def make(model):
-    settings = {"network": {"width": 0.125}, "visualizer": False, "evaluator": False, "post_processor": False}
+def make(model, **settings):
+    settings |= {"network": {"width": 0.125}, "visualizer": False, "evaluator": False, "post_processor": False}
     return AnoSeg(SIZE, **settings) if model is AnoSeg else SGSF(SIZE, extractor={"name": "test_resnet"}, **settings)
 
 
@@ -81,6 +81,19 @@ def test_a_training_decodes_each_file_once_and_learns_the_same(
     monkeypatch.setattr(self_supervised, "ReadingOnce", Callback)
     assert equal(learned, train(make(model), root, tmp_path / "every", train_augmentations=augmentations))
     assert max(decoded.values()) > 3, "the counter counts"
+
+
+def test_references_that_were_read_before_are_hidden_as_others(root, tmp_path, decoded):
+    Image.new("L", (80, 72)).save(mask := tmp_path / "ignored.png")
+    with Image.open(mask) as drawn:
+        drawn.paste(255, (0, 0, 80, 36))
+        drawn.save(mask)
+    model = make(SGSF, ignore_mask=mask)
+    train(model, root, tmp_path)
+    images = model.model.bank.images
+    assert (images[..., :32, :] == 128).all()
+    assert (images[..., 40:, :] != 128).any()
+    assert {decoded[path] for path in decoded if "good" in path} == {1}
 
 
 def test_a_file_serves_the_next_training_and_a_changed_picture_is_read_anew(root, tmp_path, decoded, monkeypatch):

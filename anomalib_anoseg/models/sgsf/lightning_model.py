@@ -237,13 +237,18 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         pre_processor: Any = self.pre_processor
         transforms = [getattr(datamodule, "test_augmentations", None), getattr(pre_processor, "transform", None)]
-        transforms.append(self.model.region.hide)
         with seeded_streams(self.seed or 0):  # augmentations may be random; all processes must read the same
             guidance = self.guidance_settings
             has_contrast_set = guidance.use_contrast_set and guidance.kind != "patches"
             contrast_size = guidance.contrast_size if has_contrast_set else None
             return collect_references(
-                loader.dataset, transforms, self._embed, contrast_size, guidance.include_itself, guidance.memory
+                loader.dataset,
+                transforms,
+                self._embed,
+                contrast_size,
+                guidance.include_itself,
+                guidance.memory,
+                hide=self.model.region.hide,
             )
 
     @torch.no_grad()
