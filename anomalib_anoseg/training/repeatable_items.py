@@ -108,6 +108,8 @@ def find_obstacle(dataset: AnomalibDataset, name: str) -> str:
     """
     if type(dataset).__getitem__ not in READERS:
         return f"because {type(dataset).__name__} reads them in a way of its own."
+    if hasattr(type(dataset), "__copy__"):  # the first copy of anomalib's synthetic anomalies deletes their files
+        return f"because {type(dataset).__name__} is copied in a way of its own."
     steps, rest = _split(dataset.augmentations)
     resize = next((step for step in rest if isinstance(step, Resize)), None)
     if steps or not rest:

@@ -47,7 +47,7 @@ def decoded(monkeypatch):
 
 def make_data(root, **settings):
     split = {"val_split_mode": "from_train", "val_split_ratio": 0.25, "seed": 0}
-    return MVTecAD(root, "stripes", train_batch_size=3, eval_batch_size=3, num_workers=0, **split, **settings)
+    return MVTecAD(root, "stripes", train_batch_size=3, eval_batch_size=3, num_workers=0, **(split | settings))
 
 
 def train(model, root, folder, **settings):
@@ -94,6 +94,13 @@ def test_references_that_were_read_before_are_hidden_as_others(root, tmp_path, d
     assert (images[..., :32, :] == 128).all()
     assert (images[..., 40:, :] != 128).any()
     assert {decoded[path] for path in decoded if "good" in path} == {1}
+
+
+def test_synthetic_validation_pictures_outlive_the_reading(root, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        train(make(AnoSeg), root, tmp_path, val_split_mode="synthetic")
+    assert "val_data are read anew in every epoch, because SyntheticAnomalyDataset is copied" in caplog.text
+    assert "pictures once, shrunk" in caplog.text, "those of train_data"
 
 
 def test_a_file_serves_the_next_training_and_a_changed_picture_is_read_anew(root, tmp_path, decoded, monkeypatch):
