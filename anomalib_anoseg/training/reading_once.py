@@ -7,7 +7,9 @@ before the resize need whole pictures, which are not kept. Those that come after
 
 import re
 import shutil
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ SERVES = "__getitems__"
 SHARE = 0.25  # of the available memory
 UNKNOWN = 2**30  # bytes, where the system does not tell
 THREADS = 4  # each holds a whole picture in floating point
+AHEAD = 4 * THREADS  # shrunk pictures that wait for a slow disk
 MEGABYTE = 1e6
 
 
@@ -218,7 +221,24 @@ def _keep(
         if len(keys) * shape.numel() * PIXEL.itemsize > (1 - SHARE) * free:
             raise OSError(f"{folder} has only {free / MEGABYTE:,.1f} MB left")
     with reading_threads(THREADS) as threads:
-        items = tqdm(threads.map(read, keys), title, len(keys), leave=False, unit="image")
+        items = tqdm(_read_ahead(threads, read, keys), title, len(keys), leave=False, unit="image")
         if folder is None:
             return ShrunkPictures.in_memory(items, len(keys), shape)
         return ShrunkPictures.in_file(items, shape, folder)
+
+
+def _read_ahead(
+    threads: ThreadPoolExecutor, read: Callable[[str], tuple[str, ImageItem]], keys: Iterable[str]
+) -> Iterator[tuple[str, ImageItem]]:
+    """Read items side by side, some ahead of who takes them.
+
+    Yields:
+        tuple[str, ImageItem]: What is read, in the order of the keys.
+    """
+    waiting: deque[Future[tuple[str, ImageItem]]] = deque()
+    for key in keys:
+        if len(waiting) == AHEAD:
+            yield waiting.popleft().result()
+        waiting.append(threads.submit(read, key))
+    while waiting:
+        yield waiting.popleft().result()

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -18,7 +19,8 @@ from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.models import self_supervised
 from anomalib_anoseg.training import reading_once
 from anomalib_anoseg.training.reading_once import ReadingOnce, read_item
-from anomalib_anoseg.training.shrunk_pictures import INDEX
+from anomalib_anoseg.training.repeatable_items import RepeatableItems
+from anomalib_anoseg.training.shrunk_pictures import INDEX, ShrunkPictures
 
 SIZE = (64, 64)
 
@@ -148,6 +150,22 @@ def test_a_folder_that_cannot_be_written_likewise(data, tmp_path, caplog):
         ReadingOnce().setup(trainer, None, "fit")
     assert "no file holds them" in caplog.text
     assert not hasattr(data.train_data, reading_once.SERVES)
+
+
+def test_few_pictures_wait_for_a_slow_disk(data, tmp_path, monkeypatch):
+    read, started, waiting = RepeatableItems.read, [], []
+    monkeypatch.setattr(RepeatableItems, "read", lambda *given: started.append(given) or read(*given))
+    monkeypatch.setattr(reading_once, "AHEAD", 2)
+
+    def take(items, *_):
+        for taken, _ in enumerate(items):
+            time.sleep(0.02)
+            waiting.append(len(started) - taken)
+
+    monkeypatch.setattr(ShrunkPictures, "in_memory", take)
+    ReadingOnce().setup(Trainer(datamodule=data, default_root_dir=tmp_path), None, "fit")
+    assert len(started) == len(waiting) > 6
+    assert max(waiting) <= 3, "two ahead of the one that is taken"
 
 
 def test_data_sets_are_left_as_they_were(data, tmp_path):
