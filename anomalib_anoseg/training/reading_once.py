@@ -85,8 +85,14 @@ class ReadingOnce(Callback):
                 rank_zero_info(f"Pictures of {name}_data are read anew in every epoch, {obstacle}")
                 continue
             items = RepeatableItems.of(dataset)
-            if not self._kept or items.size == self._kept[0].size:
-                self._kept.append(items)
+            if self._kept and items.size != self._kept[0].size:
+                sizes = ["x".join(map(str, each.size)) for each in (items, self._kept[0])]
+                rank_zero_info(
+                    f"Pictures of {name}_data are read anew in every epoch, because they are resized to {sizes[0]} "
+                    f"pixels, and those of train_data to {sizes[1]}."
+                )
+                continue
+            self._kept.append(items)
         if self._kept and trainer.is_global_zero:
             self._serve(_read(self._kept, find_folder(trainer.default_root_dir), trainer.world_size > 1))
 

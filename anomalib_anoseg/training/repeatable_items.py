@@ -59,10 +59,14 @@ class RepeatableItems:
 
         Raises:
             ValueError: If it cannot be used; the message names the file, the cause and the remedy.
-        """  # noqa: DOC502 - what examines it raises
+        """
         plain: Any = copy.copy(self.dataset)
         plain.augmentations = Compose(self.steps)
-        return read_examined(self.dataset.samples.image_path[index], lambda: plain[index])
+        path = self.dataset.samples.image_path[index]
+        try:
+            return read_examined(path, lambda: plain[index])
+        except OSError as error:
+            raise ValueError(f"{path} or its mask cannot be read ({error}). Replace or remove it.") from error
 
     def finish(self, item: ImageItem) -> ImageItem:
         """Apply the other augmentations, as the data set does."""

@@ -152,6 +152,24 @@ def test_a_folder_that_cannot_be_written_likewise(data, tmp_path, caplog):
     assert not hasattr(data.train_data, reading_once.SERVES)
 
 
+def test_data_of_another_size_are_a_line(data, tmp_path, caplog):
+    data.val_data.augmentations = Resize((32, 48))
+    with caplog.at_level(logging.INFO):
+        ReadingOnce().setup(Trainer(datamodule=data, default_root_dir=tmp_path), None, "fit")
+    assert "val_data are read anew in every epoch, because they are resized to 32x48 pixels" in caplog.text
+    assert hasattr(data.train_data, reading_once.SERVES)
+    assert not hasattr(data.val_data, reading_once.SERVES)
+
+
+def test_a_mask_that_cannot_be_read_is_no_lack_of_space(root, tmp_path):
+    data = make_data(root, augmentations=Resize(SIZE), val_split_mode="same_as_test")
+    data.setup()
+    mask = next((root / "stripes" / "ground_truth").rglob("*.png"))
+    mask.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=f"or its mask cannot be read .*{mask.name}"):
+        ReadingOnce().setup(Trainer(datamodule=data, default_root_dir=tmp_path), None, "fit")
+
+
 def test_few_pictures_wait_for_a_slow_disk(data, tmp_path, monkeypatch):
     read, started, waiting = RepeatableItems.read, [], []
     monkeypatch.setattr(RepeatableItems, "read", lambda *given: started.append(given) or read(*given))
