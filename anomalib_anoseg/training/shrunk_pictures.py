@@ -1,5 +1,7 @@
 """Pictures at the size of the networks: rows of a tensor in memory, or of a file that processes share."""
 
+import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -19,6 +21,8 @@ __all__ = ["INDEX", "ShrunkPictures"]
 # The index of the pixels, and the files of pixels, without a header, whose names are used once.
 INDEX, PIXELS = "shrunk_pictures.pt", "shrunk_pictures-{}.f32"
 PIXEL = torch.float32
+# Pixels that no training has used for this long, in seconds, give way to new ones.
+DAY = 86400.0
 Entry = tuple[int, dict[str, Any]]
 
 
@@ -63,7 +67,9 @@ class ShrunkPictures:
 
     @classmethod
     def in_file(cls, items: Iterable[tuple[str, ImageItem]], shape: torch.Size, folder: Path) -> "ShrunkPictures":
-        """Keep items in a file, which replaces another once it is whole.
+        """Keep items in a file, which is found in place of another once it is whole.
+
+        Files that no training has used for a day are deleted: another one may run in the same folder.
 
         Raises:
             OSError: If it cannot be written.
@@ -74,8 +80,9 @@ class ShrunkPictures:
                 entries = _collect(items, lambda _, image: file.write(image.contiguous().numpy().tobytes()))
             torch.save({"pixels": pixels.name, "shape": tuple(shape), "entries": entries}, place)
         for old in set(folder.glob(PIXELS.format("*"))) - {folder / pixels.name}:
-            with suppress(OSError):  # a process may use it
-                old.unlink()
+            with suppress(OSError):  # another process may delete it, too
+                if time.time() - old.stat().st_mtime > DAY:
+                    old.unlink()
         images = _map(folder / pixels.name, torch.Size((len(entries), *shape)))
         return cls(images, entries, folder / pixels.name)
 
@@ -85,12 +92,20 @@ class ShrunkPictures:
         try:
             index = torch.load(folder / INDEX, weights_only=True)
             file, entries = folder / Path(index["pixels"]).name, index["entries"]
-            return cls(_map(file, torch.Size((len(entries), *index["shape"]))), entries, file)
+            found = cls(_map(file, torch.Size((len(entries), *index["shape"]))), entries, file)
         except Exception:  # noqa: BLE001 - whatever is wrong with it: it will be made anew
             return None
+        found._mark_used()
+        return found
+
+    def _mark_used(self) -> None:
+        if self.file:
+            with suppress(OSError):  # the folder may be read-only
+                os.utime(self.file)
 
     def __getstate__(self) -> dict[str, Any]:
         """Send the place of a file, not its pixels."""
+        self._mark_used()
         return {**self.__dict__, "images": self.images.shape if self.file else self.images}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

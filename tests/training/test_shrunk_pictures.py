@@ -1,5 +1,6 @@
 """Items in memory and in a file, of which nothing is taken for whole that is not."""
 
+import os
 import pickle
 from multiprocessing.reduction import ForkingPickler
 
@@ -56,7 +57,20 @@ def test_the_file_of_an_earlier_run_is_found(tmp_path):
     found = ShrunkPictures.find(tmp_path)
     assert found.entries.keys() == {"0", "1"}
     assert torch.equal(found.item("1").image, dict(make_items())["1"].image)
-    assert len(list(tmp_path.iterdir())) == 2, "the old pixels are gone"
+
+
+@pytest.mark.parametrize("use", [lambda first: ShrunkPictures.find(first.file.parent), pickle.dumps])
+def test_pixels_in_use_stay_and_forgotten_ones_go(tmp_path, use):
+    first = ShrunkPictures.in_file(make_items(), SHAPE, tmp_path)
+    os.utime(first.file, (0, 0))
+    use(first)
+    ShrunkPictures.in_file(make_items(2), SHAPE, tmp_path)
+    worker = pickle.loads(pickle.dumps(first))
+    assert torch.equal(worker.images, first.images), "the first training goes on"
+    os.utime(first.file, (0, 0))
+    last = ShrunkPictures.in_file(make_items(1), SHAPE, tmp_path)
+    assert not first.file.exists()
+    assert last.file.exists()
 
 
 def interrupted():
