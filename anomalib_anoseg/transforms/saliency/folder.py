@@ -3,6 +3,7 @@
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from anomalib_anoseg.common.messages import one_line
-from anomalib_anoseg.common.picture_files import examine_file
+from anomalib_anoseg.common.picture_files import examine_file, file_version
 from anomalib_anoseg.transforms.saliency.base import Saliency
 from anomalib_anoseg.transforms.saliency.estimators import ESTIMATORS
 
@@ -114,12 +115,20 @@ def _check(picture: Path) -> None:
     """
     if problem := examine_file(picture):
         raise ValueError(f"saliency: {problem}")
-    with _explained(picture), Image.open(picture) as opened:
-        mode = opened.mode
+    with _explained(picture):
+        mode = _read_mode(picture, file_version(picture))
     if mode not in EIGHT_BITS:
         raise ValueError(
             f"Saliency maps must have 8 bits per channel, but {picture} has mode {mode!r}. Convert the maps to 8 bits."
         )
+
+
+@lru_cache(maxsize=100_000)
+def _read_mode(picture: Path, _version: tuple[int, int]) -> str:
+    """Read a map's header, once until it changes: several transforms may check the same maps."""
+    with Image.open(picture) as opened:
+        mode: str = opened.mode
+        return mode
 
 
 def _read(picture: Path) -> Tensor:

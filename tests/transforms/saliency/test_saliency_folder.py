@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from anomalib_anoseg.transforms import Cracks, CutPaste, OneOf
 from anomalib_anoseg.transforms.saliency import (
     BorderContrast,
     NoSaliency,
@@ -29,6 +30,17 @@ def folder(tmp_path) -> Path:
     save_map(tmp_path / "test" / "good" / "000.png", 0)
     save_map(tmp_path / "alone.webp", 255)
     return tmp_path
+
+
+def test_checks_each_map_once_for_all_kinds_until_it_changes(folder, monkeypatch):
+    opened, open_image = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or open_image(path))
+    both = OneOf([CutPaste(saliency=SaliencyFolder(folder)), Cracks(saliency=SaliencyFolder(folder))])
+    both.check_paths(["train/good/000.png", "train/good/001.png"])
+    assert len(opened) == 2
+    Image.new("F", (9, 9)).save(folder / "train" / "good" / "000.png", "TIFF")
+    with pytest.raises(ValueError, match="has mode 'F'"):
+        both.check_paths(["train/good/000.png"])
 
 
 def test_finds_each_map_by_the_end_of_the_images_path(folder):
