@@ -17,8 +17,8 @@ INNER = "inner."
 class Outside(SyntheticAnomaly):
     """Plant the anomalies of another transform, and restore a region where none may be.
 
-    What is cut off is lost: an anomaly that lies within the region leaves an image as it was, with an empty mask. The
-    anomalies elsewhere are the same as without the region.
+    What is cut off is lost: an anomaly that lies within the region leaves an image as it was, with an empty mask.
+    Without ``fill``, the anomalies elsewhere are the same as without the region.
 
     Args:
         anomaly: The transform. It keeps its own probability of an anomaly, but draws from the random stream of
@@ -26,7 +26,8 @@ class Outside(SyntheticAnomaly):
         region: ``(H, W)`` bool, true where nothing may be forged. For images of another size it is resized; a pixel
             that it touches belongs to it.
         fill: Value in ``[0, 1]`` that all channels get within the region, also by :meth:`rotate`, so that a network
-            does not see what is there. ``None`` keeps the pixels.
+            does not see what is there. Nor does the transform: it copies nothing out of the region, and of the saliency
+            that it looks up, what lies there is 0. ``None`` keeps the pixels.
         p: Probability of an anomaly, multiplied by that of the transform.
         keepdim: Whether a ``(C, H, W)`` image keeps its shape.
 
@@ -73,7 +74,14 @@ class Outside(SyntheticAnomaly):
 
     def look_up(self, image: Tensor, paths: Sequence[str] | None) -> dict[str, Tensor]:
         """Let the transform look up what depends on the images or their files."""
-        return add_prefix(INNER, self.anomaly.look_up(image, paths))
+        found = self.anomaly.look_up(self._hide(image, self._fit(image)), paths)
+        if self.fill is not None:
+            found |= {
+                name: value.masked_fill(self._fit(value), 0)
+                for name, value in found.items()
+                if name.endswith("saliency")
+            }
+        return add_prefix(INNER, found)
 
     def name_kinds(self, params: dict[str, Tensor] | None = None) -> list[str]:
         """Name the kinds of the transform, see :meth:`SyntheticAnomaly.name_kinds`."""
@@ -85,7 +93,7 @@ class Outside(SyntheticAnomaly):
 
     def plant(self, image: Tensor, params: dict[str, Tensor]) -> ForgedBatch:
         """Plant anomalies outside of the region, see :meth:`SyntheticAnomaly.plant`."""
-        inner = under_prefix(INNER, params)
+        inner, image = under_prefix(INNER, params), self._hide(image, self._fit(image))
         forged, mask = self.anomaly.plant(image, inner)
         normal, region = self.anomaly.rotate(image, inner), self._find_region(image, inner)
         is_kept = region | ~self.is_chosen(params, image)
@@ -100,9 +108,12 @@ class Outside(SyntheticAnomaly):
 
     def _find_region(self, image: Tensor, inner: dict[str, Tensor]) -> Tensor:
         """Find the region in rotated images: bool, ``(B, 1, H, W)``."""
-        region = resize_region(self.region, image.shape[-2:]).to(image.device, non_blocking=True)
-        upright = region.to(image.dtype).expand(len(image), 1, -1, -1)
+        upright = self._fit(image).to(image.dtype).expand(len(image), 1, -1, -1)
         return self.anomaly.rotate(upright, inner) > 0
+
+    def _fit(self, image: Tensor) -> Tensor:
+        """Resize the region to ``(..., H, W)`` images, on their device."""
+        return resize_region(self.region, image.shape[-2:]).to(image.device, non_blocking=True)
 
     def _hide(self, image: Tensor, region: Tensor) -> Tensor:
         return image if self.fill is None else image.masked_fill(region, self.fill)

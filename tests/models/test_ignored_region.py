@@ -145,6 +145,27 @@ def test_a_calibration_with_anomalies_of_its_own_forges_none_there(model):
     assert not mask[..., CORNER].any()
 
 
+def training_inputs(model, image):
+    """What a training step with fixed random numbers gives to networks and losses."""
+    torch.manual_seed(0)
+    if isinstance(model, AnoSeg):
+        return model._forge_views(image, None)
+    model.training_step(ImageBatch(image=image), 0)
+    return (model._seen[0],)
+
+
+@pytest.mark.parametrize("make", [anoseg, lambda **arguments: by_references(guidance={"kind": "none"}, **arguments)])
+def test_what_lies_in_the_region_does_not_reach_a_training_step(make):
+    image = torch.rand(8, 3, SIDE, SIDE, generator=seeded(0))
+    other = torch.where(CORNER, 1 - image, image)
+    model = make(seed=None)
+    without = training_inputs(model, image)[0], training_inputs(model, other)[0]
+    assert not torch.equal(without[0][..., ~CORNER], without[1][..., ~CORNER])  # this check sees an influence
+    model.model.region.take(CORNER, (SIDE, SIDE))
+    for first, second in zip(training_inputs(model, image), training_inputs(model, other), strict=True):
+        assert torch.equal(first, second)
+
+
 def test_the_record_of_a_file_names_the_region(model):
     found = describe(model).ignore_mask
     assert found["share"] == pytest.approx(24 * 40 / SIDE**2, abs=1e-4)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
-from anomalib_anoseg.transforms import CutPaste, HardCutPaste, OneOf, Outside, SaliencyPerlin
+from anomalib_anoseg.transforms import CutPaste, HardCutPaste, LocalWarp, OneOf, Outside, SaliencyPerlin
 from anomalib_anoseg.transforms.outside import resize_region
 
 LEFT = (torch.arange(32) < 16).expand(32, 32)
@@ -40,6 +41,39 @@ def test_the_region_turns_with_the_image_and_is_filled():
     assert set(forged.masked_select(turned).tolist()) == {0.5}
     assert not mask.masked_select(turned).any()
     assert torch.equal(transform.rotate(image), plain.rotate(image).masked_fill(turned, 0.5))
+
+
+@pytest.mark.parametrize("has_paths", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CutPaste(saliency="border_contrast"),
+        lambda: SaliencyPerlin("spectral_residual", textures=None, rotation_p=0.5),
+        lambda: LocalWarp(area=(0.3, 0.9)),
+        lambda: OneOf([HardCutPaste(hard_p=1.0), LocalWarp(area=(0.3, 0.9))]),
+    ],
+)
+def test_what_lies_in_a_filled_region_reaches_no_anomaly(make, has_paths):
+    one = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    other = torch.where(LEFT, 1 - one, one)
+    paths = [f"{number}.png" for number in range(8)] if has_paths else None
+    for fill, is_equal in ((0.5, True), (None, False)):  # without fill, this check sees an influence
+        transform = Outside(make(), LEFT, fill)
+        first, second = (transform.manual_seed(0).forge(image, paths=paths) for image in (one, other))
+        for left, right in zip(first, second, strict=True):
+            assert not is_equal or torch.equal(left, right)
+        assert is_equal or not torch.equal(first.image[..., ~LEFT], second.image[..., ~LEFT])
+        assert first.mask.any()
+
+
+def test_saliency_that_is_looked_up_is_empty_in_a_filled_region(tmp_path):
+    """Maps of another tool, made of pictures in which it saw the region."""
+    Image.fromarray(LEFT.numpy().astype("uint8") * 255).save(tmp_path / "0.png")
+    image, maps = torch.rand(1, 3, 32, 32), str(tmp_path)
+    for fill, is_salient in ((None, True), (0.5, False)):
+        found = Outside(OneOf([CutPaste(saliency=maps)]), LEFT, fill).look_up(image, ["a/0.png"])
+        (saliency,) = (value for name, value in found.items() if name.endswith("saliency"))
+        assert bool(saliency.any()) == is_salient
 
 
 @pytest.mark.parametrize("size", [(64, 64), (29, 50)])
