@@ -20,12 +20,32 @@ from anomalib_anoseg.transforms import Outside, SyntheticAnomaly
 FILL = 128 / 255
 # Name of the region's tensor in the weights of a network.
 WEIGHT = "region.ignored"
+# Key of the file's name in a checkpoint.
+NAME = "anomalib_anoseg_ignore_mask"
 
 
 def read_region(model: Any) -> tuple[int, int] | None:  # noqa: ANN401 - a SelfSupervisedModel
     """Read a model's ``ignore_mask`` at the size of its networks' images, see :meth:`IgnoredRegion.read`."""
     region: IgnoredRegion = model.model.region
     return region.read(model.ignore_mask, getattr(model.pre_processor, "transform", None))
+
+
+def add_name(model: Any, checkpoint: dict[str, Any]) -> None:  # noqa: ANN401 - a SelfSupervisedModel
+    """Add the name of a model's ``ignore_mask``, if it has one, to a checkpoint that is about to be saved."""
+    if model.ignore_mask is not None:
+        checkpoint[NAME] = str(model.ignore_mask)
+
+
+def check_region(model: Any, checkpoint: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:  # noqa: ANN401
+    """Check a model's ``ignore_mask`` against a checkpoint and its weights, see :meth:`IgnoredRegion.check_saved`.
+
+    A file of the name that was trained with is not read: the checkpoint has its region, and the file may be gone. The
+    saved arguments do not tell this name, because Lightning overwrites them with those of ``load_from_checkpoint``.
+    """
+    trained = checkpoint.get(NAME, model.ignore_mask if WEIGHT in weights else None)
+    if str(model.ignore_mask) != str(trained):
+        read_region(model)
+    model.model.region.check_saved(weights, model.ignore_mask)
 
 
 class IgnoredRegion(nn.Module):

@@ -23,7 +23,7 @@ from anomalib_anoseg.common.callers import is_called_by
 from anomalib_anoseg.deploy.export import export_onnx, export_openvino, export_torch
 from anomalib_anoseg.deploy.resize import use_matrix_resize
 from anomalib_anoseg.metrics import segmentation_evaluator
-from anomalib_anoseg.models.ignored_region import read_region
+from anomalib_anoseg.models.ignored_region import add_name, check_region, read_region
 from anomalib_anoseg.models.settings import complete
 from anomalib_anoseg.training.calibrated import CalibratedPostProcessor
 from anomalib_anoseg.training.calibration import CalibrationAnomalies
@@ -185,9 +185,10 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         return self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add digests, by which a damaged file is found when it is loaded."""
+        """Add digests, by which a damaged file is found when it is loaded, and the name of ``ignore_mask``."""
         super().on_save_checkpoint(checkpoint)
         add_digests(checkpoint)
+        add_name(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a damaged checkpoint, and one of a model with other settings, before torch lists the tensors.
@@ -199,8 +200,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         saved one; if weights do not fit, then only torch's error appears.
 
         Raises:
-            ValueError: If the file is damaged, its weights are not finite, or settings differ; the message names all
-                that do.
+            ValueError: If the file is damaged, weights are not finite, or settings differ: the message names all.
         """
         if self._is_tested_by_train():
             checkpoint["state_dict"] = self.state_dict()
@@ -213,7 +213,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         saved = checkpoint.get("state_dict", {}).items()
         weights = {name.removeprefix("model."): weight for name, weight in saved if name.startswith("model.")}
         check_trained(weights)
-        self.model.region.check_saved(weights, self.ignore_mask)
+        check_region(self, checkpoint, weights)
         results: Mapping[str, Callable[[Any], object]] = self.result_arguments
         refused = {"image_size": tuple} if is_fitting else results
         if not fits(self.model, weights):

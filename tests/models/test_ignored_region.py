@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -283,9 +284,29 @@ def test_another_region_is_refused_and_the_same_is_not(trained, module_data, tmp
 
 def test_a_checkpoint_without_a_region_takes_none(mask_file):
     without, model = anoseg(), anoseg(ignore_mask=mask_file)
-    read_region(model)
     with pytest.raises(ValueError, match="The checkpoint was trained without an ignore_mask, and this model has"):
         model.on_load_checkpoint({"state_dict": without.state_dict(), "hyper_parameters": dict(without.hparams)})
+
+
+def test_a_checkpoint_may_be_loaded_with_its_own_region_alone(trained, tmp_path):
+    _, model, *_, checkpoint = trained
+    for name, mask in (("same.png", LEFT), ("other.png", ~LEFT)):
+        Image.fromarray(mask.numpy().astype(np.uint8) * 255).save(tmp_path / name)
+    load = partial(type(model).load_from_checkpoint, checkpoint, weights_only=True, map_location="cpu")
+    assert torch.equal(load(ignore_mask=tmp_path / "same.png").model.region.ignored, LEFT)
+    with pytest.raises(ValueError, match=r"trained with another ignore_mask, and this model has .*other\.png\. Leave"):
+        load(ignore_mask=tmp_path / "other.png")
+    assert torch.equal(load().model.region.ignored, LEFT)
+
+
+def test_the_file_of_a_checkpoints_region_may_be_gone():
+    model, saved = anoseg(ignore_mask="gone.png"), anoseg(ignore_mask="gone.png")
+    saved.model.region.take(CORNER, (SIDE, SIDE))
+    checkpoint = {"state_dict": saved.state_dict(), "hyper_parameters": dict(saved.hparams)}
+    saved.on_save_checkpoint(checkpoint)
+    model.on_load_checkpoint(checkpoint)
+    model.load_state_dict(saved.state_dict())
+    assert torch.equal(model.model.region.ignored, CORNER)
 
 
 def test_a_mask_of_another_shape_stops_each_verb(trained, module_data, tmp_path):
