@@ -91,7 +91,8 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
             and data without augmentations that move pictures. Read when a training starts; checkpoints and exports
             carry the region along. Defaults to ``None``.
         count_ignored (bool): Whether ``test`` counts true defects in the region, which are then missed; otherwise they
-            are good pixels. Defaults to ``False``.
+            are good pixels. Either way the region's score is 0, so pixel AUROC and AUPRO rise with its share of the
+            picture. Defaults to ``False``.
         seed (int | None): Fixes initial weights, anomalies, references and the order of images: two runs of one command
             on a CPU give equal weights. ``None`` draws from the global random stream. Defaults to ``0``.
         max_epochs (int | None): Number of training epochs, which overrides the trainer's, for commands such as
