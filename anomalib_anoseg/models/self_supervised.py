@@ -105,6 +105,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         """Load weights, remember that there are some, and set their thresholds for the false alarm rate."""
         found = super().load_state_dict(*args, **kwargs)
         self.has_learned = True
+        self.model.region.to(self.device)  # not that of the weights
         is_set_anew = self._running() in {TrainerFn.FITTING, TrainerFn.VALIDATING}
         if isinstance(self.post_processor, CalibratedPostProcessor) and not is_set_anew:
             self.post_processor.move_thresholds()
@@ -214,10 +215,9 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         weights = {name.removeprefix("model."): weight for name, weight in saved if name.startswith("model.")}
         check_trained(weights)
         check_region(self, checkpoint, weights)
-        results: Mapping[str, Callable[[Any], object]] = self.result_arguments
-        refused = {"image_size": tuple} if is_fitting else results
+        refused: Mapping[str, Callable[[Any], object]] = {"image_size": tuple} if is_fitting else self.result_arguments
         if not fits(self.model, weights):
-            refused = {**self.shaping_arguments, **results}
+            refused = {**self.shaping_arguments, **self.result_arguments}
         if misfit := self._compare(refused):
             raise ValueError(misfit)
         if differs := self._compare(self.chosen_arguments):

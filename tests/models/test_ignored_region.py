@@ -299,6 +299,15 @@ def test_a_checkpoint_may_be_loaded_with_its_own_region_alone(trained, tmp_path)
     assert torch.equal(load().model.region.ignored, LEFT)
 
 
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_a_region_that_is_loaded_lies_where_the_networks_are():
+    model, saved = anoseg().to("meta"), anoseg()
+    saved.model.region.take(CORNER, (SIDE, SIDE))
+    model.load_state_dict(saved.state_dict(), assign=False)
+    assert {tensor.device.type for tensor in model.model.state_dict().values()} == {"meta"}
+    assert "region.ignored" in model.model.state_dict()
+
+
 def test_the_file_of_a_checkpoints_region_may_be_gone():
     model, saved = anoseg(ignore_mask="gone.png"), anoseg(ignore_mask="gone.png")
     saved.model.region.take(CORNER, (SIDE, SIDE))
