@@ -1,4 +1,4 @@
-"""Divide the processor time of a training step into its parts: reading, forging, networks, optimiser.
+"""Divide the processor time of a training step into its parts: pictures, forging, networks, optimiser.
 
 A preset trains for a number of steps and validates at the end, as ``anomalib fit`` would, on the demonstration data;
 with ``--folder`` on pictures of yours. Each part is the time within its functions, without that of other parts within
@@ -25,20 +25,19 @@ import timm
 import torch
 import yaml
 from anomalib.data import Folder
-from anomalib.data.datasets.base.image import AnomalibDataset
 from anomalib.models import get_model
 from lightning.pytorch import Callback
-from torchvision.transforms.v2 import Resize
 
 from anomalib_anoseg.common.presets import merge, read_preset
 from anomalib_anoseg.data import DemoTextures
+from anomalib_anoseg.training.reading_once import Served
 from benchmarks.common import begin, by_group, clock, format_table, make_parser, write_json
 from benchmarks.experiments.trainings import make_engine
 
-READING, RESIZE, FORGING, ENCODER, GUIDANCE = "reading pictures", "resize", "forging", "encoder", "guidance"
+SERVING, FORGING, ENCODER, GUIDANCE = "serving of pictures that were read", "forging", "encoder", "guidance"
 DECODER, LOSS, BACKWARD, OPTIMISER = "decoder", "loss", "backward", "optimiser"
 AVERAGING, REST, VALIDATION = "averaging of weights", "all else", "the last validation, by the steps"
-PARTS = (READING, RESIZE, FORGING, ENCODER, GUIDANCE, DECODER, LOSS, BACKWARD, OPTIMISER, AVERAGING)
+PARTS = (SERVING, FORGING, ENCODER, GUIDANCE, DECODER, LOSS, BACKWARD, OPTIMISER, AVERAGING)
 ALL = (*PARTS, REST, VALIDATION)
 TOTAL = "a step"
 # Groups of settings with ImageNet weights, and the name of these.
@@ -105,8 +104,7 @@ class Stopwatch(Callback):
 def watch_parts(watch: Stopwatch, module: Any) -> None:  # noqa: ANN401
     """Charge the functions of a model of ours, and of what it uses, to their parts."""
     networks = module.model
-    watch.watch(AnomalibDataset, "__getitem__", READING)
-    watch.watch(Resize, "forward", RESIZE)
+    watch.watch(Served, "__call__", SERVING)
     watch.watch(module.augmenter, "forge", FORGING)
     watch.watch(module.loss, "forward", LOSS)
     watch.watch(torch.Tensor, "backward", BACKWARD)
