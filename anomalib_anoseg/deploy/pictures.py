@@ -82,7 +82,7 @@ class Pictures:
         self._data = datamodule
         self._transform = getattr(model.pre_processor, "transform", None)
         self._resize = resize_of(model)
-        self._region = getattr(model.model, "region", None)
+        self._region = getattr(getattr(model, "model", None), "region", None)
 
     def __len__(self) -> int:
         """Count the test images."""

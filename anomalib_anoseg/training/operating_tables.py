@@ -17,6 +17,9 @@ class OperatingTables(nn.Module):
     Each table is a buffer with the name of an image score, see
     :func:`~anomalib_anoseg.training.operating_points.tabulate`. A checkpoint without tables loads, too.
 
+    Attributes:
+        is_saved: Whether checkpoints carry the tables.
+
     Example:
         >>> operating = OperatingTables()
         >>> operating.add(Prediction({"only": torch.arange(19.0)}))
@@ -28,6 +31,7 @@ class OperatingTables(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_saved = True
         self._good: list[GoodScores] = []
 
     @property
@@ -62,7 +66,7 @@ class OperatingTables(nn.Module):
         for name in list(self._buffers):
             delattr(self, name)
         for name, table in tables.items():
-            self.register_buffer(name, table)
+            self.register_buffer(name, table, persistent=self.is_saved)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
         """Make room for the tables that were saved, and load them."""

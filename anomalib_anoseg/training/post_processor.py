@@ -115,6 +115,8 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
             check_value("false_alarm_rate", false_alarm_rate, *LIMITS)
         self.calibration_seed = calibration_seed
         self.augmenter = augmenter
+        # A model of anomalib's loads its checkpoint with anomalib's post-processor, which knows no tables.
+        self.operating.is_saved = augmenter is None
         self.forged_images = forged_images
         self.use_training_images = use_training_images
         self.false_alarm_rate = false_alarm_rate

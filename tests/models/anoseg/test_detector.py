@@ -118,7 +118,9 @@ def test_image_score_is_a_choice():
     assert not torch.allclose(by_map.pred_score, by_detector.pred_score)
 
 
-@pytest.mark.parametrize(("score", "parts"), [("map", {"segmenter"}), ("detector", {"segmenter", "detector"})])
+@pytest.mark.parametrize(
+    ("score", "parts"), [("map", {"segmenter", "region"}), ("detector", {"segmenter", "region", "detector"})]
+)
 def test_export_keeps_what_the_score_needs(score, parts):
     model, image = AnoSegModel(width=0.125, averaging=0.9), torch.rand(2, 3, 64, 64)
     model.detector, model.image_score = tiny(), score
