@@ -1,7 +1,6 @@
 """Saliency from maps made by any other tool, found by the paths of the images."""
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -11,11 +10,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
-from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.common.messages import naming_what_cannot_be_read
 from anomalib_anoseg.common.picture_files import examine_file, file_version
 from anomalib_anoseg.transforms.saliency.base import Saliency
 from anomalib_anoseg.transforms.saliency.estimators import ESTIMATORS
 
+REMEDY = "Replace the map."
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 EIGHT_BITS = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
@@ -115,7 +115,7 @@ def _check(picture: Path) -> None:
     """
     if problem := examine_file(picture):
         raise ValueError(f"saliency: {problem}")
-    with _explained(picture):
+    with naming_what_cannot_be_read("saliency", picture, REMEDY):
         mode = _read_mode(picture, file_version(picture))
     if mode not in EIGHT_BITS:
         raise ValueError(
@@ -134,21 +134,8 @@ def _read_mode(picture: Path, _version: tuple[int, int]) -> str:
 def _read(picture: Path) -> Tensor:
     """Read a map, ``(1, H, W)`` uint8."""
     _check(picture)
-    with _explained(picture), Image.open(picture) as opened:
+    with naming_what_cannot_be_read("saliency", picture, REMEDY), Image.open(picture) as opened:
         return pil_to_tensor(opened.convert("L"))
-
-
-@contextmanager
-def _explained(picture: Path) -> Generator[None]:
-    """Name the map that cannot be read.
-
-    Raises:
-        ValueError: In place of what each format raises in its own way.
-    """
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"saliency: {picture} cannot be read ({one_line(error)}). Replace the map.") from error
 
 
 def _list_pictures(root: Path) -> dict[tuple[str, ...], Path]:

@@ -1,7 +1,6 @@
 """Textures from a folder of pictures."""
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import resize
 
 from anomalib_anoseg.common.checks import check_value
-from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.common.messages import naming_what_cannot_be_read
 from anomalib_anoseg.common.picture_files import examine_file
 from anomalib_anoseg.transforms.textures.base import Textures
 from anomalib_anoseg.transforms.textures.generated import BatchTextures
 
 DTD = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
 TOO_DEEP = "textures: {} has more than 8 bits a channel. Convert it to 8 bits."
+REMEDY = "Replace or remove it."
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp"}
 
 
@@ -113,23 +113,10 @@ def _check(path: Path) -> None:
     """
     if problem := examine_file(path):
         raise ValueError(f"textures: {problem}")
-    with _explained(path), Image.open(path) as opened:
+    with naming_what_cannot_be_read("textures", path, REMEDY), Image.open(path) as opened:
         mode = opened.mode
     if mode.startswith("I"):  # not of colours, whose 16 bits Pillow does not show
         raise ValueError(TOO_DEEP.format(path))
-
-
-@contextmanager
-def _explained(path: Path) -> Generator[None]:
-    """Name the picture that cannot be read.
-
-    Raises:
-        ValueError: In place of what each format raises in its own way.
-    """
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"textures: {path} cannot be read ({one_line(str(error))}). Replace or remove it.") from error
 
 
 def _read(path: Path) -> Tensor:
@@ -139,7 +126,7 @@ def _read(path: Path) -> Tensor:
         ValueError: If it has more than 8 bits a channel.
     """
     _check(path)
-    with _explained(path):
+    with naming_what_cannot_be_read("textures", path, REMEDY):
         picture = decode_image(str(path), ImageReadMode.RGB)
     if picture.dtype != torch.uint8:
         raise ValueError(TOO_DEEP.format(path))
