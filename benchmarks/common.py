@@ -44,6 +44,13 @@ QUIET: dict[str, Any] = {
 BARE: dict[str, Any] = {"post_processor": False, "evaluator": False, "visualizer": False}
 SHARED_OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0},
+    "set": {
+        "type": Path,
+        "nargs": "*",
+        "default": [],
+        "help": "folders in MVTec AD's layout; the demonstration if omitted",
+    },
+    "weights": {"type": Path, "help": "timm's weights of the preset's encoder, in place of a download"},
     "threads": {"type": int, "default": 1, "help": "threads of torch (default: 1)"},
     "markdown": {"action": "store_true", "help": "print tables in Markdown"},
     "check": {"action": "store_true", "help": "exit with 1 if a requirement fails, 2 if it is too noisy to judge"},

@@ -38,12 +38,8 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = make_parser(__doc__, "seed", "threads", "markdown")
-    parser.add_argument(
-        "--set", type=Path, nargs="*", default=[], help="folders in MVTec AD's layout; the demonstration if omitted"
-    )
+    parser = make_parser(__doc__, "seed", "set", "weights", "threads", "markdown")
     parser.add_argument("--preset", default="sgsf_laptop_pretrained")
-    parser.add_argument("--weights", type=Path, help="timm's weights of the preset's encoder, in place of a download")
     parser.add_argument("--steps", type=int, default=150, help="of each training (default: 150)")
     parser.add_argument("--held_out", type=float, default=0.5, help="share of the good pictures (default: 0.5)")
     return parser.parse_args()

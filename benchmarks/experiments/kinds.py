@@ -68,13 +68,9 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = make_parser(__doc__, "threads")
+    parser = make_parser(__doc__, "set", "weights", "threads")
     parser.add_argument("--trials", type=Path, default=TRIALS, help="YAML: name -> preset and changes of it")
     parser.add_argument("--only", nargs="*", help="names of trials (default: all); without names, only report")
-    parser.add_argument(
-        "--set", type=Path, nargs="*", default=[], help="folders in MVTec AD's layout; the demonstration if omitted"
-    )
-    parser.add_argument("--weights", type=Path, help="ImageNet weights of the encoder; downloaded if omitted")
     parser.add_argument("--size", type=int, default=128, help="side of the images in pixels")
     parser.add_argument("--seconds", type=float, default=30, help="processor time of every training")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])

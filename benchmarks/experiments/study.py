@@ -95,12 +95,9 @@ def settings_of(changes: dict[str, Any], options: argparse.Namespace) -> Row:
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = make_parser(__doc__, "threads", "markdown")
+    parser = make_parser(__doc__, "set", "threads", "markdown")
     parser.add_argument("--trials", type=Path, default=TRIALS, help="YAML: name -> changes of configs/laptop.yaml")
     parser.add_argument("--only", nargs="*", help="names of trials (default: all); without names, only report")
-    parser.add_argument(
-        "--set", type=Path, nargs="*", default=[], help="folders in MVTec AD's layout; the demonstration if omitted"
-    )
     parser.add_argument("--seconds", type=float, default=120, help="processor time of every training")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=1)
