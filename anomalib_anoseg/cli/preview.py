@@ -188,7 +188,7 @@ def _spare_ignored(model: Any, augmenter: SyntheticAnomaly, paths: Sequence[str]
         return augmenter
     if (size := read_region(model)) is not None:
         check_shapes(size, paths)
-    outside: SyntheticAnomaly = model.model.region.outside(augmenter)
+    outside: SyntheticAnomaly = model.region.outside(augmenter)
     return outside
 
 

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import Resize
 from torchvision.tv_tensors import Mask
 
 from anomalib_anoseg.common.picture_files import examine_picture
+from anomalib_anoseg.training.calibration import Calibratable
 from anomalib_anoseg.training.input_checks import check_data_files, check_image_files, image_paths
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Pictures:
         self._data = datamodule
         self._transform = getattr(model.pre_processor, "transform", None)
         self._resize = resize_of(model)
-        self._region = getattr(getattr(model, "model", None), "region", None)
+        self._region: Any = model.region if isinstance(model, Calibratable) else None
 
     def __len__(self) -> int:
         """Count the test images."""
@@ -117,8 +118,8 @@ class Pictures:
                 image = torch.stack([item.image for item in items]).float()
                 label = torch.tensor([bool(item.gt_label) for item in items])
                 mask = torch.stack([self._mask(item) for item in items])
-                if self._region is not None:  # of what does not count
-                    mask, label = self._region.forgive(mask, label)
+                if self._region is not None:
+                    mask, label = self._region.mask_truth(mask, label)
                 yield LabelledPictures(image, label, mask)
 
     def for_calibration(self, count: int) -> Sequence[Tensor]:

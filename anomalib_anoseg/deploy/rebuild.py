@@ -6,7 +6,7 @@ import inspect
 import sys
 from importlib import import_module
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from anomalib_anoseg.training.checkpoints import explain_error
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
@@ -14,7 +14,7 @@ from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["class_path", "keep_order", "load_model"]
+__all__ = ["NeedsFiles", "class_path", "keep_order", "load_model"]
 
 
 def class_path(found: type) -> str:
@@ -29,6 +29,16 @@ def class_path(found: type) -> str:
         if getattr(sys.modules.get(module), found.__name__, None) is found:
             return f"{module}.{found.__name__}"
     return f"{found.__module__}.{found.__qualname__}"
+
+
+class NeedsFiles:
+    """A model whose constructor needs files, though a checkpoint brings all that was in them.
+
+    Attributes:
+        without_files: Arguments with which it needs none.
+    """
+
+    without_files: ClassVar[dict[str, Any]]
 
 
 def load_model(checkpoint: Path, class_path: str) -> Any:  # noqa: ANN401
@@ -54,7 +64,7 @@ def load_model(checkpoint: Path, class_path: str) -> Any:  # noqa: ANN401
 
 def _without_files(model: type) -> dict[str, Any]:
     """Arguments with which a constructor needs no files and downloads: a checkpoint brings all weights."""
-    if hasattr(model, "without_files"):
+    if issubclass(model, NeedsFiles):
         return dict(model.without_files)
     is_anomalibs = model.__module__.startswith("anomalib.")
     return {"pre_trained": False} if is_anomalibs and "pre_trained" in inspect.signature(model).parameters else {}

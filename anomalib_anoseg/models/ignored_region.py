@@ -26,7 +26,7 @@ NAME = "anomalib_anoseg_ignore_mask"
 
 def read_region(model: Any) -> tuple[int, int] | None:  # noqa: ANN401 - a SelfSupervisedModel
     """Read a model's ``ignore_mask`` at the size of its networks' images, see :meth:`IgnoredRegion.read`."""
-    region: IgnoredRegion = model.model.region
+    region: IgnoredRegion = model.region
     return region.read(model.ignore_mask, getattr(model.pre_processor, "transform", None))
 
 
@@ -45,7 +45,7 @@ def check_region(model: Any, checkpoint: Mapping[str, Any], weights: Mapping[str
     trained = checkpoint.get(NAME, model.ignore_mask if WEIGHT in weights else None)
     if str(model.ignore_mask) != str(trained):
         read_region(model)
-    model.model.region.check_saved(weights, model.ignore_mask)
+    model.region.check_saved(weights, model.ignore_mask)
 
 
 class IgnoredRegion(nn.Module):
@@ -62,7 +62,7 @@ class IgnoredRegion(nn.Module):
     Example:
         >>> region = IgnoredRegion()
         >>> region.take(torch.eye(2, dtype=torch.bool), (2, 2))
-        >>> region.silence(torch.ones(1, 1, 2, 2)).tolist()
+        >>> region.mask_maps(torch.ones(1, 1, 2, 2)).tolist()
         [[[[0.0, 1.0], [1.0, 0.0]]]]
     """
 
@@ -115,11 +115,11 @@ class IgnoredRegion(nn.Module):
         """Height and width of the networks' images; ``None`` without a region."""
         return None if self.ignored is None else (self.ignored.shape[0], self.ignored.shape[1])
 
-    def hide(self, image: Tensor) -> Tensor:
+    def mask_images(self, image: Tensor) -> Tensor:
         """Make the region of ``(..., C, H, W)`` images grey; those of another size raise a ``ValueError``."""
         return image if self.ignored is None else image.masked_fill(self._fit(image), FILL)
 
-    def silence(self, anomaly_map: Tensor) -> Tensor:
+    def mask_maps(self, anomaly_map: Tensor) -> Tensor:
         """Set ``(..., 1, H, W)`` maps to 0, their lowest value, in the region."""
         return anomaly_map if self.ignored is None else anomaly_map.masked_fill(self._fit(anomaly_map), 0)
 
@@ -137,8 +137,8 @@ class IgnoredRegion(nn.Module):
         """Let a transform forge nothing in the region, and make it grey, also in the images that it rotates."""
         return anomaly if self.ignored is None else Outside(anomaly, self.ignored.to(anomaly.device), FILL)
 
-    def forgive(self, mask: Tensor | None, label: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """Let defects in the region not count.
+    def mask_truth(self, mask: Tensor | None, label: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Take true defects in the region for good.
 
         Args:
             mask: ``(B, H, W)`` bool, the true defects.

@@ -7,30 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib import LearningType
 from anomalib.data import ImageBatch
-from anomalib.metrics import Evaluator
 from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import ImageVisualizer
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torchvision.transforms.v2 import Compose, Resize
 
 from anomalib_anoseg.common.callers import is_called_by
 from anomalib_anoseg.deploy.export import export_onnx, export_openvino, export_torch
 from anomalib_anoseg.deploy.resize import use_matrix_resize
-from anomalib_anoseg.metrics import segmentation_evaluator
-from anomalib_anoseg.models.ignored_region import add_name, check_region, read_region
+from anomalib_anoseg.models.ignored_region import IgnoredRegion, add_name, check_region, read_region
 from anomalib_anoseg.models.settings import complete
 from anomalib_anoseg.training.calibrated import CalibratedPostProcessor
-from anomalib_anoseg.training.calibration import CalibrationAnomalies
+from anomalib_anoseg.training.calibration import Calibratable, CalibrationAnomalies
 from anomalib_anoseg.training.checkpoints import add_digests, check_digests, check_trained, explain_misfit, fits
 from anomalib_anoseg.training.final_validation import FinalValidation
 from anomalib_anoseg.training.finite_losses import FiniteLosses
 from anomalib_anoseg.training.input_checks import InputCheck, as_images
+from anomalib_anoseg.training.one_class import OneClass
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.training.reading_once import ReadingOnce
 from anomalib_anoseg.training.result_pictures import ResultPictures
@@ -39,7 +35,7 @@ from anomalib_anoseg.training.seeding import SeededFit, step_seed
 from anomalib_anoseg.transforms import SyntheticAnomaly
 
 
-class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls them
+class SelfSupervisedModel(OneClass, LightningModule, Calibratable):  # noqa: PLR0904 - as the host calls them
     """The conventions of this package's models.
 
     A mixin, listed before :class:`anomalib.models.components.AnomalibModule`, which must be a direct base of every
@@ -105,7 +101,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         """Load weights, remember that there are some, and set their thresholds for the false alarm rate."""
         found = super().load_state_dict(*args, **kwargs)
         self.has_learned = True
-        self.model.region.to(self.device)  # not that of the weights
+        self.region.to(self.device)  # not that of the weights
         is_set_anew = self._running() in {TrainerFn.FITTING, TrainerFn.VALIDATING}
         if isinstance(self.post_processor, CalibratedPostProcessor) and not is_set_anew:
             self.post_processor.move_thresholds()
@@ -171,7 +167,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
     def validation_step(self, batch: ImageBatch, *args: Any, **kwargs: Any) -> ImageBatch:  # noqa: ANN401
         """Predict anomaly maps and image scores; true defects in the ignored region do not count from here on."""
         del args, kwargs
-        batch.gt_mask, batch.gt_label = self.model.region.forgive(batch.gt_mask, batch.gt_label)
+        batch.gt_mask, batch.gt_label = self.region.mask_truth(batch.gt_mask, batch.gt_label)
         image: Any = batch.image
         # As a plain tensor: older versions of torch.compile never finish with torchvision's subclass.
         return batch.update(**self.model(image.as_subclass(Tensor))._asdict())
@@ -239,7 +235,7 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
     @property
     def only_size(self) -> Any:  # noqa: ANN401
         """Height and width of the only image size that the networks accept; ``None`` if they accept any."""
-        return self.model.region.size
+        return self.region.size
 
     @property
     def published_weights(self) -> str | None:
@@ -276,6 +272,11 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         return quantize(model, datamodule)
 
     @property
+    def region(self) -> IgnoredRegion:
+        """The region that ``ignore_mask`` marks, in which nothing counts."""
+        return self.model.region
+
+    @property
     def calibration_anomalies(self) -> CalibrationAnomalies:
         """Anomalies for calibration without real ones: those of training."""
         return CalibrationAnomalies(self.augmenter)
@@ -285,16 +286,6 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
         """Trainer options that override the user's: ``max_epochs``, if the model sets it."""
         return {} if self.max_epochs is None else {"max_epochs": self.max_epochs}
 
-    @property
-    def learning_type(self) -> LearningType:
-        """Models of this package learn from normal images alone."""
-        return LearningType.ONE_CLASS
-
-    @staticmethod
-    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Configure a resize, without normalisation: images stay in ``[0, 1]``."""
-        return PreProcessor(transform=Compose([Resize(image_size or (256, 256), antialias=True)]))
-
     def configure_post_processor(self) -> PostProcessor:
         """Configure thresholds that need no anomalous images."""
         return SelfCalibratingPostProcessor()
@@ -303,8 +294,3 @@ class SelfSupervisedModel(LightningModule):  # noqa: PLR0904 - as the host calls
     def configure_visualizer(cls) -> ImageVisualizer:
         """Configure anomalib's pictures of results, of which none replaces another."""
         return ResultPictures()
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Configure anomalib's default metrics and those of segmentation, see :func:`segmentation_evaluator`."""
-        return segmentation_evaluator()

@@ -5,10 +5,11 @@ Pure functions. They need only a model's predictions and the anomalies that it d
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from anomalib.data import ImageBatch
@@ -38,19 +39,37 @@ class CalibrationAnomalies:
     map: SyntheticAnomaly | None = None
 
 
-@runtime_checkable
-class Calibratable(Protocol):
-    """A model that declares on which anomalies it is calibrated."""
+class Region(Protocol):
+    """A region in which nothing counts."""
 
-    @property
-    def calibration_anomalies(self) -> CalibrationAnomalies:
-        """The augmenters for the calibration."""
+    def outside(self, anomaly: SyntheticAnomaly) -> SyntheticAnomaly:
+        """Let a transform forge nothing in the region."""
+        ...
+
+    def mask_truth(self, mask: Tensor | None, label: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Take true defects in the region, ``(B, H, W)`` and ``(B,)``, for good."""
         ...
 
 
-@runtime_checkable
-class SeveralScores(Protocol):
-    """A network with more than one image score; a prediction holds the one in use.
+class Calibratable(ABC):
+    """A model that declares on which anomalies it is calibrated, and where nothing counts.
+
+    A base to inherit from, not a protocol: an error in a declaration must not pass for a model that declares nothing.
+    """
+
+    @property
+    @abstractmethod
+    def calibration_anomalies(self) -> CalibrationAnomalies:
+        """The augmenters for the calibration."""
+
+    @property
+    @abstractmethod
+    def region(self) -> Region:
+        """The region in which nothing counts; it may be empty."""
+
+
+class SeveralScores(ABC):
+    """A network with more than one image score; a prediction holds the one in use. A base, as :class:`Calibratable`.
 
     Attributes:
         image_score: Name of the image score in use.
@@ -58,6 +77,7 @@ class SeveralScores(Protocol):
 
     image_score: str
 
+    @abstractmethod
     def other_scores(self, image: Tensor, anomaly_map: Tensor) -> Mapping[str, Tensor]:
         """Compute the image scores that are not in use, ``(B,)`` each.
 
@@ -65,7 +85,6 @@ class SeveralScores(Protocol):
             image: ``(B, 3, H, W)``.
             anomaly_map: ``(B, 1, H, W)``, the maps predicted for them.
         """
-        ...
 
 
 class Prediction(NamedTuple):

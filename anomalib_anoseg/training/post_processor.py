@@ -250,7 +250,8 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
         self._seen += len(image)
 
     def _find_anomalies(self, pl_module: LightningModule) -> CalibrationAnomalies | None:
-        if self.augmenter is not None:
-            region = getattr(pl_module.model, "region", None)  # where nothing counts, in models of this package
-            return CalibrationAnomalies(region.outside(self.augmenter) if region else self.augmenter)
-        return pl_module.calibration_anomalies if isinstance(pl_module, Calibratable) else None
+        if not isinstance(pl_module, Calibratable):
+            return None if self.augmenter is None else CalibrationAnomalies(self.augmenter)
+        if self.augmenter is None:
+            return pl_module.calibration_anomalies
+        return CalibrationAnomalies(pl_module.region.outside(self.augmenter))

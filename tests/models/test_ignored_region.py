@@ -49,7 +49,7 @@ def ready(make):
     model, images = make(), torch.randint(256, (4, 3, SIDE, SIDE), dtype=torch.uint8, generator=seeded(5))
     networks = model.model
     networks.region.take(CORNER, (SIDE, SIDE))
-    images = (networks.region.hide(images / 255) * 255).round().to(torch.uint8)
+    images = (networks.region.mask_images(images / 255) * 255).round().to(torch.uint8)
     with seeded_weights(0):
         for module in networks.modules():
             if isinstance(module, torch.nn.Conv2d):
@@ -98,7 +98,7 @@ def test_pictures_that_differ_in_the_region_get_one_result(model):
 def test_the_check_above_would_see_an_influence(model, monkeypatch):
     image = torch.rand(2, 3, SIDE, SIDE, generator=seeded(0))
     other = torch.where(CORNER, torch.rand(image.shape, generator=seeded(1)), image)
-    monkeypatch.setattr(IgnoredRegion, "hide", lambda _, image: image)
+    monkeypatch.setattr(IgnoredRegion, "mask_images", lambda _, image: image)
     with torch.no_grad():
         assert not torch.equal(model.model(image).anomaly_map, model.model(other).anomaly_map)
 
@@ -108,13 +108,13 @@ def test_what_networks_say_of_the_region_does_not_reach_the_score(model, monkeyp
     image = torch.rand(2, 3, SIDE, SIDE, generator=seeded(0))
     with torch.no_grad():
         expected = model.model(image)
-    silence = IgnoredRegion.silence
+    mask_maps = IgnoredRegion.mask_maps
 
     def spoil(region, anomaly_map):
         nonsense = torch.rand(anomaly_map.shape, generator=seeded(2))
-        return silence(region, torch.where(CORNER, nonsense, anomaly_map))
+        return mask_maps(region, torch.where(CORNER, nonsense, anomaly_map))
 
-    monkeypatch.setattr(IgnoredRegion, "silence", spoil)
+    monkeypatch.setattr(IgnoredRegion, "mask_maps", spoil)
     with torch.no_grad():
         found = model.model(image)
     assert torch.equal(found.pred_score, expected.pred_score)
@@ -128,7 +128,7 @@ def test_nothing_in_the_region_is_marked_in_the_map_of_the_pictures_size(tmp_pat
     Image.fromarray(mask).save(tmp_path / "mask.png")
     model = AnoSeg((64, 96), network=SMALL, ignore_mask=tmp_path / "mask.png")
     assert read_region(model) == size[::-1]
-    marked = model.model.region.silence(torch.ones(1, 1, 64, 96))
+    marked = model.model.region.mask_maps(torch.ones(1, 1, 64, 96))
     for antialias in (False, True):
         resized = F.interpolate(marked, size, mode="bilinear", antialias=antialias)[0, 0]
         assert resized[torch.from_numpy(mask > 0)].max() < 1e-4
@@ -196,7 +196,7 @@ def test_true_defects_in_the_region_are_good_unless_they_shall_count(model):
     """Three images: the only defect is inside, one lies half outside, and one is anomalous without a mask."""
     mask = torch.zeros(3, SIDE, SIDE, dtype=torch.bool)
     mask[0, :10, :10] = mask[1, 20:30, :10] = True
-    for step, counts, is_forgiven in (
+    for step, counts, is_ignored in (
         ("test_step", False, True),
         ("test_step", True, False),
         ("validation_step", True, True),
@@ -207,8 +207,8 @@ def test_true_defects_in_the_region_are_good_unless_they_shall_count(model):
         )
         with torch.no_grad():
             batch = getattr(model, step)(batch, 0)
-        assert batch.gt_label.tolist() == [not is_forgiven, True, True]
-        assert torch.equal(batch.gt_mask.bool(), mask & ~CORNER if is_forgiven else mask)
+        assert batch.gt_label.tolist() == [not is_ignored, True, True]
+        assert torch.equal(batch.gt_mask.bool(), mask & ~CORNER if is_ignored else mask)
     model.count_ignored = False
 
 

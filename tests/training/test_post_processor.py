@@ -382,3 +382,25 @@ def test_scores_that_are_not_finite_give_no_threshold(spoil):
     assert torch.stack(found.images["detector"]).isnan().all()
     for finite in (found.images["map"], found.maps):
         assert torch.stack(finite).isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------------- declarations
+
+
+class Mistaken(AnoSeg):
+    """A model whose declaration fails."""
+
+    @property
+    def calibration_anomalies(self):
+        return self.no_such_attribute
+
+
+def test_an_error_in_a_declaration_is_no_lack_of_one():
+    """Taken for a model that declares nothing, it would be calibrated as anomalib does, without defects."""
+    model = Mistaken(image_size=(64, 64), network={"width": 0.05})
+    with pytest.raises(AttributeError, match="calibration_anomalies"):
+        model.post_processor._find_anomalies(model)
+
+
+def test_a_model_that_declares_nothing_is_calibrated_as_anomalib_does():
+    assert SelfCalibratingPostProcessor()._find_anomalies(torch.nn.Identity()) is None

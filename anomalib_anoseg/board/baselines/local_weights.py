@@ -22,6 +22,7 @@ from anomalib.pre_processing import PreProcessor
 from timm.models import _registry as timm_registry  # noqa: PLC2701
 
 from anomalib_anoseg.board.run.protocol import FORGED_DEFECTS
+from anomalib_anoseg.deploy.rebuild import NeedsFiles
 from anomalib_anoseg.transforms import DraemPerlin, HardCutPaste
 
 __all__ = ["LocalDraem", "PadimLite0", "PatchcoreLite0", "SupersimplenetLite0"]
@@ -129,7 +130,7 @@ def on_lite0(base: type[Any], layers: tuple[str, ...], min_side: int = 1, **defa
         The class. It raises a ``FileNotFoundError`` if the file is missing.
     """
 
-    class OnLite0(OwnLength, base):
+    class OnLite0(OwnLength, NeedsFiles, base):
         without_files: ClassVar[dict[str, Any]] = {"weights": "random"}
 
         def __init__(
@@ -162,7 +163,7 @@ PatchcoreLite0 = on_lite0(Patchcore, LITE0_LAYERS[1:])
 SupersimplenetLite0 = on_lite0(Supersimplenet, LITE0_LAYERS[1:], min_side=2 * NOISE_SIDE + 1)
 
 
-class LocalDraem(OwnLength, Draem):  # type: ignore[misc]
+class LocalDraem(OwnLength, NeedsFiles, Draem):  # type: ignore[misc]
     """DRAEM with textures from a local folder, or with this package's anomalies in place of its own.
 
     Args:

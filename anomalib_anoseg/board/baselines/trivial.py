@@ -9,17 +9,14 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
-from anomalib import LearningType
 from anomalib.data import ImageBatch, InferenceBatch
-from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
-from anomalib.pre_processing import PreProcessor
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
-from torchvision.transforms.v2 import Compose, Resize
 
-from anomalib_anoseg.metrics import segmentation_evaluator
+from anomalib_anoseg.board.run.protocol import Trivial
+from anomalib_anoseg.training.one_class import OneClass
 
 __all__ = ["ConstantMap", "ImageStatistics"]
 
@@ -140,10 +137,9 @@ class FixedThreshold(PostProcessor):
         """Learn nothing from validation images."""
 
 
-class Untrained:
-    """What trivial models share: one pass over the training images, a resize, and a fixed threshold at 0.5."""
+class Untrained(Trivial, OneClass):
+    """What trivial models share: one pass over the training images, and a fixed threshold at 0.5."""
 
-    is_trivial = True  # every other model on a board has to beat it
     model: Any
     device: torch.device
 
@@ -165,24 +161,9 @@ class Untrained:
         """Trainer options: one pass over the data."""
         return {"gradient_clip_val": 0, "max_epochs": 1, "num_sanity_val_steps": 0, "devices": 1}
 
-    @property
-    def learning_type(self) -> LearningType:
-        """Trivial models see normal images alone."""
-        return LearningType.ONE_CLASS
-
-    @staticmethod
-    def configure_pre_processor(image_size: tuple[int, int] | None = None) -> PreProcessor:
-        """Configure a resize, without normalisation."""
-        return PreProcessor(transform=Compose([Resize(image_size or (256, 256), antialias=True)]))
-
     def configure_post_processor(self) -> PostProcessor:
         """Configure a threshold at 0.5."""
         return FixedThreshold()
-
-    @staticmethod
-    def configure_evaluator() -> Evaluator:
-        """Configure the metrics of the other models."""
-        return segmentation_evaluator()
 
 
 class ImageStatistics(Untrained, AnomalibModule):  # type: ignore[misc]

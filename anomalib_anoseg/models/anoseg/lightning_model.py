@@ -231,7 +231,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
     def calibration_anomalies(self) -> CalibrationAnomalies:
         """Anomalies of training; for maps with the ranges of ``calibration``, if any are set."""
         changes = self._calibration_changes
-        bold, outside = self.augmenter, self.model.region.outside
+        bold, outside = self.augmenter, self.region.outside
         return CalibrationAnomalies(outside(bold), outside(change_ranges(bold, changes)) if changes else None)
 
     @property
@@ -348,7 +348,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
 
     def _forge_views(self, image: Tensor, paths: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401
         """Make the normal and the anomalous view of ``(B, 3, H, W)`` images: ``2 B`` images and their masks."""
-        augmenter = self.model.region.outside(self.augmenter)
+        augmenter = self.region.outside(self.augmenter)
         with torch.no_grad():
             forged, mask = augmenter.forge(image, generator=self.step_generator(), paths=paths)
             return torch.cat((augmenter.rotate(image), forged)), torch.cat((torch.zeros_like(mask), mask))

@@ -16,6 +16,7 @@ from anomalib_anoseg.models.ignored_region import IgnoredRegion
 from anomalib_anoseg.models.image_score import score_map
 from anomalib_anoseg.models.network_parts import crop
 from anomalib_anoseg.training.averaging import AveragedModule
+from anomalib_anoseg.training.calibration import SeveralScores
 
 if TYPE_CHECKING:
     from anomalib.data.utils.tiler import Tiler
@@ -52,7 +53,7 @@ class AnoSegOutput(NamedTuple):
         return reconstruction.detach(), anomaly_map.detach()
 
 
-class AnoSegModel(nn.Module):
+class AnoSegModel(nn.Module, SeveralScores):
     """AnoSeg's segmentation networks and, if one is set, its detector.
 
     Args:
@@ -139,7 +140,7 @@ class AnoSegModel(nn.Module):
 
     def _score(self, name: ImageScore, image: Tensor, anomaly_map: Tensor) -> Tensor:
         if name == "detector" and self.detector is not None:
-            return self.detector.score(self.region.hide(image), anomaly_map)
+            return self.detector.score(self.region.mask_images(image), anomaly_map)
         return score_map(anomaly_map, self.score_window)
 
     def predict_map(self, image: Tensor) -> Tensor:
@@ -148,8 +149,9 @@ class AnoSegModel(nn.Module):
         Normalisation layers follow the networks' current mode, see :attr:`segmentation_frozen`.
         """
         segmenter = self.averaged.module if self.averaged is not None else self.segmenter
+        logits = self._untile(segmenter(self._inputs(self.region.mask_images(image))))
         # In float32 even under autocast: bfloat16 has few values near 1, where the highest pixels would tie.
-        return self.region.silence(self._untile(segmenter(self._inputs(self.region.hide(image)))).float().sigmoid())
+        return self.region.mask_maps(logits.float().sigmoid())
 
     def _inputs(self, image: Tensor) -> Tensor:
         inputs = self.segmenter.encoder.with_coordinates(image)

@@ -186,7 +186,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
     def calibration_anomalies(self) -> CalibrationAnomalies:
         """Anomalies of training, but on images that are not rotated: test images are not rotated either."""
         upright = change_ranges(self.augmenter, {"rotation_p": 0.0})
-        return CalibrationAnomalies(self.model.region.outside(upright))
+        return CalibrationAnomalies(self.region.outside(upright))
 
     @property
     def only_size(self) -> tuple[int, int] | None:
@@ -249,7 +249,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
                 contrast_size,
                 guidance.include_itself,
                 guidance.memory,
-                hide=self.model.region.hide,
+                mask_images=self.region.mask_images,
             )
 
     @torch.no_grad()
@@ -262,7 +262,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         normal: Any = batch.image
         check_batch(normal, MIN_SIDE)
         paths: Any = batch.image_path
-        augmenter = self.model.region.outside(self.augmenter)
+        augmenter = self.region.outside(self.augmenter)
         with torch.no_grad():
             forged, mask = augmenter.forge(normal, generator=self.step_generator(), paths=paths)
             guide = self._find_own(paths) if self.model.guidance == "patches" else self._draw_references(paths, normal)

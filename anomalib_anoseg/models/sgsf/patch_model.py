@@ -40,7 +40,7 @@ class PatchGuidedModel(nn.Module):
             :func:`~anomalib_anoseg.models.image_score.score_map`.
 
     Attributes:
-        region: Where nothing counts; the images of the memory hide it, too.
+        region: Where nothing counts; it is grey in the images of the memory, too.
 
     Example:
         >>> import torch
@@ -96,10 +96,10 @@ class PatchGuidedModel(nn.Module):
         if self.training:
             return SGSFOutput(crop(self.decoder(self.guide(image, own)), image), None)
         decoder = self.decoder if self.averaged is None else self.averaged.module
-        image = self.region.hide(image)
+        image = self.region.mask_images(image)
         logits = crop(decoder(self.guide(image)), image)
         # In float32 even under autocast: bfloat16 has few values near 1, and the best of all pixels would tie.
-        anomaly_map = self.region.silence(logits.float().softmax(1)[:, 1:])
+        anomaly_map = self.region.mask_maps(logits.float().softmax(1)[:, 1:])
         return InferenceBatch(pred_score=score_map(anomaly_map, self.score_window), anomaly_map=anomaly_map)
 
     @torch.no_grad()

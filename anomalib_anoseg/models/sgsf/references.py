@@ -118,7 +118,7 @@ def collect_references(
     size: int | None = 5,
     include_itself: bool = False,
     memory: float = 1024.0,
-    hide: Callable[[Tensor], Tensor] | None = None,
+    mask_images: Callable[[Tensor], Tensor] | None = None,
 ) -> ReferenceSet:
     """Read every training image once, and find its references.
 
@@ -130,7 +130,7 @@ def collect_references(
         size: References per image, fewer if there are not enough; ``None`` for all.
         include_itself: Whether an image may be its own reference, which the paper warns against.
         memory: Mebibytes that the references may take. If the images take more, evenly spaced ones serve.
-        hide: Hides what does not count of each image, after the transforms, also of images that have been read before.
+        mask_images: Makes grey what does not count, after the transforms, also in images that have been read before.
 
     Returns:
         The references of each image. Equal images count as one, so that none is compared with a copy of itself.
@@ -143,7 +143,7 @@ def collect_references(
     kept: list[Tensor] = []
     embeddings: list[Tensor] = []
     spacing = 1
-    for chunk in _read_chunks(dataset, transforms, hide):
+    for chunk in _read_chunks(dataset, transforms, mask_images):
         fresh = []
         for path, image in chunk:
             if not kept:
@@ -175,7 +175,7 @@ def collect_references(
 def _read_chunks(
     dataset: Any,  # noqa: ANN401
     transforms: Sequence[Callable[[Tensor], Tensor] | None],
-    hide: Callable[[Tensor], Tensor] | None,
+    mask_images: Callable[[Tensor], Tensor] | None,
 ) -> Iterator[list[tuple[str, Tensor]]]:
     """Read the images of a data set.
 
@@ -183,7 +183,7 @@ def _read_chunks(
         Paths and images ``(3, H, W)`` uint8, some at a time.
     """
     read: Callable[[int], Any] | None = served_reader(dataset, transforms)
-    remaining = (*(transforms if read is None else ()), hide)
+    remaining = (*(transforms if read is None else ()), mask_images)
     if read is None:
         plain = copy.copy(dataset)
         if hasattr(plain, "augmentations"):

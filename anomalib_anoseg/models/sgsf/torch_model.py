@@ -97,7 +97,7 @@ class SGSFModel(nn.Module):
 
     Attributes:
         bank: The references; ``None`` if the model needs none, and so is ``extractor``.
-        region: Where nothing counts; references hide it, too.
+        region: Where nothing counts; it is grey in references, too.
 
     Raises:
         ValueError: If an argument has an unknown value, or ``denoise`` comes without guidance.
@@ -163,10 +163,10 @@ class SGSFModel(nn.Module):
         if self.training:
             self._is_outdated = True
             return self.network(self._inputs(image, reference))
-        image = self.region.hide(image)
+        image = self.region.mask_images(image)
         logits = self.inference_network.segmenter.segment(image, self._guide(image))
         # In float32 even under autocast: bfloat16 has few values near 1, where the highest pixels would tie.
-        anomaly_map = self.region.silence(logits.float().softmax(1)[:, 1:])
+        anomaly_map = self.region.mask_maps(logits.float().softmax(1)[:, 1:])
         return InferenceBatch(pred_score=score_map(anomaly_map, self.score_window), anomaly_map=anomaly_map)
 
     @property
