@@ -166,7 +166,8 @@ class SyntheticAnomaly(SeededAugmentation):
     # Whether an image's anomaly depends on the other images of the batch; if not, a part of the batch is enough.
     needs_batch: bool = True
     _gives_masks: bool = False
-    # For the mask that a container sends after its image: the last images' parameters, and their anomalies' masks.
+    # For the mask that kornia's container sends after its image, and without it: the last images' parameters, and their
+    # anomalies' masks, which depend on the images.
     _planted: tuple[dict[str, Tensor], Tensor] | None = None
 
     def plant(self, image: Tensor, params: dict[str, Tensor]) -> ForgedBatch:

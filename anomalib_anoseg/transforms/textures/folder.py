@@ -1,13 +1,12 @@
 """Textures from a folder of pictures."""
 
-from collections.abc import Sequence
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import resize
 
@@ -26,13 +25,13 @@ SUFFIXES = {".jpeg", ".jpg", ".png", ".webp"}
 class TextureFolder(Textures):
     """Textures from a folder of pictures, such as the Describable Textures Dataset, as in DRAEM.
 
-    The pictures are read once, at first use, resized to the images of that batch and kept as 8-bit values on their
-    device; for images of another size they are interpolated. DTD takes 1.1 GB at 256x256 pixels.
+    The pictures are read at first use, and once more for images of another size: resized to the images, and kept as
+    8-bit values on their device. DTD takes 1.1 GB at 256x256 pixels.
 
     Args:
         root: Folder of pictures (JPEG, PNG, WebP), including its subfolders.
         memory: Most memory for the pictures, in megabytes, ``1 <= memory <= 100000``. If not all fit, an evenly spaced
-            selection is read.
+            selection is read. Those of several sizes share it: the size that was not used for longest goes first.
 
     Raises:
         ValueError: If ``memory`` is out of bounds.
@@ -49,7 +48,7 @@ class TextureFolder(Textures):
         super().__init__()
         self.root = Path(root)
         self.memory = memory
-        self._pictures: Tensor | None = None
+        self._pictures: dict[tuple[int, int], Tensor] = {}  # by height and width, the last used one last
 
     def check_files(self) -> None:
         """Read the header of each picture, which takes a second for DTD.
@@ -68,27 +67,28 @@ class TextureFolder(Textures):
         """
         if image.shape[1] not in {1, 3}:
             raise ValueError(f"Textures are for images of 1 or 3 channels, got shape {tuple(image.shape)}.")
-        if self._pictures is None:
-            self._pictures = self._load(image.shape[-2:])
-        self._pictures = self._pictures.to(image.device)
-        number = (params["index"] * len(self._pictures)).long().clamp(max=len(self._pictures) - 1)
-        texture = self._pictures.index_select(0, number)
-        if texture.shape[-2:] != image.shape[-2:]:
-            texture = F.interpolate(texture.float(), image.shape[-2:], mode="bilinear").to(torch.uint8)
+        size = image.shape[-2], image.shape[-1]
+        pictures = (self._pictures.pop(size) if size in self._pictures else self._load(size)).to(image.device)
+        self._pictures[size] = pictures
+        number = (params["index"] * len(pictures)).long().clamp(max=len(pictures) - 1)
+        texture = pictures.index_select(0, number)
         return texture.float().mean(1, keepdim=True).to(torch.uint8) if image.shape[1] == 1 else texture
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the pictures out of copies and pickles: these read them again."""
-        return self.__dict__ | {"_pictures": None}
+        return self.__dict__ | {"_pictures": {}}
 
     def extra_repr(self) -> str:
         """Name the folder and the memory."""
         return f"{str(self.root)!r}, memory={self.memory}"
 
-    def _load(self, size: Sequence[int]) -> Tensor:
-        """Read the pictures: ``(N, 3, H, W)`` uint8."""
-        paths = self._paths()
-        count = min(len(paths), max(1, self.memory * 10**6 // (3 * size[0] * size[1])))
+    def _load(self, size: tuple[int, int]) -> Tensor:
+        """Read the pictures, ``(N, 3, H, W)`` uint8, after dropping those of other sizes that leave no memory."""
+        paths, limit = self._paths(), self.memory * 10**6
+        bytes_each = 3 * math.prod(size)
+        count = min(len(paths), max(1, limit // bytes_each))
+        while self._pictures and sum(kept.nbytes for kept in self._pictures.values()) > limit - count * bytes_each:
+            del self._pictures[next(iter(self._pictures))]
         pictures = torch.empty((count, 3, *size), dtype=torch.uint8)
         for number in range(count):
             pictures[number] = resize(_read(paths[number * len(paths) // count]), list(size), antialias=True)

@@ -9,7 +9,14 @@ import pytest
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
-from anomalib_anoseg.transforms import BatchTextures, DraemPerlin, NoiseTextures, RandomStream, TextureFolder
+from anomalib_anoseg.transforms import (
+    BatchTextures,
+    DraemPerlin,
+    NoiseTextures,
+    RandomStream,
+    SaliencyPerlin,
+    TextureFolder,
+)
 from anomalib_anoseg.transforms.textures import folder as module
 from anomalib_anoseg.transforms.textures.distortions import COSTLY, DISTORTIONS, distort, draw_distortions
 
@@ -106,23 +113,38 @@ def test_folder_gives_each_of_its_pictures(folder):
     assert (textures.float().mean((1, 2, 3)) - torch.tensor([0.0, 60, 120, 180])).abs().max() < 2
 
 
-def test_folder_is_read_once_and_not_before_it_is_needed(folder, monkeypatch):
+def test_what_was_read_for_another_size_changes_no_texture(folder):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    image = torch.rand(2, 3, 48, 48)
+    transform = SaliencyPerlin(textures=folder, p=1.0)
+    params = transform.draw(image.shape)
+    before = transform.plant(image, params)
+    transform.textures._pictures.clear()
+    transform(torch.rand(2, 3, 20, 20))
+    assert torch.equal(transform.plant(image, params).image, before.image)
+
+
+def test_folder_is_read_once_a_size_and_not_before_it_is_needed(folder, monkeypatch):
     read = []
     decode = module.decode_image
     monkeypatch.setattr(module, "decode_image", lambda path, mode: read.append(path) or decode(path, mode))
     transform = DraemPerlin(folder, p=1.0)
     assert not read
-    for size in (32, 32, 40):
+    for size in (32, 32, 40, 32):
         assert transform(torch.rand(3, 3, size, size)).shape[-1] == size
-    assert len(read) == 4
-    assert copy.deepcopy(transform).textures._pictures is None
+    assert len(read) == 2 * 4
+    assert not copy.deepcopy(transform).textures._pictures
     assert not transform.state_dict()
 
 
 def test_folder_keeps_within_its_memory(folder):
     textures = TextureFolder(folder, memory=1)
-    textures.look_up(torch.rand(1, 3, 400, 400), {"index": torch.zeros(1)})
-    assert textures._pictures.shape == (2, 3, 400, 400)
+    kept = {20: [20], 400: [20, 400], 30: [20, 400, 30], 300: [30, 300]}
+    for side, sides in kept.items():
+        textures.look_up(torch.rand(1, 3, side, side), {"index": torch.zeros(1)})
+        assert [size[0] for size in textures._pictures] == sides
+    assert len(textures._pictures[300, 300]) == 3
     with pytest.raises(ValueError, match="memory must lie within"):
         TextureFolder(folder, memory=0)
 
