@@ -41,12 +41,12 @@ class KindSettings(Settings):
 
     Args:
         cracks: Share of thin, branching lines, in ``[0, 1]``.
-        scratches: Share of thin strokes, straight or hardly bent, darker or lighter.
-        missing: Share of broken parts, which show what lies at the border of the image.
-        deformed: Share of bent, dented or stretched parts.
-        uneven: Share of wide, soft areas of light or shade.
-        stains: Share of small, soft, darker or tinted spots.
-        blurred: Share of smeared or worn parts.
+        scratches: Share of thin strokes, straight or hardly bent, darker or lighter, in ``[0, 1]``.
+        missing: Share of broken parts, which show what lies at the border of the image, in ``[0, 1]``.
+        deformed: Share of bent, dented or stretched parts, in ``[0, 1]``.
+        uneven: Share of wide, soft areas of light or shade, in ``[0, 1]``.
+        stains: Share of small, soft, darker or tinted spots, in ``[0, 1]``.
+        blurred: Share of smeared or worn parts, in ``[0, 1]``.
     """
 
     group: ClassVar[str] = "kinds"

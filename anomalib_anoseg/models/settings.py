@@ -99,8 +99,8 @@ class NetworkSettings(Settings):
     Args:
         width: Factor on the channels of all networks, in ``[0.05, 4]``; ``1`` is the published size, ``0.25`` suits a
             laptop.
-        score_window: Odd side in pixels of the square over which the anomaly map is averaged before its maximum
-            becomes the image score.
+        score_window: Odd side in pixels, 1 or more, of the square over which the anomaly map is averaged before its
+            maximum becomes the image score.
         channels_last: Memory layout, faster on most hardware, above all in bfloat16.
         compile: Whether training runs the networks through ``torch.compile``.
     """

@@ -1,11 +1,13 @@
 """Settings in groups: from Python, mappings and the command line, checked at once; errors name their place."""
 
 import inspect
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
+import docstring_parser
 import pytest
 from anomalib import models
 from anomalib.cli.cli import AnomalibCLI
@@ -28,13 +30,22 @@ def test_a_model_takes_a_handful_of_arguments(model):
     assert len(named) <= 20
 
 
+# A range, as the help of the command must show for every number.
+RANGE = re.compile(r"\[[\d.e-]+, [\d.]+[\])]|[\d.]+ or more|[\d.]+ to [\d.]+")
+
+
 @pytest.mark.parametrize(("model", "groups"), [(AnoSeg, GROUPS), (SGSF, SGSF_GROUPS)])
-def test_every_setting_is_documented_on_its_group(model, groups):
+def test_every_setting_is_documented_on_its_group_and_every_number_with_its_range(model, groups):
     assert {group.group for group in groups} <= inspect.signature(model).parameters.keys()
-    for group in groups:
-        documented = inspect.getdoc(group)
-        fields = inspect.signature(group).parameters
-        assert not [name for name in fields if f"    {name}: " not in documented], group
+    for place in (model, *groups):
+        entries = docstring_parser.parse(place.__doc__).params
+        documented = {entry.arg_name: " ".join(entry.description.split()) for entry in entries}
+        fields = inspect.signature(place).parameters
+        assert not fields.keys() - documented.keys() - {"unknown"}
+        numbers = [name for name, field in fields.items() if re.search(r"\b(int|float)\b", str(field.annotation))]
+        assert [name for name in numbers if not RANGE.search(documented[name])] == [], place
+        # The command shows Sphinx's roles as they stand here.
+        assert [name for name, text in documented.items() if re.search(r":[a-z]+:`", text)] == [], place
 
 
 @pytest.mark.parametrize("given", [{"area": [0.01, 0.05]}, PatchSettings(area=(0.01, 0.05))])

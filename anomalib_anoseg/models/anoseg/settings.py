@@ -62,8 +62,8 @@ class AnoSegNetworkSettings(NetworkSettings):
     Args:
         width: Factor on the channels of all networks, in ``[0.05, 4]``; an encoder that is not a ResNet keeps its own.
             ``1`` is the published size, ``0.25`` suits a laptop.
-        score_window: Odd side in pixels of the square over which the anomaly map is averaged before its maximum
-            becomes the image score [choice].
+        score_window: Odd side in pixels, 1 or more, of the square over which the anomaly map is averaged before its
+            maximum becomes the image score [choice].
         channels_last: Memory layout, faster on most hardware, above all in bfloat16.
         compile: Whether training runs the networks through ``torch.compile``.
         skip_connections: Whether the map decoder sees the encoder's finer features, for defects that 1/32 of the
@@ -88,11 +88,11 @@ class PatchSettings(Settings):
     Args:
         hard: Whether patches are cut from a rotated, permuted and jittered image; otherwise plain CutPaste.
         hard_p: Probability of rotation, permutation and jitter each, in ``[0, 1]``. The default is the paper's.
-        jitter: Amounts of brightness, contrast, saturation and hue [choice].
+        jitter: Amounts of brightness, contrast and saturation, each in ``[0, 1]``, and hue, in ``[0, 0.5]`` [choice].
         area: Range of a patch's area as a fraction of the image's, within ``[0.0001, 1]`` [choice].
         aspect: Range of its width over its height, within ``[0.05, 20]`` [choice].
         rotation: Largest angle in degrees by which patches are rotated either way, 0 to 180 [choice].
-        rotation_p: Probability of rotating a patch [choice].
+        rotation_p: Probability of rotating a patch, in ``[0, 1]`` [choice].
         count: Patches per image, 1 to 100. The paper's is 1.
         opacity: Range of a patch's weight over the image below, within ``[0.01, 1]``, so that faint defects are learned
             too. The paper's is ``[1, 1]``.
@@ -139,8 +139,8 @@ class NoiseSettings(Settings):
     """Noise-shaped anomalies, as SGSF's, on some of the images in place of patches.
 
     Args:
-        share: Share of the images that get one, in the places of patches; its opacity in training is 0.1 to 1. The
-            paper's is 0.
+        share: Share of the images that get one, in ``[0, 1]``, in the places of patches; its opacity in training is 0.1
+            to 1. The paper's is 0.
         textures: Their texture: images of the ``batch``, the ``noise`` itself, in grey, or pictures in a folder, such
             as DTD's [choice].
         mark: Whether the mask marks all of the ``noise`` or those of its pixels that ``changed`` [choice].
@@ -237,10 +237,14 @@ class CalibrationSettings(settings.CalibrationSettings):
     defects. The image threshold is found on these and on the anomalies of training.
 
     Args:
-        false_alarm_rate: See :class:`anomalib_anoseg.models.settings.CalibrationSettings`.
-        area: Range of their area, as ``patches.area``; ``null`` for that of training.
-        opacity: Range of their opacity, as ``patches.opacity``, also for noise-shaped anomalies; ``null`` for those of
-            training.
+        false_alarm_rate: Share of good pictures that may be called bad, in ``[0.0001, 0.5]``. Both thresholds are then
+            set by good pictures that were held out: no more than this share lies above the image threshold, and no more
+            has any marked pixel. A rate needs ``1 / rate - 1`` of them, such as 99 for 0.01. ``null`` sets thresholds
+            where F1 is best on defects, forged ones if there are no real ones.
+        area: Range of a calibration patch's area as a fraction of the image's, within ``[0.0001, 1]``; ``null`` for
+            ``patches.area``.
+        opacity: Range of a calibration anomaly's weight over the image below, within ``[0.01, 1]``, patches and
+            noise-shaped ones alike; ``null`` for that of training.
     """
 
     area: tuple[float, float] | None = None
@@ -265,9 +269,9 @@ class OptimizerSettings(Settings):
 
     Args:
         lr: Learning rate, in ``[1e-8, 1]`` [choice].
-        betas: Adam's betas, in ``[0, 1)`` [choice].
+        betas: Adam's betas, each in ``[0, 1)`` [choice].
         lr_decay_start: Fraction of the training, or of each stage, after which the learning rate falls linearly to
-            zero; ``1`` keeps it constant. Follows epochs, steps or ``max_time`` [choice].
+            zero, in ``[0, 1]``; ``1`` keeps it constant. Follows epochs, steps or ``max_time`` [choice].
         averaging: Decay of the exponentially averaged weights and normalisation statistics with which the model
             predicts, in ``[0, 1)``; ``0`` predicts with the latest weights [choice].
         accumulate_grad_batches: Batches per optimiser step, 1 or more; replaces the trainer's option of this name,

@@ -87,16 +87,17 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         ignore_mask (str | Path | None): A file that marks the region of the camera's pictures that does not count, such
             as a clamp: a picture, white (255) there and black elsewhere, or JSON,
             ``{"size": [width, height], "polygons": [[[x, y], ...], ...]}``. Nothing in it is ever anomalous, and
-            nothing in it is seen, see :mod:`~anomalib_anoseg.models.ignored_region`. For a camera that does not move,
-            and data without augmentations that move pictures. Read when a training starts; checkpoints and exports
-            carry the region along. Defaults to ``None``.
+            nothing in it is seen: networks see grey there. For a camera that does not move, and data without
+            augmentations that move pictures. Read when a training starts; checkpoints and exports carry the region
+            along. Defaults to ``None``.
         count_ignored (bool): Whether ``test`` counts true defects in the region, which are then missed; otherwise they
             are good pixels. Either way the region's score is 0, so pixel AUROC and AUPRO rise with its share of the
             picture. Defaults to ``False``.
-        seed (int | None): Fixes initial weights, anomalies, references and the order of images: two runs of one command
-            on a CPU give equal weights. ``None`` draws from the global random stream. Defaults to ``0``.
-        max_epochs (int | None): Number of training epochs, which overrides the trainer's, for commands such as
-            ``anomalib benchmark`` that pass no trainer options. Defaults to ``None``.
+        seed (int | None): A number, 0 or more, that fixes initial weights, anomalies, references and the order of
+            images: two runs of one command on a CPU give equal weights. ``None`` draws from the global random stream.
+            Defaults to ``0``.
+        max_epochs (int | None): Number of training epochs, 1 or more, or -1 for no end. It overrides the trainer's, for
+            commands such as ``anomalib benchmark`` that pass no trainer options. Defaults to ``None``.
         pre_processor (PreProcessor | bool): Must keep images in ``[0, 1]`` and bring all to the same size. Defaults to
             ``True``, a resize.
         post_processor (PostProcessor | bool): Defaults to ``True``, thresholds calibrated on forged anomalies where

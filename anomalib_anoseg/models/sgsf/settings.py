@@ -35,8 +35,8 @@ class SGSFNetworkSettings(NetworkSettings):
     Args:
         width: Factor on the channels of all networks, in ``[0.05, 4]``; ``1`` is the published size, ``0.25`` suits a
             laptop.
-        score_window: Odd side in pixels of the square over which the anomaly map is averaged before its maximum
-            becomes the image score. The default is the paper's.
+        score_window: Odd side in pixels, 1 or more, of the square over which the anomaly map is averaged before its
+            maximum becomes the image score. The default is the paper's.
         channels_last: Memory layout, faster on most hardware, above all in bfloat16.
         compile: Whether training runs the networks through ``torch.compile``.
         passes: Which features the encoder passes on to its next block [choice]; the paper prints ``concatenated``, its
@@ -61,13 +61,13 @@ class GuidanceSettings(Settings):
             references, by features of the extractor, which are segmented, too [ours].
         use_contrast_set: Whether training draws references among the most similar images, as NIGSF; otherwise among
             all.
-        contrast_size: Number of the most similar images. The default is the paper's (4 in its ablation).
+        contrast_size: Number of the most similar images, 1 to 1000000. The default is the paper's (4 in its ablation).
         include_itself: Whether an image may be its own reference, which the paper warns against.
         denoise: Whether the auto-encoder reconstructs the normal image from the forged one instead of a reference from
             itself; the paper's ablation.
         detach: Whether the auto-encoder learns from its reconstruction alone [choice].
-        memory: Mebibytes that the references may take in training. If the training images take more, evenly spaced
-            ones serve [choice].
+        memory: Mebibytes that the references may take in training, in ``[0.1, 1000000]``. If the training images take
+            more, evenly spaced ones serve [choice].
     """
 
     group: ClassVar[str] = "guidance"
@@ -97,10 +97,10 @@ class ExtractorSettings(Settings):
     """A timm network whose features tell which images are similar. It never trains.
 
     Args:
-        name: Its name in timm [choice].
-        weights: Its weights: ``true`` lets timm download them, a path reads them from a file, ``false`` leaves them
-            random [choice].
-        size: Side in pixels to which images are resized for it; ``null`` keeps their size.
+        name: timm's name of the network [choice].
+        weights: Weights of the network: ``true`` lets timm download them, a path reads them from a file, ``false``
+            leaves them random [choice].
+        size: Side in pixels, 1 or more, to which images are resized for the network; ``null`` keeps their size.
     """
 
     group: ClassVar[str] = "extractor"
@@ -121,14 +121,16 @@ class BankSettings(Settings):
     """The references that the trained model carries.
 
     Args:
-        size: Largest number of them [choice].
-        vectors: Largest number of their patches, at each of three scales, where patches guide [ours].
-        method: How they are chosen if there are more training images [choice].
+        size: Largest number of references, 1 to 1000000 [choice].
+        vectors: Largest number of patches of the references, at each of three scales, where patches guide, 1 to 1000000
+            [ours].
+        method: How references are chosen if there are more training images: ``k_center`` keeps rare ones, ``k_means``
+            takes more of frequent kinds [choice].
         features: Whether exports hold the references' features, which are large, or compute them for each picture from
             the references' images, which takes time [choice].
-        precision: Of stored features [choice].
-        limit: Megabytes that the references may take in an exported file. Above it, the model warns before training and
-            at export, and names settings that take less [choice].
+        precision: Precision of stored features [choice].
+        limit: Megabytes that the references may take in an exported file, in ``[0, 1000000]``. Above it, the model
+            warns before training and at export, and names settings that take less [choice].
     """
 
     group: ClassVar[str] = "bank"
@@ -157,12 +159,12 @@ class AnomalySettings(Settings):
     Args:
         saliency: Where the object is: ``border_contrast``, ``spectral_residual``, ``none``, or a folder of maps made by
             any tool [choice]; the paper's CPD cannot be shipped.
-        threshold: Of the noise: a constant, and the weight of the mean saliency, which 0 switches off. The default is
-            the paper's.
+        threshold: Threshold of the noise: a constant, and the weight of the mean saliency, which 0 switches off, each
+            in ``[0, 1]``. The default is the paper's.
         textures: Folder with pictures of textures, such as DTD's; ``null`` for other images of the batch [choice].
-        opacity: Range of an anomaly's weight over the image below. The default is the paper's.
-        rotation_p: Probability of rotating a training image by up to 90 degrees. The default is DRAEM's.
-        p: Probability of an anomaly on an image. The default is the paper's.
+        opacity: Range of an anomaly's weight over the image below, within ``[0.01, 1]``. The default is the paper's.
+        rotation_p: Probability of rotating a training image by up to 90 degrees, in ``[0, 1]``. The default is DRAEM's.
+        p: Probability of an anomaly on an image, in ``[0, 1]``. The default is the paper's.
         pairs: Whether the network sees each image as it is beside the same with its anomaly, twice the batch [ours].
     """
 
@@ -216,9 +218,9 @@ class OptimizerSettings(Settings):
 
     Args:
         lr: Learning rate, in ``[1e-8, 1]``. The default is the paper's.
-        milestones: Fractions of the training after each of which the learning rate falls. They follow epochs, steps or
-            ``max_time``. The default is the paper's.
-        factor: By which factor it falls, in ``[0, 1]``. The default is the paper's.
+        milestones: Fractions of the training after each of which the learning rate falls, each in ``[0, 1]``. They
+            follow epochs, steps or ``max_time``. The default is the paper's.
+        factor: Factor by which the learning rate falls, in ``[0, 1]``. The default is the paper's.
         averaging: Decay of the exponentially averaged weights and normalisation statistics with which the model
             predicts, in ``[0, 1)``; ``0`` predicts with the latest weights, as the paper does.
     """
