@@ -93,7 +93,15 @@ class CutPaste(SalientAnomaly):
         p: float = 1.0,
         keepdim: bool = False,
     ) -> None:
-        check_patches(area, aspect, rotation, rotation_p, count, opacity, softness, mark)
+        check_interval("area", area, 1e-4, 1.0)
+        check_interval("aspect", aspect, 0.05, 20.0)
+        check_value("rotation", rotation, 0.0, 180.0)
+        check_value("rotation_p", rotation_p, 0.0, 1.0)
+        check_value("count", count, 1, 100)
+        check_interval("opacity", opacity, 0.01, 1.0)
+        check_interval("softness", softness, 0.0, 1.0)
+        if mark not in {"patch", "changed"}:
+            raise ValueError(f"mark must be 'patch' or 'changed', got {mark!r}.")
         super().__init__(saliency, p, keepdim)
         self.flags = {
             "area": tuple(area),
@@ -148,33 +156,6 @@ class CutPaste(SalientAnomaly):
     def _source(self) -> list[tuple[int, SeededAugmentation]]:
         source: Any = self.source
         return list(enumerate(source))
-
-
-def check_patches(
-    area: tuple[float, float],
-    aspect: tuple[float, float],
-    rotation: float,
-    rotation_p: float,
-    count: int,
-    opacity: tuple[float, float],
-    softness: tuple[float, float],
-    mark: str,
-    prefix: str = "",
-) -> None:
-    """Check the arguments of :class:`CutPaste`; messages put ``prefix`` before their names.
-
-    Raises:
-        ValueError: If one is out of bounds; the message names it, its value and the bounds.
-    """
-    check_interval(f"{prefix}area", area, 1e-4, 1.0)
-    check_interval(f"{prefix}aspect", aspect, 0.05, 20.0)
-    check_value(f"{prefix}rotation", rotation, 0.0, 180.0)
-    check_value(f"{prefix}rotation_p", rotation_p, 0.0, 1.0)
-    check_value(f"{prefix}count", count, 1, 100)
-    check_interval(f"{prefix}opacity", opacity, 0.01, 1.0)
-    check_interval(f"{prefix}softness", softness, 0.0, 1.0)
-    if mark not in {"patch", "changed"}:
-        raise ValueError(f"{prefix}mark must be 'patch' or 'changed', got {mark!r}.")
 
 
 def _paste(image: Tensor, source: Tensor, candidates: Patches) -> tuple[Tensor, Tensor]:
@@ -252,5 +233,16 @@ class HardCutPaste(CutPaste):
             RandomColorJitter(*jitter, p=hard_p),
         )
         super().__init__(
-            area, aspect, rotation, rotation_p, count, opacity, softness, mark, saliency, hard_augmentation, p, keepdim
+            area=area,
+            aspect=aspect,
+            rotation=rotation,
+            rotation_p=rotation_p,
+            count=count,
+            opacity=opacity,
+            softness=softness,
+            mark=mark,
+            saliency=saliency,
+            source=hard_augmentation,
+            p=p,
+            keepdim=keepdim,
         )

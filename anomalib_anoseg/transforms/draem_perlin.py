@@ -58,7 +58,18 @@ class DraemPerlin(PerlinAnomaly):
     ) -> None:
         check_value("threshold", threshold, 0.0, 1.0)
         textures = NoiseTextures() if textures is None else textures
-        super().__init__("none", (threshold, 0.0), textures, opacity, "noise", 0.0, frequencies, redraws, p, keepdim)
+        super().__init__(
+            saliency="none",
+            threshold=(threshold, 0.0),
+            textures=textures,
+            opacity=opacity,
+            mark="noise",
+            rotation_p=0.0,
+            frequencies=frequencies,
+            redraws=redraws,
+            p=p,
+            keepdim=keepdim,
+        )
 
     def shape_noise(self, noise: Tensor) -> Tensor:
         """Stretch noise ``(B, H, W)``, in place, to ``[-1, 1]`` where none of it exceeds the threshold."""

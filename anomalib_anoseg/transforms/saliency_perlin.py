@@ -72,4 +72,15 @@ class SaliencyPerlin(PerlinAnomaly):
         p: float = 0.75,
         keepdim: bool = False,
     ) -> None:
-        super().__init__(saliency, threshold, textures, opacity, mark, rotation_p, frequencies, redraws, p, keepdim)
+        super().__init__(
+            saliency=saliency,
+            threshold=threshold,
+            textures=textures,
+            opacity=opacity,
+            mark=mark,
+            rotation_p=rotation_p,
+            frequencies=frequencies,
+            redraws=redraws,
+            p=p,
+            keepdim=keepdim,
+        )

@@ -89,7 +89,9 @@ class Segmenter(nn.Module):
         decoder: DecoderKind = "published",
     ) -> None:
         super().__init__()
-        self.encoder = CoordinateEncoder(backbone, width, coordinates, normalize, frozen=frozen)
+        self.encoder = CoordinateEncoder(
+            backbone=backbone, width=width, coordinates=coordinates, normalize=normalize, frozen=frozen
+        )
         channels = self.encoder.channels
         self.decoder: Decoder | LightDecoder = (
             LightDecoder(channels, 1, width) if decoder == "light" else Decoder(channels, 1, width, skip_connections)

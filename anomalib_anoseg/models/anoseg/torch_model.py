@@ -101,7 +101,15 @@ class AnoSegModel(nn.Module, SeveralScores):
         decoder: DecoderKind = "published",
     ) -> None:
         super().__init__()
-        self.segmenter = Segmenter(backbone, width, coordinates, skip_connections, normalize, frozen, decoder)
+        self.segmenter = Segmenter(
+            backbone=backbone,
+            width=width,
+            coordinates=coordinates,
+            skip_connections=skip_connections,
+            normalize=normalize,
+            frozen=frozen,
+            decoder=decoder,
+        )
         channels = self.segmenter.encoder.channels
         self.reconstruction_decoder = Decoder(channels, 3, width) if reconstruction or adversarial else None
         self.discriminator = Discriminator(width) if adversarial else None

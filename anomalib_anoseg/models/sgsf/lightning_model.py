@@ -247,9 +247,9 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
                 loader.dataset,
                 transforms,
                 self._embed,
-                contrast_size,
-                guidance.include_itself,
-                guidance.memory,
+                size=contrast_size,
+                include_itself=guidance.include_itself,
+                memory=guidance.memory,
                 mask_images=self.region.mask_images,
             )
 

@@ -190,7 +190,14 @@ class AnomalySettings(Settings):
 
     def _create(self, saliency: str, textures: str | None, p: float) -> SaliencyPerlin:
         with named_in(self.group):
-            return SaliencyPerlin(saliency, self.threshold, textures, self.opacity, rotation_p=self.rotation_p, p=p)
+            return SaliencyPerlin(
+                saliency=saliency,
+                threshold=self.threshold,
+                textures=textures,
+                opacity=self.opacity,
+                rotation_p=self.rotation_p,
+                p=p,
+            )
 
 
 @dataclass(frozen=True)

@@ -257,13 +257,13 @@ class SGSFModel(nn.Module):
             return None
         height, width = self.bank.images.shape[-2:]
         return BankSize(
-            len(self.bank),
-            (height, width),
-            self.width,
-            self.bank_features,
-            self.bank_precision,
-            self.passes,
-            self.extractor.embedding_size,
+            count=len(self.bank),
+            image_size=(height, width),
+            width=self.width,
+            features=self.bank_features,
+            precision=self.bank_precision,
+            passes=self.passes,
+            embedding_size=self.extractor.embedding_size,
         )
 
     def trained_parameters(self) -> list[nn.Parameter]:
