@@ -97,13 +97,10 @@ class Segmenter(nn.Module):
             LightDecoder(channels, 1, width) if decoder == "light" else Decoder(channels, 1, width, skip_connections)
         )
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map ``(B, 3 or 5, H, W)`` inputs to logits ``(B, 1, H, W)``."""
-        return self.decode(self.encoder(inputs), inputs)
-
-    def decode(self, features: list[Tensor], inputs: Tensor) -> Tensor:
-        """Decode the encoder's features of ``inputs`` to logits ``(B, 1, H, W)``."""
-        return crop(self.decoder(features), inputs)
+    def forward(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Map ``(B, 3 or 5, H, W)`` inputs to logits ``(B, 1, H, W)``, and to the encoder's features, finest first."""
+        features = self.encoder(inputs)
+        return crop(self.decoder(features), inputs), features
 
 
 class Discriminator(nn.Module):

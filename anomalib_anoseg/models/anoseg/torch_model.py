@@ -130,7 +130,9 @@ class AnoSegModel(nn.Module, SeveralScores):
             ``>= 0`` if it is the detector's.
         """
         if self.training:
-            return self._predict_for_loss(self._inputs(image))
+            inputs = self._inputs(image)
+            logits, features = self.segmenter(inputs)
+            return AnoSegOutput(self._untile(logits), self._reconstruct(features, inputs))
         anomaly_map = self.predict_map(image)
         return InferenceBatch(pred_score=self._score(self.image_score, image, anomaly_map), anomaly_map=anomaly_map)
 
@@ -157,21 +159,18 @@ class AnoSegModel(nn.Module, SeveralScores):
         Normalisation layers follow the networks' current mode, see :attr:`segmentation_frozen`.
         """
         segmenter = self.averaged.module if self.averaged is not None else self.segmenter
-        logits = self._untile(segmenter(self._inputs(self.region.mask_images(image))))
+        logits, _ = segmenter(self._inputs(self.region.mask_images(image)))
         # In float32 even under autocast: bfloat16 has few values near 1, where the highest pixels would tie.
-        return self.region.mask_maps(logits.float().sigmoid())
+        return self.region.mask_maps(self._untile(logits).float().sigmoid())
 
     def _inputs(self, image: Tensor) -> Tensor:
         inputs = self.segmenter.encoder.with_coordinates(image)
         return self.tiler.tile(inputs) if self.tiler else inputs
 
-    def _predict_for_loss(self, inputs: Tensor) -> AnoSegOutput:
-        features = self.segmenter.encoder(inputs)
-        logits = self._untile(self.segmenter.decode(features, inputs))
+    def _reconstruct(self, features: list[Tensor], inputs: Tensor) -> Tensor | None:
         if self.reconstruction_decoder is None:
-            return AnoSegOutput(logits, None)
-        reconstruction = crop(self.reconstruction_decoder(features), inputs).sigmoid()
-        return AnoSegOutput(logits, self._untile(reconstruction))
+            return None
+        return self._untile(crop(self.reconstruction_decoder(features), inputs).sigmoid())
 
     def discriminate(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
         """Judge pairs of ``(B, 3, H, W)`` and ``(B, 1, H, W)``: logits ``(B,)``, positive for real.

@@ -85,7 +85,7 @@ class PatchGuidedModel(nn.Module):
 
         Args:
             image: ``(B, 3, H, W)`` in ``[0, 1]``, sides of 32 pixels or more.
-            own: ``(B,)`` int64, which of the references each image is, -1 for none; only in training mode.
+            own: ``(B,)`` int64, which of the references each image is, -1 for none; for training.
 
         Returns:
             In training mode :class:`SGSFOutput`; in evaluation mode the anomaly map ``(B, 1, H, W)`` and its score
@@ -93,11 +93,11 @@ class PatchGuidedModel(nn.Module):
 
         An empty memory is a ``RuntimeError``.
         """
-        if self.training:
-            return SGSFOutput(crop(self.decoder(self.guide(image, own)), image), None)
-        decoder = self.decoder if self.averaged is None else self.averaged.module
+        decoder = self.decoder if self.training or self.averaged is None else self.averaged.module
         image = self.region.mask_images(image)
-        logits = crop(decoder(self.guide(image)), image)
+        logits = crop(decoder(self.guide(image, own)), image)
+        if self.training:
+            return SGSFOutput(logits, None)
         # In float32 even under autocast: bfloat16 has few values near 1, and the best of all pixels would tie.
         anomaly_map = self.region.mask_maps(logits.float().softmax(1)[:, 1:])
         return InferenceBatch(pred_score=score_map(anomaly_map, self.score_window), anomaly_map=anomaly_map)
