@@ -37,14 +37,19 @@ WITHIN = {
         "report": {"run"},
     },
 }
+# Where the names of the package itself come from.
+EXPORTED = {"AnoSeg": "models.anoseg", "SGSF": "models.sgsf", "__version__": ""}
 ENTRANCES = {"__init__", "__main__", "_autoload", "cli"}
 
 
 def imported_modules(file):
     for node in ast.walk(ast.parse(file.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file}: {ast.unparse(node)} is relative"
+            is_package = node.module == "anomalib_anoseg"
+            inner = [EXPORTED.get(alias.name, alias.name) for alias in node.names]
+            names = [f"{node.module}.{name}" for name in inner if name] if is_package else [node.module]
         yield from (name.split(".")[1:] for name in names if name.startswith("anomalib_anoseg."))
 
 
@@ -52,6 +57,18 @@ def test_the_top_level_has_eight_rooms_and_each_is_guarded():
     names = {path.stem for path in PACKAGE.iterdir() if path.name not in {"__pycache__", "py.typed", "README.md"}}
     assert names - ENTRANCES <= MAY_IMPORT.keys()
     assert len(names - ENTRANCES) <= 8
+
+
+@pytest.mark.parametrize("line", ["import {}", "from {} import x", "import numpy, {} as x"])
+@pytest.mark.parametrize("module", ["anomalib_anoseg.board", "anomalib_anoseg.board.run"])
+def test_an_import_is_found_in_each_form(line, module, tmp_path):
+    (tmp_path / "file.py").write_text(line.format(module))
+    assert [found[0] for found in imported_modules(tmp_path / "file.py")] == ["board"]
+
+
+def test_a_room_is_found_in_an_import_from_the_package(tmp_path):
+    (tmp_path / "file.py").write_text("def f():\n    from anomalib_anoseg import __version__, board, SGSF")
+    assert list(imported_modules(tmp_path / "file.py")) == [["board"], ["models", "sgsf"]]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
@@ -69,8 +86,8 @@ def test_imports_go_one_way(file):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_files_stay_short(file):
-    # A model's constructor names and documents every setting, because anomalib's command line is made from it.
-    limit = 450 if file.name == "lightning_model.py" else 310
+    # A model's constructor names and documents every argument, because anomalib's command line is made from it.
+    limit = 400 if file.name == "lightning_model.py" else 310
     assert len(file.read_text().splitlines()) <= limit
 
 

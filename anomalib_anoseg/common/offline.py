@@ -21,14 +21,14 @@ def no_network() -> Generator[None, None, None]:
         ...     socket.create_connection(("example.org", 80))
         Traceback (most recent call last):
             ...
-        anomalib_anoseg.common.offline.OfflineError: example.org was asked for, but boards work offline: ...
+        anomalib_anoseg.common.offline.OfflineError: example.org was asked for, but nothing is downloaded here: ...
     """
     connect, look_up = socket.socket.connect, socket.getaddrinfo
 
     def check(host: Any) -> None:  # noqa: ANN401
         host = host.decode() if isinstance(host, bytes) else host
         if isinstance(host, str) and host and not host.startswith(LOCAL_HOSTS):
-            raise OfflineError(f"{host} was asked for, but boards work offline: give the files to load instead.")
+            raise OfflineError(f"{host} was asked for, but nothing is downloaded here: give the files to load instead.")
 
     def checked_connect(self: socket.socket, address: Any) -> None:  # noqa: ANN401
         if isinstance(address, tuple):

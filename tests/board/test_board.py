@@ -264,7 +264,7 @@ def test_models_that_would_download_are_left_out(tmp_path, monkeypatch):
     left_out = find_left_out(models)
     assert set(left_out) == {"file", "download"}
     assert left_out["file"].startswith("weights: 'nowhere.pth' does not exist.")
-    assert "boards work offline: give the files" in left_out["download"]
+    assert "nothing is downloaded here: give the files" in left_out["download"]
 
 
 # ---------------------------------------------------------------------------------------- interruptions, in process

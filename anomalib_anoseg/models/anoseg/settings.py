@@ -12,17 +12,6 @@ from anomalib_anoseg.models.kinds import KindSettings
 from anomalib_anoseg.models.settings import NetworkSettings, Settings, named_in
 from anomalib_anoseg.transforms import CutPaste, HardCutPaste
 
-__all__ = [
-    "AnoSegNetworkSettings",
-    "CalibrationSettings",
-    "DetectorSettings",
-    "EncoderSettings",
-    "LossSettings",
-    "NoiseSettings",
-    "OptimizerSettings",
-    "PatchSettings",
-]
-
 
 @dataclass(frozen=True)
 class EncoderSettings(Settings):
