@@ -34,17 +34,6 @@ def check_interval(name: str, interval: tuple[float, float], low: float, high: f
         raise ValueError(f"{name} must lie within [{low}, {high}], lower bound first, got {tuple(interval)}.")
 
 
-def check_weight(name: str, weight: float) -> None:
-    """Check that a term's weight is finite and not negative.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    check_finite(name, weight)
-    if weight < 0:
-        raise ValueError(f"{name} must not be negative, got {weight}.")
-
-
 def check_finite(name: str, value: object) -> None:
     """Check that a number, or all numbers of a tuple or list, are finite; other values pass.
 

@@ -159,7 +159,7 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
         ...     (Path(folder) / "new" / "file.json").read_text()
         '{\n  "a": null\n}\n'
     """
-    text = json.dumps(_finite(content), indent=2, allow_nan=False, default=str, ensure_ascii=False)
+    text = json.dumps(without_nan(content), indent=2, allow_nan=False, default=str, ensure_ascii=False)
     write_texts({path: text + "\n"})
 
 
@@ -178,9 +178,15 @@ def inside(folder: Path, base: Path, path: Any) -> Path | None:  # noqa: ANN401
     return resolved if resolved.is_relative_to(folder.resolve()) else None
 
 
-def _finite(content: Any) -> Any:  # noqa: ANN401
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+def without_nan(content: Any) -> Any:  # noqa: ANN401
+    """Replace numbers that are not finite, at any depth, by ``None``.
+
+    Example:
+        >>> without_nan({"a": [float("nan"), 1.0]})
+        {'a': [None, 1.0]}
+    """
+    if isinstance(content, Mapping):
+        return {key: without_nan(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [without_nan(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content

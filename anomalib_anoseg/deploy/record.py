@@ -7,10 +7,12 @@ alone, so that a file can be read where torch is not installed.
 import json
 import math
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from anomalib_anoseg.common.files import without_nan
+from anomalib_anoseg.common.messages import one_line
 
 __all__ = ["FORMAT", "KEY", "Model", "OperatingPoint", "Record", "Threshold", "Thresholds", "Training", "from_json"]
 
@@ -166,7 +168,7 @@ class Record:
 
     def to_json(self) -> str:
         """Write as JSON, in one line; numbers that are not finite become null."""
-        content = _without_nan({"format": self.format, **asdict(self)})
+        content = without_nan({"format": self.format, **asdict(self)})
         return json.dumps(content, allow_nan=False, ensure_ascii=False)
 
     def at(self, false_alarm_rate: float) -> OperatingPoint:
@@ -279,19 +281,9 @@ def _read(kind: Any, content: Any, place: str) -> Any:  # noqa: ANN401
     return kind(content)
 
 
-def _shown(content: object, length: int = 60) -> str:
-    text = json.dumps(content)
-    return text if len(text) <= length else f"{text[: length - 3]}..."
+def _shown(content: object) -> str:
+    return one_line(json.dumps(content), 60)
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not allowed")
-
-
-def _without_nan(content: Any) -> Any:  # noqa: ANN401
-    """Replace numbers that are not finite by ``None``."""
-    if isinstance(content, Mapping):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -51,6 +51,11 @@ class Form(NamedTuple):
         """Runtime and precision in words."""
         return f"{self.runtime} {self.precision}"
 
+    @property
+    def file(self) -> str:
+        """Name of its file in records; torch and ONNX Runtime have one for all precisions."""
+        return {"torch": "torch", "onnxruntime": "onnx"}.get(self.runtime, self.name)
+
 
 FORMS = (
     Form("torch", "float32"),

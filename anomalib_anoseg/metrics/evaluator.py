@@ -7,6 +7,7 @@ from anomalib.metrics import Evaluator
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from anomalib_anoseg.common.one_or_many import as_list
 from anomalib_anoseg.metrics.aupro import AUPRO
 from anomalib_anoseg.metrics.defined import AUPR, AUROC, F1Score
 from anomalib_anoseg.metrics.iou import BestIoU, IoU, IoUCurveArea
@@ -40,8 +41,7 @@ class LabelAwareEvaluator(Evaluator):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check whether the validation data has normal and anomalous images."""
         del pl_module
-        loaders: Any = trainer.val_dataloaders
-        datasets = [loader.dataset for loader in (loaders if isinstance(loaders, list) else [loaders])]
+        datasets = [loader.dataset for loader in as_list(trainer.val_dataloaders)]
         self._has_both_labels = all(
             any(getattr(dataset, name, False) for dataset in datasets) for name in ("has_normal", "has_anomalous")
         )

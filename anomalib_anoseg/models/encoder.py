@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomalib_anoseg.models.network_parts import scale_channels
-from anomalib_anoseg.models.pretrained import load_pretrained
+from anomalib_anoseg.models.pretrained import expected_colours, load_pretrained
 
 # Of a ResNet, see Table 6 of arXiv 2110.03396.
 CHANNELS = (64, 128, 256, 512)
@@ -67,9 +67,9 @@ class CoordinateEncoder(nn.Module):
             )
         self.channels: list[int] = feature_info.channels()
         if normalize:
-            expected: Any = timm.get_pretrained_cfg(backbone)
-            self.register_buffer("mean", torch.tensor(expected.mean).view(-1, 1, 1))
-            self.register_buffer("std", torch.tensor(expected.std).view(-1, 1, 1))
+            mean, std = expected_colours(backbone)
+            self.register_buffer("mean", mean)
+            self.register_buffer("std", std)
         if frozen:
             self._freeze()
 

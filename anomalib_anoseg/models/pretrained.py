@@ -6,9 +6,21 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.training.seeding import seeded_weights
+
+
+def expected_colours(backbone: str) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, ``(3, 1, 1)`` each, of the images that timm's weights of a backbone expect.
+
+    Example:
+        >>> expected_colours("resnet18")[0].flatten()
+        tensor([0.4850, 0.4560, 0.4060])
+    """
+    expected: Any = timm.get_pretrained_cfg(backbone)
+    return torch.tensor(expected.mean).view(-1, 1, 1), torch.tensor(expected.std).view(-1, 1, 1)
 
 
 def load_pretrained(
@@ -37,11 +49,11 @@ def load_pretrained(
         with seeded_weights(0):
             source = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **timm_arguments)
     except (LookupError, OSError, RuntimeError, UnpicklingError) as error:
-        cause = next(iter(str(error).splitlines()), type(error).__name__)
+        cause = one_line(error).rstrip(".")
         reason = (
-            f"{weights!r} does not hold timm's weights of {backbone!r}: {cause}"
+            f"{weights!r} does not hold timm's weights of {backbone!r}: {cause}."
             if weights
-            else f"timm could not get weights of {backbone!r}: {cause} Without a network connection, replace true by "
+            else f"timm could not get weights of {backbone!r}: {cause}. Without a network connection, replace true by "
             "the path of a file as timm publishes it, or by false for random weights."
         )
         raise ValueError(f"{argument}: {reason}") from error

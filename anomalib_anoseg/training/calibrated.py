@@ -7,7 +7,7 @@ from anomalib.post_processing import PostProcessor
 from torch import Tensor
 
 from anomalib_anoseg.training.calibration import ONLY_SCORE, ScoreRange
-from anomalib_anoseg.training.operating_points import IMAGE, PIXEL, OperatingPoint, find_row, read_row
+from anomalib_anoseg.training.operating_points import IMAGE, PIXEL, RatedThresholds, find_row, read_row
 from anomalib_anoseg.training.operating_tables import OperatingTables
 
 CalibrationSource = Literal["anomalous images", "forged on held-out images", "forged on training images", "none"]
@@ -62,7 +62,7 @@ class CalibratedPostProcessor(PostProcessor):
             self._use("image", ScoreRange(*stored))
 
     @property
-    def operating_points(self) -> list[OperatingPoint]:
+    def operating_points(self) -> list[RatedThresholds]:
         """Thresholds for several false alarm rates, which rise; none without good pictures that were held out."""
         points = []
         for row in self.operating.tables.get(self.image_score or ONLY_SCORE, ()):

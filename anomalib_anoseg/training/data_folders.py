@@ -12,7 +12,7 @@ from anomalib_anoseg.common.mask_files import examine_pairs
 from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.common.picture_files import PICTURE_SUFFIXES, examine_file, shown
 
-__all__ = ["NO_TRAINING_IMAGES", "UNCLEAR", "DataFolders", "explain_error", "set_up"]
+__all__ = ["NO_TRAINING_IMAGES", "UNCLEAR", "DataFolders", "explain_refusal", "set_up"]
 
 NO_TRAINING_IMAGES = (
     "No training images were found. Put normal images into the folder that `data` names (train/good in MVTec AD's "
@@ -84,17 +84,17 @@ def set_up(datamodule: Any) -> None:  # noqa: ANN401
         datamodule.setup("fit")
     except (*UNCLEAR, RuntimeError) as error:
         ending = "" if isinstance(error, ValueError) else f" ({type(datamodule).__name__}: {type(error).__name__})"
-        raise ValueError(explain_error(datamodule, error) or f"{error}{ending}") from error
+        raise ValueError(explain_refusal(datamodule, error) or f"{error}{ending}") from error
 
 
-def explain_error(datamodule: Any, error: BaseException) -> str | None:  # noqa: ANN401
+def explain_refusal(datamodule: Any, error: BaseException) -> str | None:  # noqa: ANN401
     """Find the cause of an error that a datamodule raised while it listed its files, and the remedy.
 
     Returns:
         A sentence or two, and the error; ``None`` if the cause is not known.
 
     Example:
-        >>> print(explain_error(None, ValueError("Path contains non-printable characters: /data/Teile/Prüfteile")))
+        >>> print(explain_refusal(None, ValueError("Path contains non-printable characters: /data/Teile/Prüfteile")))
         anomalib refuses the path /data/Teile/Prüfteile: it takes ASCII letters, digits and signs alone, not 'ü'. ...
     """
     cause = _find_cause(datamodule, error)

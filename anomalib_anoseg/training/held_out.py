@@ -51,11 +51,6 @@ def normalisation(pl_module: LightningModule, image: Tensor) -> Normalisation:
     return Normalisation(image.new_tensor(mean).view(-1, 1, 1), image.new_tensor(std).view(-1, 1, 1))
 
 
-def as_list(loaders: Any) -> list[DataLoader[Any]]:  # noqa: ANN401
-    """Make a list of what may be one loader or several."""
-    return loaders if isinstance(loaders, list) else [loaders]
-
-
 def has_anomalies(loader: DataLoader[Any]) -> bool:
     """Tell whether a loader serves anomalous images; one that does not say counts as anomalous."""
     return bool(getattr(loader.dataset, "has_anomalous", True))

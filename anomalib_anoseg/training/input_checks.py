@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from anomalib_anoseg.common.ignore_mask import explain_shape
 from anomalib_anoseg.common.mask_files import examine_mask
+from anomalib_anoseg.common.one_or_many import as_list
 from anomalib_anoseg.common.picture_files import Picture, examine_picture, open_picture, reading_threads
-from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, UNCLEAR, explain_error
+from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, UNCLEAR, explain_refusal
 from anomalib_anoseg.training.reading_once import read_item, served_paths
 
 # Lightning's number of epochs if the user sets none.
@@ -116,7 +117,7 @@ class InputCheck(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         if datamodule is None or self._has_data or not isinstance(exception, UNCLEAR):
             return
-        if cause := explain_error(datamodule, exception):
+        if cause := explain_refusal(datamodule, exception):
             exception.args = (cause,)
             if isinstance(exception, OSError):  # which shows these in place of its arguments
                 del exception.filename, exception.strerror
@@ -287,7 +288,7 @@ def _loaded_data(trainer: Trainer, stage: str) -> list[Any]:
             f"`data` has no images to {TrainerFn(stage).value} on: set its val_split_mode, or test_split_mode, to "
             f"another one than none ({error})."
         ) from error
-    return [getattr(loader, "dataset", None) for loader in (loaders if isinstance(loaders, list) else [loaders])]
+    return [getattr(loader, "dataset", None) for loader in as_list(loaders)]
 
 
 def _get_data(trainer: Trainer, name: str) -> Any:  # noqa: ANN401

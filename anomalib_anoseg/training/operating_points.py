@@ -22,7 +22,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from anomalib_anoseg.training.calibration import Calibration, Prediction, ScoreRange
+from anomalib_anoseg.training.calibration import Calibration, ScoredBatch, ScoreRange
 
 # Rates that may be asked for.
 LIMITS = (1e-4, 0.5)
@@ -47,13 +47,13 @@ class GoodScores(NamedTuple):
     maps: Tensor | None = None
 
     @classmethod
-    def of(cls, prediction: Prediction) -> "GoodScores":
+    def of(cls, prediction: ScoredBatch) -> "GoodScores":
         """Take what counts from the predictions for good pictures."""
         maps = prediction.anomaly_map
         return cls(prediction.scores, None if maps is None else maps.flatten(1).amax(1))
 
 
-class OperatingPoint(NamedTuple):
+class RatedThresholds(NamedTuple):
     """A row of a table, with thresholds on the scale of the outputs.
 
     Attributes:
@@ -200,7 +200,7 @@ def find_row(table: Tensor | None, rate: float) -> Tensor | None:
     return rows[0] if rows else None
 
 
-def read_row(row: Tensor, image_score: float, pixel_score: float) -> OperatingPoint:
+def read_row(row: Tensor, image_score: float, pixel_score: float) -> RatedThresholds:
     """Read a row of a table.
 
     Pictures with equal scores may leave fewer above a threshold than the rate allows. The interval begins with those
@@ -214,7 +214,7 @@ def read_row(row: Tensor, image_score: float, pixel_score: float) -> OperatingPo
     rate, images = _as_kept(float(row[RATE])), int(row[IMAGES])
     low, _ = find_interval(int(row[ABOVE]), images)
     _, high = find_interval(count_alarms(rate, images), images)
-    return OperatingPoint(rate, image_score, pixel_score, images, (low, high), float(row[FOUND]))
+    return RatedThresholds(rate, image_score, pixel_score, images, (low, high), float(row[FOUND]))
 
 
 def set_thresholds(found: Calibration, tables: Mapping[str, Tensor], rate: float) -> Calibration:
@@ -261,7 +261,7 @@ give 0.048 or more.
     ) from None
 
 
-def describe(points: Sequence[OperatingPoint], anomalies: str) -> str:
+def describe(points: Sequence[RatedThresholds], anomalies: str) -> str:
     """Write operating points as a few lines.
 
     Args:
@@ -269,7 +269,7 @@ def describe(points: Sequence[OperatingPoint], anomalies: str) -> str:
         anomalies: What was to be found, such as ``"forged defects"``.
 
     Example:
-        >>> print(describe([OperatingPoint(0.05, 0.7, 0.8, 20, (0.0, 0.168), 0.9)], "forged defects"))
+        >>> print(describe([RatedThresholds(0.05, 0.7, 0.8, 20, (0.0, 0.168), 0.9)], "forged defects"))
         Operating points of 20 good pictures that were held out:
         false alarms  95 % interval  image score  pixel score  forged defects found
                5.0 %  0.0 to 16.8 %       0.7000       0.8000                  90 %

@@ -16,13 +16,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from anomalib_anoseg.common.checks import check_finite, check_value
+from anomalib_anoseg.common.one_or_many import as_list
 from anomalib_anoseg.training import held_out
 from anomalib_anoseg.training.calibrated import BUFFER_PREFIX, CalibratedPostProcessor
 from anomalib_anoseg.training.calibration import (
     Calibratable,
     CalibrationAnomalies,
     Labelled,
-    Prediction,
+    ScoredBatch,
     calibrate,
     count_draws,
     forge_and_predict,
@@ -138,7 +139,7 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
         """Check whether there are real anomalies to calibrate on."""
         self._batches = []
         self.operating.reset()
-        loaders = held_out.as_list(trainer.val_dataloaders)
+        loaders = as_list(trainer.val_dataloaders)
         has_anomalies = any(held_out.has_anomalies(loader) for loader in loaders)
         is_real = has_anomalies or self._find_anomalies(pl_module) is None
         self.calibrated_on = "anomalous images" if is_real else "forged on held-out images"
@@ -186,7 +187,7 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
         found, good_images = calibrate(self._batches), self.operating.compute(self._batches, rate)
         self._batches, self.threshold_rate = [], rate
         if trainer.state.fn == TrainerFn.FITTING and trainer.train_dataloader is not None:
-            dataset: Any = held_out.as_list(trainer.train_dataloader)[0].dataset
+            dataset: Any = as_list(trainer.train_dataloader)[0].dataset
             self.trained_on = {"images": len(dataset), "held_out": good_images, "epochs": trainer.current_epoch + 1}
         if rate is not None:
             check_supported(rate, good_images)
@@ -208,7 +209,7 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
         self.calibrated_on = "forged on training images"
         pl_module.on_validation_model_eval()
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
-            images, paths = held_out.some_images(held_out.as_list(trainer.train_dataloader)[0], pl_module)
+            images, paths = held_out.some_images(as_list(trainer.train_dataloader)[0], pl_module)
             self._start(trainer, len(images))
             for start in range(0, len(images), CHUNK):
                 image = images[start : start + CHUNK]
@@ -236,7 +237,7 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
         self._seen, self._images = 0, max(1, min(images, MAX_NORMAL_IMAGES))
         self._wanted = min(self.forged_images, FORGED_DURING_TRAINING) if goes_on else self.forged_images
 
-    def _forge(self, pl_module: Any, image: Tensor, normal: Prediction, paths: Sequence[str] = ()) -> None:  # noqa: ANN401
+    def _forge(self, pl_module: Any, image: Tensor, normal: ScoredBatch, paths: Sequence[str] = ()) -> None:  # noqa: ANN401
         """Add normal images to the calibration, each as often as anomalies are forged on it."""
         anomalies = self._find_anomalies(pl_module)
         if anomalies is None:

@@ -23,7 +23,7 @@ from anomalib_anoseg.transforms.base import ForgedBatch
 from anomalib_anoseg.transforms.perlin import LATTICE_LINES, perlin_noise, rotate_noise
 from anomalib_anoseg.transforms.random_stream import RandomStream
 from anomalib_anoseg.transforms.rotation import rotate
-from anomalib_anoseg.transforms.saliency import EMPTY, Saliency, SalientAnomaly, enlarge
+from anomalib_anoseg.transforms.saliency import EMPTY, Saliency, SalientAnomaly, resize_saliency
 from anomalib_anoseg.transforms.subsets import assign_places, max_selected, selected_images, stratified_uniform
 from anomalib_anoseg.transforms.textures import Textures, create_textures
 
@@ -177,7 +177,7 @@ class PerlinAnomaly(SalientAnomaly):
         chosen = torch.arange(len(attempt), device=image.device), attempt
         noise = self._noise(gradients[chosen], frequency[chosen], angle[chosen], (height, width))[:, None]
         if weight is not None:
-            noise *= enlarge(weight, (height, width))
+            noise *= resize_saliency(weight, (height, width))
         return noise, torch.where(self.is_chosen(params, image), threshold, math.inf)
 
     def _noise(self, gradients: Tensor, frequency: Tensor, angle: Tensor, size: tuple[int, int]) -> Tensor:

@@ -20,7 +20,7 @@ from scipy.stats import betabinom
 
 from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.data import DemoTextures
-from anomalib_anoseg.training.operating_points import OperatingPoint, count_alarms
+from anomalib_anoseg.training.operating_points import RatedThresholds, count_alarms
 from benchmarks.common import QUIET, Row, begin, by_group, format_table, make_parser, merge, preset, write_json
 
 PREDICTED = ("pred_score", "anomaly_map")  # fields of anomalib's batches
@@ -78,7 +78,7 @@ def make_data(folder: Path | None, options: argparse.Namespace) -> Any:  # noqa:
     return MVTecAD(folder.parent, folder.name, **sizes, **split)
 
 
-def count(point: OperatingPoint, score: torch.Tensor, peaks: torch.Tensor) -> Row:
+def count(point: RatedThresholds, score: torch.Tensor, peaks: torch.Tensor) -> Row:
     """Count good test pictures, of which there are scores and highest pixels ``(N,)``, above both thresholds."""
     above, marked = int((score > point.image_score).sum()), int((peaks > point.pixel_score).sum())
     allowed = count_alarms(point.false_alarm_rate, point.good_images)

@@ -13,7 +13,7 @@ from PIL import Image
 from anomalib_anoseg.cli.doctor.data_set import examine_data
 from anomalib_anoseg.cli.doctor.output import Findings
 from anomalib_anoseg.cli.main import main
-from anomalib_anoseg.training.data_folders import explain_error
+from anomalib_anoseg.training.data_folders import explain_refusal
 
 CONFIG = "configs/laptop.yaml"
 
@@ -172,7 +172,7 @@ def test_layouts_of_other_sets(top, tmp_path, write, kind, category, spoilt):
         assert examine(data()).problems == []
         Image.new("L", (9, 9)).save(tmp_path / category / spoilt)
         (problem,) = examine(data()).problems
-    assert explain_error(data(), ValueError("another cause")) is None
+    assert explain_refusal(data(), ValueError("another cause")) is None
     assert f"{spoilt} has 9 x 9 pixels, its picture 001.png has 64 x 64" in problem
 
 

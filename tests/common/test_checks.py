@@ -11,13 +11,11 @@ import torch
 from anomalib_anoseg import SGSF, AnoSeg, data, metrics, transforms
 from anomalib_anoseg.common.checks import check_finite
 from anomalib_anoseg.models import anoseg, sgsf
-from anomalib_anoseg.models.anoseg import detector_loss
 from anomalib_anoseg.models.settings import Settings
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.transforms import saliency
 
 GROUPS = (*anoseg.settings.GROUPS, *sgsf.settings.GROUPS)
-LOSSES = (anoseg.loss.AnoSegLoss, detector_loss.DetectorLoss, sgsf.loss.SGSFLoss)
 NOISE = {"saliency": "none", "threshold": (0.4, 0.2), "textures": None, "opacity": (0.1, 1.0), "mark": "noise"}
 # What an argument needs beside a number that is not one.
 REQUIRED = {
@@ -42,7 +40,7 @@ def public(module):
 
 
 CLASSES = dict.fromkeys((
-    *(*GROUPS, *LOSSES, AnoSeg, SGSF, SelfCalibratingPostProcessor),
+    *(*GROUPS, AnoSeg, SGSF, SelfCalibratingPostProcessor),
     *(*public(data), *public(metrics), *public(transforms), *public(saliency)),
 ))
 

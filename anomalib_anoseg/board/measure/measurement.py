@@ -69,9 +69,8 @@ class JobCost:
             self.left_out = dict.fromkeys((form.name for form in FORMS), one_line(error))
             self.files = {}
         else:
-            names = {"torch": "torch", "onnxruntime": "onnx"}
             for form, path in self.files.items():
-                self.figures["files_mb"][names.get(form.runtime, form.name)] = round(size_of_file_mb(path), 3)
+                self.figures["files_mb"][form.file] = round(size_of_file_mb(path), 3)
             progress.update(task, total=len(pictures) * len(self.files))
             for form in list(self.files):
                 progress.update(task, description=f"{self.title}: accuracy of {form.name}")

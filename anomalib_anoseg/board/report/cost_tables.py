@@ -17,6 +17,7 @@ from anomalib_anoseg.board.report.tables import (
     signed,
     table_of_numbers,
 )
+from anomalib_anoseg.deploy.runtimes import Form
 
 RUNTIMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 LATENCIES = ("median_ms", "p95_ms", "noisy")
@@ -94,8 +95,9 @@ def _forms_of(job: FinishedJob) -> list[dict[str, Any]]:
         records.setdefault(f"{entry['runtime']} {entry['precision']}", {}).update(found)
     files, memory = job.cost.get("files_mb") or {}, job.cost.get("peak_memory_mb") or {}
     for form, record in records.items():
-        short = {"torch": "torch", "onnxruntime": "onnx"}.get(form.partition(" ")[0], form)
-        record |= {"file_mb": files.get(form, files.get(short)), "peak_memory_mb": memory.get(form)}
+        runtime, _, precision = form.partition(" ")
+        shared = Form(runtime, precision).file
+        record |= {"file_mb": files.get(form, files.get(shared)), "peak_memory_mb": memory.get(form)}
     return [{"label": job.label, "form": form, **record} for form, record in records.items()]
 
 

@@ -18,8 +18,8 @@ from anomalib_anoseg.models.encoder import CoordinateEncoder
 from anomalib_anoseg.models.network_parts import crop
 
 
-class Judgement(NamedTuple):
-    """The discriminator's outputs for pairs of image and map.
+class DiscriminatorOutput(NamedTuple):
+    """What the discriminator computes for pairs of image and map.
 
     Attributes:
         features: ``(B, C, 2, 2)``, its penultimate layer, the paper's ``f``: 512 values at width 1.
@@ -78,10 +78,10 @@ class DetectorModel(nn.Module):
             )
         return self.discriminator.features(torch.cat((image, anomaly_map), 1))
 
-    def judge(self, image: Tensor, anomaly_map: Tensor) -> Judgement:
+    def judge(self, image: Tensor, anomaly_map: Tensor) -> DiscriminatorOutput:
         """Judge pairs of ``(B, 3, H, W)`` and ``(B, 1, H, W)``."""
         features = self.features(image, anomaly_map)
-        return Judgement(features, self.discriminator.judge(features))
+        return DiscriminatorOutput(features, self.discriminator.judge(features))
 
     def score(self, image: Tensor, anomaly_map: Tensor) -> Tensor:
         """Score images by their distance from a normal reconstruction.

@@ -5,8 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_anoseg.common.checks import check_weight
-from anomalib_anoseg.models.anoseg.detector import Judgement
+from anomalib_anoseg.models.anoseg.detector import DiscriminatorOutput
 from anomalib_anoseg.models.anoseg.loss import discriminator_loss
 
 
@@ -40,9 +39,6 @@ class DetectorLoss(nn.Module):
         feature_weight: Weight of the squared l2 distance of features, ``>= 0``.
         classification_weight: Weight of the classification loss, ``>= 0``.
 
-    Raises:
-        ValueError: If a weight is negative or not finite.
-
     Example:
         >>> import torch
         >>> undecided = torch.zeros(2)
@@ -58,18 +54,15 @@ class DetectorLoss(nn.Module):
         classification_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        weights = {
+        self.weights = {
             "adversarial": adversarial_weight,
             "reconstruction": reconstruction_weight,
             "feature": feature_weight,
             "classification": classification_weight,
         }
-        for name, weight in weights.items():
-            check_weight(f"detector.{name}_weight", weight)
-        self.weights = weights
 
     def generator(
-        self, image: Tensor, reconstruction: Tensor, real_features: Tensor, fake: Judgement
+        self, image: Tensor, reconstruction: Tensor, real_features: Tensor, fake: DiscriminatorOutput
     ) -> DetectorGeneratorLoss:
         """Compute the generator's loss, in float32 whatever the precision of the networks.
 
@@ -77,7 +70,7 @@ class DetectorLoss(nn.Module):
             image: ``(B, 3, H, W)``, normal, in ``[0, 1]``.
             reconstruction: ``(B, 3, H, W)`` in ``[0, 1]``.
             real_features: Of (image, normal map), ``(B, C, 2, 2)``, the target of the feature matching.
-            fake: Judgement of (reconstruction, predicted map).
+            fake: DiscriminatorOutput of (reconstruction, predicted map).
         """
         # Non-saturating, as in the first stage: the generator maximises log D of its pair.
         adversarial = F.softplus(-fake.logits.float()).mean()

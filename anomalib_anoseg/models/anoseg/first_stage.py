@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.models.anoseg.torch_model import AnoSegModel
 from anomalib_anoseg.training.checkpoints import check_trained, explain_misfit, read_checkpoint
 
@@ -49,7 +50,7 @@ def load_segmentation(
             return
         reason = "its networks differ"
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = one_line(error).rstrip(".")
     networks = {name: alike for name, alike in shaping.items() if name not in {"detector.enabled", "image_size"}}
     misfit = explain_misfit(checkpoint.get("hyper_parameters", {}), own, networks)
     raise ValueError(

@@ -1,12 +1,10 @@
 """AnoSeg's losses: pixel-wise, masked reconstruction, and adversarial (arXiv 2110.03396, Sec. 3.2)."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from anomalib_anoseg.common.checks import check_weight
 
 SegmentationLoss = Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]
 # Keeps the quotients finite for a batch without normal, or without anomalous, pixels.
@@ -34,9 +32,6 @@ class AnoSegLoss(nn.Module):
         reconstruction_weight: Weight of the masked reconstruction term, ``>= 0``.
         adversarial_weight: Weight of the adversarial term, ``>= 0``.
 
-    Raises:
-        ValueError: If the form is unknown, or a weight is negative or not finite.
-
     Example:
         >>> import torch
         >>> loss = AnoSegLoss("l1")
@@ -53,15 +48,6 @@ class AnoSegLoss(nn.Module):
         adversarial_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if segmentation not in get_args(SegmentationLoss):
-            raise ValueError(f"losses.segmentation must be one of {get_args(SegmentationLoss)}, got {segmentation!r}.")
-        weights = {
-            "segmentation_weight": segmentation_weight,
-            "reconstruction_weight": reconstruction_weight,
-            "adversarial_weight": adversarial_weight,
-        }
-        for name, weight in weights.items():
-            check_weight(f"losses.{name}", weight)
         self.segmentation: SegmentationLoss = segmentation
         self.segmentation_weight = segmentation_weight
         self.reconstruction_weight = reconstruction_weight

@@ -6,7 +6,7 @@ continues in its stage. GANs need Lightning's manual optimisation; this module d
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from anomalib_anoseg.common.one_or_many import as_list
 from anomalib_anoseg.models.anoseg.settings import OptimizerSettings
 from anomalib_anoseg.training.schedules import LinearDecay, time_progress, timed
 
@@ -137,7 +138,7 @@ class Stages:
 
     def _count_done(self, section: Section) -> int:
         """Count the steps that each optimiser of a stage has taken, in this training and before it was resumed."""
-        return _as_list(self.model.lr_schedulers())[section.optimizers.start].last_epoch
+        return as_list(self.model.lr_schedulers())[section.optimizers.start].last_epoch
 
     def progress(self) -> float:
         """Compute the fraction of the current stage that is done, in ``[0, 1]``."""
@@ -150,7 +151,7 @@ class Stages:
     @property
     def optimizers(self) -> list[LightningOptimizer]:
         """The optimisers of the current stage, in the order of its parameters."""
-        return _as_list(self.model.optimizers())[self._section.optimizers]
+        return as_list(self.model.optimizers())[self._section.optimizers]
 
     def is_step(self, batch_idx: int) -> bool:
         """Tell whether the optimisers step after this batch."""
@@ -165,18 +166,13 @@ class Stages:
 
     def step_schedules(self) -> None:
         """Step the learning rate schedules of the current stage, once per step of its optimisers."""
-        for scheduler in _as_list(self.model.lr_schedulers())[self._section.optimizers]:
+        for scheduler in as_list(self.model.lr_schedulers())[self._section.optimizers]:
             scheduler.step()
 
     def clip_gradients(self, optimizer: Optimizer) -> None:
         """Clip the gradients of an optimiser's networks, if ``gradient_clip_val`` is set."""
         if self.settings.gradient_clip_val is not None:
             self.model.clip_gradients(optimizer, self.settings.gradient_clip_val, "norm")
-
-
-def _as_list(found: Any) -> list[Any]:  # noqa: ANN401
-    """Wrap in a list: Lightning returns a single optimiser or schedule without one."""
-    return found if isinstance(found, list) else [found]
 
 
 def split_steps(total: float, shares: list[float] | tuple[float, ...]) -> list[float]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from anomalib_anoseg.models.sgsf.neighbours import closeness, medoid
 
 Precision = Literal["float32", "float16"]
-DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
+DTYPES: dict[Precision, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
+NO_REFERENCES = "There are no references yet: train the model, or load a checkpoint of a trained one."
 
 
 class ReferenceBank(nn.Module):
@@ -26,9 +27,6 @@ class ReferenceBank(nn.Module):
         images: ``(K, 3, H, W)`` uint8, normal images.
         embeddings: ``(K, D)`` float32 of length 1.
 
-    Raises:
-        ValueError: If the precision is unknown.
-
     Example:
         >>> import torch
         >>> bank = ReferenceBank()
@@ -42,8 +40,6 @@ class ReferenceBank(nn.Module):
 
     def __init__(self, precision: Precision = "float16", single: bool = False) -> None:
         super().__init__()
-        if precision not in DTYPES:
-            raise ValueError(f"bank.precision must be one of {tuple(DTYPES)}, got {precision!r}.")
         self.dtype, self.single = DTYPES[precision], single
         self.register_buffer("images", torch.zeros(0, 3, 0, 0, dtype=torch.uint8))
         self.register_buffer("embeddings", torch.zeros(0, 0))
@@ -89,7 +85,7 @@ class ReferenceBank(nn.Module):
             ValueError: If they are of another size.
         """
         if not len(self):
-            raise RuntimeError("There are no references yet: train the model, or load a checkpoint of a trained one.")
+            raise RuntimeError(NO_REFERENCES)
         if image.shape[-2:] != self.images.shape[-2:]:
             height, width = self.images.shape[-2:]
             raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_anoseg.models.pretrained import load_pretrained
+from anomalib_anoseg.models.pretrained import expected_colours, load_pretrained
 
 
 class FeatureExtractor(nn.Module):
@@ -40,8 +40,6 @@ class FeatureExtractor(nn.Module):
 
     def __init__(self, backbone: str = "resnet18", weights: bool | str = False, size: int | None = None) -> None:
         super().__init__()
-        if size is not None and size < 1:
-            raise ValueError(f"extractor.size must be 1 pixel or more, or null to keep the image's, got {size}.")
         self.backbone, self.weights, self.size = backbone, weights, size
         try:
             network: Any = timm.create_model(backbone, num_classes=0)
@@ -50,9 +48,9 @@ class FeatureExtractor(nn.Module):
         self.network = network.requires_grad_(False)
         self.embedding_size: int = network.num_features
         if weights:
-            expected: Any = timm.get_pretrained_cfg(backbone)
-            self.register_buffer("mean", torch.tensor(expected.mean).view(-1, 1, 1))
-            self.register_buffer("std", torch.tensor(expected.std).view(-1, 1, 1))
+            mean, std = expected_colours(backbone)
+            self.register_buffer("mean", mean)
+            self.register_buffer("std", std)
 
     def load_pretrained(self) -> None:
         """Load the pre-trained weights, if any are configured."""

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
-from anomalib_anoseg.common.checks import check_weight
-
 # Side in pixels of the window of the structural similarity; kornia's Gaussian has a sigma of 1.5 [choice].
 SSIM_WINDOW = 11
 
@@ -29,9 +27,6 @@ class SGSFLoss(nn.Module):
         reconstruction_weight: The paper's lambda, ``>= 0``.
         focal_gamma: How much the focal loss concentrates on wrong pixels, ``>= 0``; 0 is plain cross-entropy.
 
-    Raises:
-        ValueError: If either is negative or not finite.
-
     Example:
         >>> import torch
         >>> image, mask = torch.rand(2, 3, 32, 32), torch.zeros(2, 1, 32, 32)
@@ -42,8 +37,6 @@ class SGSFLoss(nn.Module):
 
     def __init__(self, reconstruction_weight: float = 1.0, focal_gamma: float = 2.0) -> None:
         super().__init__()
-        for name, value in {"reconstruction_weight": reconstruction_weight, "focal_gamma": focal_gamma}.items():
-            check_weight(f"losses.{name}", value)
         self.reconstruction_weight, self.focal_gamma = reconstruction_weight, focal_gamma
 
     def forward(

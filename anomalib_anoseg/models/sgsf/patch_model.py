@@ -17,6 +17,7 @@ from anomalib_anoseg.models.ignored_region import IgnoredRegion
 from anomalib_anoseg.models.image_score import score_map
 from anomalib_anoseg.models.light_decoder import LightDecoder
 from anomalib_anoseg.models.network_parts import crop
+from anomalib_anoseg.models.sgsf.bank import NO_REFERENCES
 from anomalib_anoseg.models.sgsf.patch_memory import PatchMemory, Standardisation, average_patches
 from anomalib_anoseg.models.sgsf.torch_model import SGSFOutput
 from anomalib_anoseg.training.averaging import AveragedModule
@@ -111,7 +112,7 @@ class PatchGuidedModel(nn.Module):
         """
         memories: Any = self.memories
         if not all(map(len, memories)):
-            raise RuntimeError("There are no references yet: train the model, or load a checkpoint of a trained one.")
+            raise RuntimeError(NO_REFERENCES)
         # Similar patches differ by less than bfloat16 resolves.
         with torch.autocast(image.device.type, enabled=False):
             features = self._encode(image)

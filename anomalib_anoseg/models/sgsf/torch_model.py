@@ -3,7 +3,7 @@
 Everything here uses anomalib's polarity: maps and masks are 1 where an image is anomalous.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from anomalib.data import InferenceBatch
@@ -82,6 +82,7 @@ class SGSFModel(nn.Module):
         detach_guidance: Whether the auto-encoder learns from its reconstruction alone; in the paper, it learns from
             the segmentation as well.
         denoise: An ablation: the auto-encoder sees the image itself, and learns to reconstruct it without anomalies.
+            Needs guidance.
         extractor: timm model whose features tell which images are similar.
         extractor_weights: ``True`` for timm's download, a path, or ``False`` for random ones; see
             :class:`~anomalib_anoseg.models.sgsf.extractor.FeatureExtractor`.
@@ -98,9 +99,6 @@ class SGSFModel(nn.Module):
     Attributes:
         bank: The references; ``None`` if the model needs none, and so is ``extractor``.
         region: Where nothing counts; it is grey in references, too.
-
-    Raises:
-        ValueError: If an argument has an unknown value, or ``denoise`` comes without guidance.
 
     Example:
         >>> import torch
@@ -128,11 +126,6 @@ class SGSFModel(nn.Module):
         score_window: int = 21,
     ) -> None:
         super().__init__()
-        for name, value, kinds in (("guidance", guidance, Guidance), ("bank_features", bank_features, BankFeatures)):
-            if value not in get_args(kinds):
-                raise ValueError(f"{name} must be one of {get_args(kinds)}, got {value!r}.")
-        if denoise and guidance == "none":
-            raise ValueError("denoise=True guides by the denoised image; set guidance='nearest' or denoise=False.")
         self.guidance, self.denoise, self.bank_features = guidance, denoise, bank_features
         self.width, self.passes, self.bank_precision = width, passes, bank_precision
         self.score_window = score_window

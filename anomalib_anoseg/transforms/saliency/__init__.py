@@ -4,7 +4,7 @@ SGSF takes them from a network, CPD (Wu et al. 2019), whose weights cannot be sh
 tool, are read from a folder (:class:`SaliencyFolder`); classical estimators need no maps.
 """
 
-from anomalib_anoseg.transforms.saliency.base import EMPTY, NoSaliency, Saliency, enlarge
+from anomalib_anoseg.transforms.saliency.base import EMPTY, NoSaliency, Saliency, resize_saliency
 from anomalib_anoseg.transforms.saliency.estimators import ESTIMATORS, BorderContrast, SpectralResidual
 from anomalib_anoseg.transforms.saliency.folder import SaliencyFolder, create_saliency
 from anomalib_anoseg.transforms.saliency.salient_anomaly import SalientAnomaly, move_to_salient
@@ -19,6 +19,6 @@ __all__ = [
     "SalientAnomaly",
     "SpectralResidual",
     "create_saliency",
-    "enlarge",
     "move_to_salient",
+    "resize_saliency",
 ]

@@ -30,7 +30,7 @@ class Saliency(nn.Module):
         Returns:
             ``(B, 1, H, W)`` float32 in ``[0, 1]``.
         """
-        return enlarge(self.small(image, paths), image.shape[-2:])
+        return resize_saliency(self.small(image, paths), image.shape[-2:])
 
     def check_paths(self, paths: Sequence[str]) -> None:
         """Check that each image has a map, if maps are looked up by file; by default, check nothing.
@@ -73,6 +73,6 @@ class NoSaliency(Saliency):
         return torch.zeros_like(image[:, :1])
 
 
-def enlarge(salient: Tensor, size: Sequence[int]) -> Tensor:
+def resize_saliency(salient: Tensor, size: Sequence[int]) -> Tensor:
     """Enlarge maps ``(B, 1, h, w)`` to the size of their images."""
     return salient if salient.shape[-2:] == tuple(size) else F.interpolate(salient, tuple(size), mode="bilinear")

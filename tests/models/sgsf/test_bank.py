@@ -109,8 +109,3 @@ def test_refuses_other_sizes_and_an_empty_bank(fill):
 def test_refuses_what_is_no_bank(images, embeddings, message):
     with pytest.raises(ValueError, match=message):
         ReferenceBank().fill(images, embeddings)
-
-
-def test_refuses_unknown_precision():
-    with pytest.raises(ValueError, match=r"bank\.precision must be one of"):
-        ReferenceBank("int4")

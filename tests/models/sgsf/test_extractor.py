@@ -86,5 +86,3 @@ def test_images_are_resized_for_it():
 def test_refuses_bad_arguments():
     with pytest.raises(ValueError, match=r"extractor\.name must be the name of a timm model, got 'no_such_network'"):
         FeatureExtractor("no_such_network")
-    with pytest.raises(ValueError, match=r"extractor\.size must be 1 pixel or more"):
-        FeatureExtractor(SMALL, size=0)

@@ -320,20 +320,6 @@ def test_learns_to_mark_what_differs_from_the_reference(batch, training_seed):
     assert terms.reconstruction < 0.5
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"guidance": "nearby"}, "guidance must be one of"),
-        ({"bank_features": "both"}, "bank_features must be one of"),
-        ({"bank_precision": "int8"}, "bank.precision must be one of"),
-        ({"guidance": "none", "denoise": True}, "set guidance='nearest' or denoise=False"),
-    ],
-)
-def test_refuses_bad_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        build(**arguments)
-
-
 def test_errors_name_the_remedy(make_model, pictures, batch):
     with pytest.raises(RuntimeError, match="train the model, or load a checkpoint"):
         build().eval()(batch())

@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage import data
 from torch import Tensor
 
-from anomalib_anoseg.transforms.saliency import BorderContrast, NoSaliency, Saliency, SpectralResidual, enlarge
+from anomalib_anoseg.transforms.saliency import BorderContrast, NoSaliency, Saliency, SpectralResidual, resize_saliency
 from anomalib_anoseg.transforms.saliency.estimators import _median_and_deviation
 
 ESTIMATORS = [NoSaliency(), BorderContrast(), SpectralResidual()]
@@ -58,7 +58,7 @@ def test_maps_of_textures_are_empty(estimator, name):
 
 def test_small_maps_are_what_is_enlarged(estimator):
     image, _ = object_before_background()
-    assert torch.equal(enlarge(estimator.small(image), image.shape[-2:]), estimator(image))
+    assert torch.equal(resize_saliency(estimator.small(image), image.shape[-2:]), estimator(image))
 
 
 def test_spread_of_the_border_is_the_median_distance_from_its_median():
