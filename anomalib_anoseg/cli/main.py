@@ -87,7 +87,7 @@ def _run(arguments: Sequence[str], chosen: str | None) -> Any:  # noqa: ANN401
     except ModuleNotFoundError:
         inspect.make_parser().exit(
             2,
-            "Here works `anomalib-anoseg inspect` alone, because jsonargparse is not installed. "
+            "Only `anomalib-anoseg inspect` works here, because jsonargparse is not installed. "
             "`pip install anomalib-anoseg` brings all that the other commands need.\n",
         )
     parser = ArgumentParser(prog="anomalib-anoseg", description="Commands around training with anomalib.")

@@ -23,10 +23,10 @@ UNCHANGED = "what was there before is unchanged"
 def written_whole(path: Path) -> Generator[Path, None, None]:
     """Give a place to write a file or a folder, which then takes the place of ``path`` at once, or not at all.
 
-    The place is in a hidden folder beside ``path``, or in it if it is a folder already. An error or a full disk leaves
-    what was there before, and so does a kill, but for the moment in which several files change: other files that are
-    written beside the place go where ``path`` is, too, and ``path`` is absent meanwhile, so that it never stands beside
-    companions of another version. Leftovers of killed processes are removed.
+    The place is in a hidden folder beside ``path``, or in it if it is a folder already. An error, a full disk or a kill
+    leaves what was there before. Files that are written beside the place are companions and move together with it.
+    Meanwhile ``path`` is absent, so that it never stands beside companions of another version; a kill at that moment
+    leaves it absent. Leftovers of killed processes are removed.
 
     Args:
         path: A file, or a folder, to which entries are added if it exists. Its parents are made; of a link, the target

@@ -19,7 +19,7 @@ from anomalib_anoseg.common.picture_files import examine_file, file_version, ope
 __all__ = ["belong_together", "examine_mask", "examine_pairs"]
 
 WHITE = 255
-# A mask with no more levels than these numbers classes, whatever lies beside what.
+# A mask with at most this many grey levels encodes classes.
 CLASSES = 8
 # How much larger than its core the area of a mask with soft edges may be. In a JPEG file no grey is meant.
 TOLERATED_GROWTH = 1.1
@@ -142,7 +142,7 @@ def examine_pairs(pictures: Sequence[Path], masks: Sequence[Path]) -> list[str]:
 
 
 def _is_named_after(picture: str, mask: str) -> bool:
-    """Find a picture's name, without ending, in a mask's; a number must be the whole number, zeros before it aside."""
+    """Find the picture's name in the mask's name; numbers must match as a whole, but for leading zeros."""
     before, after = r"(?<!\d)0*" if picture[:1].isdigit() else "", r"(?!\d)" if picture[-1:].isdigit() else ""
     return re.search(f"{before}{re.escape(picture)}{after}", mask) is not None
 

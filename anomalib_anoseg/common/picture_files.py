@@ -40,7 +40,7 @@ OPAQUE, BITS = 255, 8
 THUMBNAIL = 32
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # tags of EXIF and TIFF
 THREADS = 8  # at most; each holds a whole picture
-# What may tell behind the pixels of a PNG file that it is turned.
+# PNG chunks that may hold an orientation.
 TAGS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 OPENING = Lock()  # Pillow's limit of pixels belongs to all threads
 Read = TypeVar("Read")
@@ -173,7 +173,7 @@ def open_picture(path: Path) -> Image.Image:
 
 @contextmanager
 def reading_threads(count: int = THREADS) -> Generator[ThreadPoolExecutor]:
-    """Make threads in which to examine files side by side, without warnings: who reads the picture gets them, too.
+    """Make threads that examine files side by side, without warnings: these appear later, when a picture is read.
 
     Args:
         count: At most; no more than there are processors.

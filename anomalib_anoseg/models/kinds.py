@@ -97,9 +97,9 @@ class KindSettings(Settings):
 
 
 def change_ranges(augmenter: SyntheticAnomaly, changes: Mapping[str, Any]) -> SyntheticAnomaly:
-    """Copy an augmenter with other ranges; each kind takes those that it knows, but only patches another area.
+    """Copy an augmenter with other ranges; each kind takes those that it knows, but only patches take another area.
 
-    Spots of noise have none, and that of the further kinds means something else.
+    Noise has no area, and for the other kinds area means something else.
     """
     changed = copy.copy(augmenter)
     if isinstance(augmenter, OneOf):

@@ -8,7 +8,6 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.training.seeding import seeded_weights
 
 
@@ -49,11 +48,11 @@ def load_pretrained(
         with seeded_weights(0):
             source = timm.create_model(backbone, pretrained=True, pretrained_cfg_overlay=overlay, **timm_arguments)
     except (LookupError, OSError, RuntimeError, UnpicklingError) as error:
-        cause = one_line(error).rstrip(".")
+        cause = next(iter(str(error).splitlines()), type(error).__name__)
         reason = (
-            f"{weights!r} does not hold timm's weights of {backbone!r}: {cause}."
+            f"{weights!r} does not hold timm's weights of {backbone!r}: {cause}"
             if weights
-            else f"timm could not get weights of {backbone!r}: {cause}. Without a network connection, replace true by "
+            else f"timm could not get weights of {backbone!r}: {cause} Without a network connection, replace true by "
             "the path of a file as timm publishes it, or by false for random weights."
         )
         raise ValueError(f"{argument}: {reason}") from error

@@ -117,7 +117,7 @@ class SelfSupervisedModel(OneClass, LightningModule, Calibratable):  # noqa: PLR
             self.check_weights()
 
     def on_test_start(self) -> None:
-        """Refuse random weights, and say whose are tested after a resumed training: anomalib says it wrong."""
+        """Refuse random weights, and say which are tested after a resumed training: anomalib reports the wrong ones."""
         self.check_weights()
         if self._is_tested_by_train() and self.trainer.ckpt_path:
             rank_zero_info(f"Testing the weights of this training, not those of {self.trainer.ckpt_path}.")

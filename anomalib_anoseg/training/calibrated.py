@@ -30,8 +30,8 @@ class CalibratedPostProcessor(PostProcessor):
     Attributes:
         calibrated_on: Where thresholds and range came from.
         image_score: Name of the image score in use, of a model with several.
-        false_alarm_rate: For which thresholds shall be set; ``None`` for where F1 is best.
-        threshold_rate: Likewise, for which they were set.
+        false_alarm_rate: Rate for which thresholds are set; ``None`` sets them where F1 is best.
+        threshold_rate: Rate for which the present thresholds were set; likewise.
         trained_on: Number of training images, of good ones that were held out, and of epochs, of which the last may not
             be whole; empty before a training.
         operating: Tables of operating points.

@@ -33,8 +33,8 @@ class DataFolders(NamedTuple):
     """Files with the ending of a picture, whatever they are, in the folders that a datamodule names.
 
     Attributes:
-        pictures: All that are no masks.
-        anomalous: Those of them that are anomalous, as far as their folders tell.
+        pictures: All files but the masks.
+        anomalous: Pictures that are anomalous, as far as their folders tell.
         masks: The masks, if each belongs to a picture of its own.
         lacks_normal: Whether it is known that no picture is to be trained on.
 

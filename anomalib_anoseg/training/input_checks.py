@@ -38,7 +38,7 @@ class InputCheck(Callback):
     Args:
         max_epochs: The model's own number of epochs; without one, Lightning's default of 1000 epochs gets a warning.
         check_paths: Raises if something that the model needs beside an image, such as its saliency map, is missing.
-        read_ignore_mask: Reads the mask of what does not count, and returns its width and height, if there is one.
+        read_ignore_mask: Reads the ``ignore_mask`` and returns its width and height; ``None`` without one.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class InputCheck(Callback):
         self._check_shapes()
 
     def _check_shapes(self) -> None:
-        """Check that pictures have the shape of the mask of what does not count, which a checkpoint may bring."""
+        """Check that pictures have the shape of the ``ignore_mask``, which a checkpoint may bring."""
         size = self.read_ignore_mask()
         if size is not None and size != self._shape:
             self._shape = size
@@ -150,8 +150,8 @@ def check_dataset(dataset: Any) -> None:  # noqa: ANN401
             image = getattr(read_item(dataset, 0), "image", None)
     except ValueError as error:
         raise ValueError(
-            f"The augmentations of `data` leave what is no picture ({error}). Images must be RGB, (3, H, W): change "
-            f"them to grey by Grayscale(num_output_channels=3). The first image was {name}."
+            f"The augmentations of `data` produce something that is not a picture ({error}). Images must be RGB, "
+            f"(3, H, W): change them to grey by Grayscale(num_output_channels=3). The first image was {name}."
         ) from error
     if image is not None:
         check_images(image, name)
@@ -224,7 +224,7 @@ def check_image_files(paths: Iterable[str | Path]) -> None:
 
 
 def check_shapes(size: tuple[int, int], paths: Iterable[str | Path]) -> None:
-    """Check that pictures have the aspect ratio of a mask of width and height ``size`` of what does not count.
+    """Check that pictures have the aspect ratio of the ``ignore_mask``, whose width and height are ``size``.
 
     Raises:
         ValueError: If one has another.

@@ -97,19 +97,19 @@ class ReadingOnce(Callback):
             self._serve(_read(self._kept, find_folder(trainer.default_root_dir), trainer.world_size > 1))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find in every other process what the first one has read by now."""
+        """In every other process, find what the first one has read."""
         del pl_module
         if self._kept and not trainer.is_global_zero:
             self._serve(_find(self._kept, find_folder(trainer.default_root_dir)))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the pictures: other verbs read each once anyway."""
+        """Release the pictures: other verbs read each once anyway."""
         del trainer, pl_module
         if stage == "fit":
             self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of the pictures."""
+        """Release the pictures."""
         del trainer, pl_module, exception
         self._release()
 
@@ -142,7 +142,7 @@ def served_paths(dataset: Any) -> Iterator[str]:  # noqa: ANN401
 
 
 def served_reader(dataset: Any, transforms: Sequence[Any]) -> Callable[[int], ImageItem] | None:  # noqa: ANN401
-    """Find what makes items whose images went through some transforms in place of the augmentations.
+    """Find a function that returns kept items, if these transforms, in place of the augmentations, gave their images.
 
     Args:
         dataset: Any.
@@ -200,9 +200,11 @@ def _read(sets: Sequence[RepeatableItems], folder: Path, is_shared: bool) -> Shr
     try:
         pictures = _keep(read, wanted, shape, folder if in_file else None, f"Reading {what}")
     except OSError as error:
+        too_large = f"more than the memory limit for cached pictures, {limit / MEGABYTE:,.1f} MB"
         rank_zero_info(
-            f"Pictures are read anew in every epoch. Shrunk, they take {size / MEGABYTE:,.1f} MB, more than the "
-            f"{limit / MEGABYTE:,.1f} MB of memory that are theirs in one process, and no file holds them: {error}"
+            f"Pictures are read anew in every epoch. Shrunk, they take {size / MEGABYTE:,.1f} MB, "
+            f"{too_large if size > limit else 'which several processes share in a file alone'}, "
+            f"and no file holds them: {error}"
         )
         return None
     rank_zero_info(f"Read {what}.")
@@ -236,7 +238,7 @@ def _keep(
 def _read_ahead(
     threads: ThreadPoolExecutor, read: Callable[[str], tuple[str, ImageItem]], keys: Iterable[str]
 ) -> Iterator[tuple[str, ImageItem]]:
-    """Read items side by side, some ahead of who takes them.
+    """Read items side by side, some ahead of the consumer.
 
     Yields:
         tuple[str, ImageItem]: What is read, in the order of the keys.

@@ -1,4 +1,4 @@
-"""What of a data set's items is equal in every epoch, so that it may be kept: all that nothing random came to.
+"""The part of a data set's items that is the same in every epoch and can be cached.
 
 anomalib's data sets shrink pictures themselves, before batches are made, as the last of their augmentations.
 """
@@ -29,13 +29,13 @@ VERSIONS = ("anomalib-anoseg", "anomalib", "torch", "torchvision", "pillow")
 
 @dataclass
 class RepeatableItems:
-    """A data set's items as far as they follow from its files.
+    """The items of a data set, as far as they depend on its files alone.
 
     Attributes:
         dataset: The data set.
-        steps: The first of its augmentations, which draw nothing and leave images of one size.
+        steps: The first of its augmentations, which are not random and leave images of one size.
         rest: All others, to be applied anew each time; ``None`` if there are none.
-        keys: One for each item, which changes with all that the item follows from.
+        keys: A key for each item, which changes with everything that the item depends on.
     """
 
     dataset: AnomalibDataset
@@ -128,7 +128,7 @@ def find_obstacle(dataset: AnomalibDataset, name: str) -> str:
 
 
 def _find_keys(dataset: AnomalibDataset, steps: Sequence[Any]) -> Iterator[str]:
-    """Make a key for each item from all that it follows from.
+    """Make a key for each item from everything that it depends on.
 
     Yields:
         str: Equal for equal files, label, transforms, versions and kind of processor.

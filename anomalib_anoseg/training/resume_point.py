@@ -24,7 +24,7 @@ class ResumePoint(ModelCheckpoint):
         stopwatch: Paused meanwhile, because the size of a model must not shorten its training.
 
     Attributes:
-        is_resumed_alone: A board goes on from the last one by itself; Ctrl-C needs no other.
+        is_resumed_alone: Whether boards resume from the latest one by themselves, so that Ctrl-C writes no other.
     """
 
     is_resumed_alone = True

@@ -22,7 +22,7 @@ def write_checkpoints_whole(trainer: Trainer) -> None:
     from anomalib.engine.plugins import AnomalibCheckpointIO  # noqa: PLC0415 - imports all models
 
     class WholeCheckpointIO(AnomalibCheckpointIO):
-        """anomalib's, but for the way of writing."""
+        """anomalib's ``CheckpointIO``, but it writes completely or not at all."""
 
         def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
             if storage_options is not None or "://" in str(path):
@@ -41,7 +41,7 @@ class SafeCheckpoints(Callback):
     """Writes checkpoints completely or not at all, and one more where Ctrl-C stops a training.
 
     That one lies beside the others. It has the weights of that moment, perhaps in the middle of a step, and the
-    thresholds of the last validation: it is for going on, not for predicting. With several processes there is none,
+    thresholds of the last validation: it is for resuming, not for predicting. With several processes there is none,
     because one may wait for another that has stopped.
     """
 

@@ -43,7 +43,7 @@ class ShrunkPictures:
     file: Path | None = None
 
     def item(self, key: str) -> ImageItem:
-        """Make an item, of whose tensors none is shared."""
+        """Make an item whose tensors are its own."""
         row, others = self.entries[key]
         own: dict[str, Any] = {
             name: value.clone() if isinstance(value, Tensor) else value for name, value in others.items()

@@ -33,7 +33,7 @@ class Cracks(AlteredPlace):
         width: Range of its largest width, as a fraction of the shorter side, log-uniform, within ``[0.001, 0.1]``.
         branches: Number of branches, 0 to 8.
         bend: Largest change of direction from piece to piece, in radians, within ``[0, 3]``.
-        strength: Range of the way to black or white along its middle, within ``[0.01, 1]``.
+        strength: Range of the change along its middle, within ``[0.01, 1]``; 1 is black or white.
         light_p: Probability of a light line in place of a dark one.
         saliency: Where the middle of the line lies, see :class:`CutPaste`.
         p: Probability of an anomaly.

@@ -23,8 +23,8 @@ class LocalShade(AlteredBlob):
         area: Range of the patch's area, as a fraction of the image's, log-uniform, within ``[0.0001, 1]``.
         softness: Range of the fraction of the way from outline to centre over which the change rises, within
             ``[0, 1]``; 0 is a hard rim.
-        strength: Range of the way to black or white at the centre, within ``[0.01, 1]``.
-        tint: By how much of the strength a channel may stay behind, drawn for each, within ``[0, 1]``; 0 keeps greys.
+        strength: Range of the change at the centre, within ``[0.01, 1]``; 1 is black or white.
+        tint: Largest fraction of the strength that a channel may lack, drawn anew, within ``[0, 1]``; 0 keeps greys.
         light_p: Probability of light in place of darkness.
         saliency: Where patches lie, see :class:`CutPaste`.
         p: Probability of an anomaly.

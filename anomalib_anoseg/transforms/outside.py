@@ -36,7 +36,7 @@ class Outside(SyntheticAnomaly):
 
     Convention:
         - The parameters of the transform are under ``inner.<name>``.
-        - The region turns with images that the transform rotates. A mask ``(B, 1, H, W)`` follows its image. In a
+        - The region rotates with images that the transform rotates. A mask ``(B, 1, H, W)`` follows its image. In a
           container give the keys as ``["input", "mask"]``, in this order.
 
     Example:

@@ -125,7 +125,7 @@ def wait_for(condition):
 def test_other_commands_name_what_they_need():
     process = run("doctor")
     assert process.returncode == 2
-    assert "works `anomalib-anoseg inspect` alone, because jsonargparse is not installed" in process.stderr
+    assert "Only `anomalib-anoseg inspect` works here, because jsonargparse is not installed" in process.stderr
 
 
 @pytest.mark.parametrize("rate", ["0", "1", "nan", "often"])

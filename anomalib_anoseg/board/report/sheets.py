@@ -49,8 +49,8 @@ def contact_sheets(jobs: Sequence[FinishedJob], count: int) -> list[Sheet]:
     sheets = [_sheet(job, count, refused) for job in tqdm(ordered, desc="Contact sheets", unit="sheet", leave=False)]
     if refused:
         logger.warning(
-            "%d pictures lie outside of their run's folder and are not shown, such as %s. Boards keep small copies of "
-            "their test images by now: run it again into a new folder to show them.",
+            "%d pictures lie outside of their run's folder and are not shown, such as %s. Boards now keep small copies "
+            "of their test images: run this board again, into a new folder.",
             len(refused),
             refused[0],
         )

@@ -53,8 +53,8 @@ def doctor(
         tolerance: Largest allowed difference of scores and maps in float32; values lie in [0, 1].
         calls: Predictions that are timed after one to warm up; the latency shown is their median.
         data: A data module, whose files are all examined, without downloading any.
-        trainer: Ignored, as the model of a configuration for training is where there is ``data``, but for its
-            ``--model.ignore_mask``, which is compared with the pictures.
+        trainer: Ignored. With ``data``, so is the model, except its ``ignore_mask``, which is compared with the
+            pictures.
 
     Returns:
         list[str]: Problems, each with a remedy; empty if there are none. The command then exits with 0, else with 1.

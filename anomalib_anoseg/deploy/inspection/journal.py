@@ -29,12 +29,12 @@ COLUMNS = ("path", "label", "score", "threshold", "regions", "anomalous_pixels",
 
 @dataclass
 class Tally:
-    """How many pictures are what.
+    """Count pictures by verdict.
 
     Attributes:
-        normal: Number of them.
-        anomalous: Number of them.
-        unreadable: Paths of those that could not be judged, and were not since.
+        normal: Number of normal pictures.
+        anomalous: Number of anomalous pictures.
+        unreadable: Paths of pictures that could not be judged so far.
     """
 
     normal: int = 0

@@ -7,7 +7,7 @@ from anomalib_anoseg.deploy.inspection.journal import Tally
 
 __all__ = ["Progress"]
 
-PERIOD = 0.2  # seconds between two looks of a person
+PERIOD = 0.2  # seconds between updates
 WIDTH = 24  # of the bar in characters
 
 
@@ -16,7 +16,7 @@ class Progress:
 
     Args:
         tally (Tally): The counts.
-        total (int | None): Number of pictures; ``None`` if nobody knows.
+        total (int | None): Number of pictures; ``None`` if unknown.
     """
 
     def __init__(self, tally: Tally, total: int | None) -> None:

@@ -26,8 +26,8 @@ class Section(NamedTuple):
     """The part of a training that a stage takes.
 
     Attributes:
-        stage: Its name.
-        steps: Steps of each of its optimisers; may be infinite.
+        stage: Name of the stage.
+        steps: Number of steps of each of its optimisers; may be infinite.
         window: Fractions of the training at which it starts and ends.
         optimizers: Its slice of the trainer's optimisers and schedules.
     """
