@@ -31,7 +31,8 @@ class DetectorLoss(nn.Module):
 
     Real pairs are (normal image, normal map). Fake pairs are (reconstruction, predicted map) in the adversarial loss
     and (forged image, its mask) in the classification loss: synthetic anomalies are no class of their own. The paper
-    gives no weights and does not show its reconstruction loss: all weights, and l1 as its form, are our choice.
+    gives no weights and does not show its reconstruction loss: all weights, and l1 as its form, are our choice. The
+    settings check them.
 
     Args:
         adversarial_weight: Weight of the adversarial loss, ``>= 0``.

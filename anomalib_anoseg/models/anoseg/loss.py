@@ -24,7 +24,7 @@ class AnoSegLoss(nn.Module):
     """Weighted sum of AnoSeg's generator losses.
 
     The paper prints the three terms and leaves their weights open: 50, 50 and 1 are our choice. It prints plain ``l1``
-    for the first; see :func:`segmentation_loss` for its effect and the alternatives.
+    for the first; see :func:`segmentation_loss` for its effect and the alternatives. The settings check all arguments.
 
     Args:
         segmentation: Form of the pixel-wise term.
@@ -102,9 +102,10 @@ def segmentation_loss(logits: Tensor, mask: Tensor, form: SegmentationLoss = "ba
 
     Example:
         >>> import torch
+        >>> forms = "l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"
         >>> mask = torch.tensor([1.0, 0, 0, 0]).view(1, 1, 2, 2)
         >>> normal = torch.full_like(mask, -100.0)
-        >>> [round(segmentation_loss(normal, mask, form).item(), 2) for form in get_args(SegmentationLoss)]
+        >>> [round(segmentation_loss(normal, mask, form).item(), 2) for form in forms]
         [0.25, 0.5, 25.0, 50.0]
     """
     logits, mask = logits.float(), mask.float()

@@ -21,7 +21,7 @@ class SGSFLosses(NamedTuple):
 
 
 class SGSFLoss(nn.Module):
-    """Focal loss of the map plus ``lambda`` times the loss of the reconstruction.
+    """Focal loss of the map plus ``lambda`` times the loss of the reconstruction; the settings check both arguments.
 
     Args:
         reconstruction_weight: The paper's lambda, ``>= 0``.

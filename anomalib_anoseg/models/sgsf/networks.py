@@ -142,9 +142,6 @@ class GuidedUNet(nn.Module):
         passes: What the next encoder block gets: the ``"fused"`` features, which fit the paper's parameter count
             [choice], or the ``"concatenated"`` ones of image and reference, as it prints.
 
-    Raises:
-        ValueError: If ``passes`` is neither.
-
     Example:
         >>> import torch
         >>> reference, image = torch.rand(2, 2, 3, 48, 64)
@@ -155,8 +152,6 @@ class GuidedUNet(nn.Module):
 
     def __init__(self, width: float = 1.0, guidance: bool = True, passes: Passes = "fused") -> None:
         super().__init__()
-        if passes not in {"fused", "concatenated"}:
-            raise ValueError(f"passes must be 'fused' or 'concatenated', got {passes!r}.")
         self.is_concatenated = guidance and passes == "concatenated"
         channels = scale_channels(CHANNELS, width)
         scales = channels[:-1]

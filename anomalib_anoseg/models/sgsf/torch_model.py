@@ -71,7 +71,7 @@ class GuidanceNetwork(nn.Module):
 
 
 class SGSFModel(nn.Module):
-    """SGSF's networks and the references that guide them.
+    """SGSF's networks and the references that guide them; the settings check all arguments.
 
     Args:
         width: Factor on the channels; 1 is the published size.
