@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FORMS", "Form", "OnnxRuntime", "OpenVinoRuntime", "Prediction", "Runtime", "TorchRuntime", "load_runtime"]
+__all__ = [
+    "FORMS",
+    "Form",
+    "OnnxRuntime",
+    "OpenVinoRuntime",
+    "Runtime",
+    "RuntimeOutput",
+    "TorchRuntime",
+    "load_runtime",
+]
 
 # Layers with most of the arithmetic; the precision of all others has little effect.
 HEAVY_LAYERS = {"Convolution", "Deconvolution", "FullyConnected", "GroupConvolution", "MatMul"}
@@ -67,8 +76,8 @@ FORMS = (
 )
 
 
-class Prediction(NamedTuple):
-    """What a model predicts for a batch.
+class RuntimeOutput(NamedTuple):
+    """What an exported model predicts for a batch.
 
     Attributes:
         pred_score: ``(B,)``, float32, normalised to ``[0, 1]`` if the model has a post-processor.
@@ -83,7 +92,7 @@ class Prediction(NamedTuple):
     pred_mask: NDArray[np.bool_] | None
 
     @classmethod
-    def from_outputs(cls, outputs: dict[str, Any]) -> Prediction:
+    def from_outputs(cls, outputs: dict[str, Any]) -> RuntimeOutput:
         """Bring a runtime's outputs into the shapes and types above."""
 
         def per_image(name: str, dtype: type) -> Any:  # noqa: ANN401
@@ -130,7 +139,7 @@ class Runtime(ABC):
         """Runtime and precision in words."""
         return self.form.name
 
-    def predict(self, images: NDArray[np.float32]) -> Prediction:
+    def predict(self, images: NDArray[np.float32]) -> RuntimeOutput:
         """Predict from ``(B, 3, H, W)`` float32 pictures in ``[0, 1]``.
 
         Raises:
@@ -138,7 +147,7 @@ class Runtime(ABC):
         """
         if images.ndim != IMAGE_RANK or images.shape[1] != 3 or images.dtype != np.float32:  # noqa: PLR2004
             raise ValueError(f"images must be (B, 3, H, W) of float32, got {images.shape} of {images.dtype}")
-        return Prediction.from_outputs(self.run(images))
+        return RuntimeOutput.from_outputs(self.run(images))
 
     @abstractmethod
     def run(self, images: NDArray[np.float32]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class SeveralScores(ABC):
         """
 
 
-class ScoredBatch(NamedTuple):
+class Prediction(NamedTuple):
     """What a model predicts for a batch.
 
     Attributes:
@@ -98,10 +98,10 @@ class ScoredBatch(NamedTuple):
     scores: Mapping[str, Tensor]
     anomaly_map: Tensor | None = None
 
-    def select(self, chosen: Tensor) -> "ScoredBatch":
+    def select(self, chosen: Tensor) -> "Prediction":
         """Keep some images of the batch, bool ``(B,)``."""
         maps = None if self.anomaly_map is None else self.anomaly_map[chosen]
-        return ScoredBatch({name: score[chosen] for name, score in self.scores.items()}, maps)
+        return Prediction({name: score[chosen] for name, score in self.scores.items()}, maps)
 
 
 class Labelled(NamedTuple):
@@ -113,7 +113,7 @@ class Labelled(NamedTuple):
         mask: Bool ``(B, H, W)``, whether a pixel is; likewise.
     """
 
-    prediction: ScoredBatch
+    prediction: Prediction
     label: Tensor | None
     mask: Tensor | None = None
 
@@ -158,17 +158,17 @@ class Normalisation(NamedTuple):
 
 
 AS_THEY_ARE = Normalisation()
-Predict = Callable[[Tensor], ScoredBatch]
+Predict = Callable[[Tensor], Prediction]
 
 
-def predict(network: Any, image: Tensor) -> ScoredBatch:  # noqa: ANN401 - any network that anomalib can evaluate
+def predict(network: Any, image: Tensor) -> Prediction:  # noqa: ANN401 - any network that anomalib can evaluate
     """Predict maps and all image scores of ``(B, C, H, W)`` images in one pass."""
     predicted = network(image)
     batch = ImageBatch(image=image, pred_score=predicted.pred_score, anomaly_map=predicted.anomaly_map)
     return with_all_scores(network, image, batch.pred_score, batch.anomaly_map)
 
 
-def with_all_scores(network: object, image: Tensor, score: Tensor | None, maps: Tensor | None) -> ScoredBatch:
+def with_all_scores(network: object, image: Tensor, score: Tensor | None, maps: Tensor | None) -> Prediction:
     """Add the image scores that are not in use to what was predicted.
 
     Args:
@@ -181,7 +181,7 @@ def with_all_scores(network: object, image: Tensor, score: Tensor | None, maps: 
     scores = {} if score is None else {name_of_score(network): score}
     if isinstance(network, SeveralScores) and maps is not None:
         scores |= network.other_scores(image.as_subclass(Tensor), maps.unsqueeze(1))
-    return ScoredBatch(scores, maps)
+    return Prediction(scores, maps)
 
 
 def name_of_score(network: object) -> str:
@@ -199,7 +199,7 @@ def calibrate(batches: Iterable[Labelled]) -> Calibration:
 
     Example:
         >>> scores, label = torch.tensor([1.0, 2.0, 7.0]), torch.tensor([False, False, True])
-        >>> found = calibrate([Labelled(ScoredBatch({"map": scores}), label)])
+        >>> found = calibrate([Labelled(Prediction({"map": scores}), label)])
         >>> [value.item() for value in found.images["map"]], found.maps
         ([7.0, 1.0, 7.0], None)
     """
@@ -233,7 +233,7 @@ def count_draws(wanted: int, images: int, size: Sequence[int]) -> int:
 def forge_and_predict(
     predict: Predict,
     image: Tensor,
-    normal: ScoredBatch,
+    normal: Prediction,
     anomalies: CalibrationAnomalies,
     seeds: Iterable[int],
     paths: Sequence[str] = (),
@@ -264,7 +264,7 @@ def forge_and_predict(
             view = _forge(anomalies.map, image, seed, paths, normalisation)
             is_visible = view.mask.flatten(1).any(1)
             if is_visible.any():
-                yield Labelled(ScoredBatch(judged.prediction.scores), judged.label)
+                yield Labelled(Prediction(judged.prediction.scores), judged.label)
                 view = ForgedBatch(*(part[is_visible] for part in view))
                 judged = _after_normal(normal.select(is_visible), view, predict(view.image))
         yield judged
@@ -282,14 +282,14 @@ def _forge(
     return ForgedBatch((forged - mean) / std, mask)
 
 
-def _after_normal(normal: ScoredBatch, view: ForgedBatch, forged: ScoredBatch) -> Labelled:
+def _after_normal(normal: Prediction, view: ForgedBatch, forged: Prediction) -> Labelled:
     """Join the predictions for normal images and for images with anomalies, in this order."""
     mask = torch.cat((torch.zeros_like(view.mask), view.mask)).squeeze(1).bool()
     scores = {name: torch.cat((normal.scores[name], score)) for name, score in forged.scores.items()}
     maps = None
     if normal.anomaly_map is not None and forged.anomaly_map is not None:
         maps = torch.cat((normal.anomaly_map, forged.anomaly_map))
-    return Labelled(ScoredBatch(scores, maps), mask.flatten(1).any(1), mask)
+    return Labelled(Prediction(scores, maps), mask.flatten(1).any(1), mask)
 
 
 def _find_range(batches: Sequence[tuple[Tensor | None, Tensor | None]], what: str) -> ScoreRange | None:

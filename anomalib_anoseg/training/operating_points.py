@@ -22,7 +22,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from anomalib_anoseg.training.calibration import Calibration, ScoredBatch, ScoreRange
+from anomalib_anoseg.training.calibration import Calibration, Prediction, ScoreRange
 
 # Rates that may be asked for.
 LIMITS = (1e-4, 0.5)
@@ -47,7 +47,7 @@ class GoodScores(NamedTuple):
     maps: Tensor | None = None
 
     @classmethod
-    def of(cls, prediction: ScoredBatch) -> "GoodScores":
+    def of(cls, prediction: Prediction) -> "GoodScores":
         """Take what counts from the predictions for good pictures."""
         maps = prediction.anomaly_map
         return cls(prediction.scores, None if maps is None else maps.flatten(1).amax(1))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from anomalib_anoseg.training.calibration import Labelled, ScoredBatch
+from anomalib_anoseg.training.calibration import Labelled, Prediction
 from anomalib_anoseg.training.operating_points import GoodScores, tabulate
 
 
@@ -22,7 +22,7 @@ class OperatingTables(nn.Module):
 
     Example:
         >>> operating = OperatingTables()
-        >>> operating.add(ScoredBatch({"only": torch.arange(19.0)}))
+        >>> operating.add(Prediction({"only": torch.arange(19.0)}))
         >>> operating.compute([])
         19
         >>> operating.tables["only"].shape  # of 19 pictures: 5 %, 10 % and 20 %
@@ -43,7 +43,7 @@ class OperatingTables(nn.Module):
         """Forget scores that were collected."""
         self._good = []
 
-    def add(self, prediction: ScoredBatch) -> None:
+    def add(self, prediction: Prediction) -> None:
         """Collect what was predicted for good pictures; each picture must come once."""
         self._good.append(GoodScores.of(prediction))
 

@@ -23,7 +23,7 @@ from anomalib_anoseg.training.calibration import (
     Calibratable,
     CalibrationAnomalies,
     Labelled,
-    ScoredBatch,
+    Prediction,
     calibrate,
     count_draws,
     forge_and_predict,
@@ -237,7 +237,7 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
         self._seen, self._images = 0, max(1, min(images, MAX_NORMAL_IMAGES))
         self._wanted = min(self.forged_images, FORGED_DURING_TRAINING) if goes_on else self.forged_images
 
-    def _forge(self, pl_module: Any, image: Tensor, normal: ScoredBatch, paths: Sequence[str] = ()) -> None:  # noqa: ANN401
+    def _forge(self, pl_module: Any, image: Tensor, normal: Prediction, paths: Sequence[str] = ()) -> None:  # noqa: ANN401
         """Add normal images to the calibration, each as often as anomalies are forged on it."""
         anomalies = self._find_anomalies(pl_module)
         if anomalies is None:

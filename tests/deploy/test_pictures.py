@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import Resize
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.deploy.accuracy import measure_accuracy
 from anomalib_anoseg.deploy.pictures import CalibrationData, LabelledPictures, Pictures, resize_of
-from anomalib_anoseg.deploy.runtimes import Prediction
+from anomalib_anoseg.deploy.runtimes import RuntimeOutput
 
 ACCURACY = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_IoU")
 
@@ -104,7 +104,7 @@ def test_calibration_reads_pictures_one_by_one(tiny_data):
 def test_figures_are_none_where_they_are_not_defined():
     class Blind:
         def predict(self, images):
-            return Prediction(np.zeros(len(images), np.float32), None, None, None)
+            return RuntimeOutput(np.zeros(len(images), np.float32), None, None, None)
 
     normal = LabelledPictures(torch.zeros(2, 3, 4, 4), torch.zeros(2).bool(), torch.zeros(2, 4, 4).bool())
     assert measure_accuracy(Blind(), [normal, normal]) == dict.fromkeys(ACCURACY, None) | {"images": 4}
@@ -116,7 +116,7 @@ def test_figures_are_none_if_a_score_is_not_finite(spoil):
         def predict(self, images):
             maps = images[:, :1].copy()
             maps[0, 0, 0, 0] = spoil
-            return Prediction(maps.max((1, 2, 3)), maps, None, None)
+            return RuntimeOutput(maps.max((1, 2, 3)), maps, None, None)
 
     label, mask = torch.tensor([False, True]), torch.zeros(2, 4, 4).bool()
     mask[1, :2] = True

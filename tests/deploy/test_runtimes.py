@@ -12,7 +12,7 @@ from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.deploy import forms as exports
 from anomalib_anoseg.deploy.forms import export_forms, size_of_file_mb
 from anomalib_anoseg.deploy.metadata import describe_thresholds
-from anomalib_anoseg.deploy.runtimes import FORMS, Form, Prediction, load_runtime
+from anomalib_anoseg.deploy.runtimes import FORMS, Form, RuntimeOutput, load_runtime
 
 EXACT = [Form("torch", "float32"), Form("onnxruntime", "float32"), Form("openvino", "FP32")]
 REDUCED = [form for form in FORMS if form not in EXACT]
@@ -116,7 +116,7 @@ def test_threads_are_set(load):
 
 def test_outputs_are_brought_into_shape():
     outputs = {"pred_score": np.zeros((2, 1)), "anomaly_map": np.zeros((2, 4, 5)), "pred_mask": None}
-    prediction = Prediction.from_outputs(outputs)
+    prediction = RuntimeOutput.from_outputs(outputs)
     assert prediction.pred_score.shape == (2,)
     assert prediction.anomaly_map.shape == (2, 1, 4, 5)
     assert prediction.pred_label is prediction.pred_mask is None

@@ -373,7 +373,7 @@ def test_no_image_is_predicted_twice(normal_only, tmp_path, arguments):
 def test_scores_that_are_not_finite_give_no_threshold(spoil):
     label, maps = torch.tensor([False, True, False, True]), torch.rand(4, 8, 8)
     scores = {"map": torch.rand(4), "detector": torch.tensor([0.1, 0.9, spoil, 0.8])}
-    batch = calibration.Labelled(calibration.ScoredBatch(scores, maps), label, maps > 0.5)
+    batch = calibration.Labelled(calibration.Prediction(scores, maps), label, maps > 0.5)
     with pytest.warns(
         UserWarning, match=r"^Threshold and range of image scores are NaN, because some image scores"
     ) as w:

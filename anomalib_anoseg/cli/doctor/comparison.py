@@ -10,7 +10,7 @@ import numpy as np
 
 from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.deploy.latency_worker import time_calls
-from anomalib_anoseg.deploy.runtimes import Form, Prediction, Runtime, load_runtime
+from anomalib_anoseg.deploy.runtimes import Form, Runtime, RuntimeOutput, load_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ HEADINGS = (
 
 class _Answer(NamedTuple):
     runtime: Runtime
-    prediction: Prediction
+    prediction: RuntimeOutput
     milliseconds: float
 
 
