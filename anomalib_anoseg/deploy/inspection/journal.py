@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
-from contextlib import suppress
+import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from anomalib_anoseg.common.files import write_json, written_whole
+from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.deploy.inspection.shots import ORIGIN, Key
 
 if TYPE_CHECKING:
@@ -59,8 +63,8 @@ class Journal:
     """Appends results to a file, and knows which pictures are in it.
 
     It holds about a hundred bytes a picture in memory, and the results on the disk alone. A line that a kill left
-    unfinished is removed at the next start, and a picture that could not be judged is tried again. Windows, and drives
-    that know no locks, do not keep a second process out.
+    unfinished is removed at the next start, and a picture that could not be judged is tried again. A second process is
+    kept out, but on drives that know no locks. The system ends a lock with its process, however that ends.
 
     Args:
         folder (Path): Where the results are, or go.
@@ -83,13 +87,15 @@ class Journal:
         self._folder, self.tally = folder, Tally()
         self._known: set[bytes] = set()
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = (folder / RESULTS).open("ab+", buffering=0)  # a line is there as soon as it is written
-        try:
+        self._lock = FileLock(folder / ".lock", timeout=0)
+        with ExitStack() as opened:
+            self._keep_others_out()
+            opened.callback(self._lock.release)
+            # A line is there as soon as it is written.
+            self._file = opened.enter_context((folder / RESULTS).open("ab+", buffering=0))
             self._claim(origin)
             self._read()
-        except BaseException:
-            self._file.close()
-            raise
+            self._opened = opened.pop_all()
 
     def __contains__(self, key: Key) -> bool:
         """Tell whether a picture has a result."""
@@ -136,24 +142,31 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, and let others in."""
+        self._opened.close()
 
-    def _claim(self, origin: dict[str, Any]) -> None:
-        """Let no other process write here, and no result of another origin stand beside those that are here.
+    def _keep_others_out(self) -> None:
+        """Lock the folder.
 
         Raises:
-            ValueError: If that is so already.
+            ValueError: If another process writes here.
         """
-        with suppress(ImportError, OSError):  # Windows, and drives that know no locks
-            import fcntl  # noqa: PLC0415
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"--out: another inspection writes to {self._folder}. Stop it, or name another folder."
+            ) from None
+        except (OSError, NotImplementedError) as error:
+            problem = f"{self._folder} cannot be locked ({one_line(error)}). Let no other inspection write there."
+            print(problem, file=sys.stderr)  # noqa: T201
 
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"--out: another inspection writes to {self._folder}. Stop it, or name another folder."
-                ) from None
+    def _claim(self, origin: dict[str, Any]) -> None:
+        """Let no result of another origin stand beside those that are here.
+
+        Raises:
+            ValueError: If one would.
+        """
         path = self._folder / ORIGIN
         if self._file.tell() == 0:
             write_json(path, origin)

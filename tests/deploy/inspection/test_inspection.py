@@ -1,15 +1,18 @@
 """A folder of pictures becomes results, each once, whatever happens in between."""
 
 import csv
+import errno
 import json
 import os
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from anomalib_anoseg.deploy.inspection import inspection
+from anomalib_anoseg.deploy.inspection import inspection, journal
 from anomalib_anoseg.deploy.inspection.journal import Journal
 from anomalib_anoseg.deploy.inspection.shots import Key
 
@@ -162,9 +165,38 @@ def test_results_of_another_file_or_rate_are_not_mixed(inspect, parts, make_mode
 
 
 def test_two_inspections_do_not_share_a_folder(inspect, parts, tmp_path):
-    pytest.importorskip("fcntl", reason="Windows has no such lock")
     with Journal(tmp_path / "out", {}), pytest.raises(ValueError, match="another inspection writes to"):
         inspect(parts)
+    assert len(inspect(parts, out=tmp_path / "another")) == 4
+
+
+@pytest.mark.slow
+def test_a_lock_ends_with_its_process(tmp_path):
+    hold = "from filelock import FileLock; lock = FileLock('.lock'); lock.acquire(); print('held', flush=True); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another inspection writes to"):
+            Journal(tmp_path, {})
+    finally:
+        holder.kill()
+        holder.communicate()
+    with Journal(tmp_path, {}) as opened:
+        assert str(opened.tally) == "0 normal, 0 anomalous, 0 unreadable"
+
+
+def test_a_drive_without_locks_is_named(inspect, parts, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(journal.FileLock, "acquire", fail)
+    assert len(inspect(parts)) == 4
+    assert (
+        f"{tmp_path / 'out'} cannot be locked (OSError: [Errno {errno.ENOLCK}] No locks available)"
+        in capsys.readouterr().err
+    )
 
 
 def test_results_within_the_folder_are_no_pictures(inspect, parts):
@@ -187,18 +219,15 @@ def test_a_full_disk_is_no_fault_of_the_picture(inspect, parts, monkeypatch):
 
 
 def test_a_journal_writes_all_of_a_line_or_tells(tmp_path):
-    with Journal(tmp_path, {}) as journal:
-        file = journal._file
+    with Journal(tmp_path, {}) as opened:
+        file = opened._file
 
         class Slow:
             def write(self, text):
                 return file.write(text[:7])
 
-            def close(self):
-                file.close()
-
-        journal._file = Slow()
-        journal.append(Key("/a.png", 1, 2), {"label": "normal"})
+        opened._file = Slow()
+        opened.append(Key("/a.png", 1, 2), {"label": "normal"})
     assert json.loads((tmp_path / "results.jsonl").read_text())["label"] == "normal"
 
 
