@@ -102,8 +102,11 @@ def test_augmentations_come_without_anomalib():
 
 
 def test_inspection_needs_neither_torch_nor_anomalib():
-    """At the line there is numpy, Pillow, scikit-image with what it needs, and a runtime."""
-    heavy = ("anomalib", "jsonargparse", "kornia", "lightning", "pandas", "pydantic", "rich", "timm", "torch", "tqdm")
+    """At the line there is numpy, Pillow, filelock and a runtime."""
+    heavy = (
+        *("anomalib", "jsonargparse", "kornia", "lightning", "pandas", "pydantic", "rich", "scipy", "skimage", "timm"),
+        *("torch", "tqdm"),
+    )
     files = [file for file in FILES if file.parent == PACKAGE / "deploy" / "inspection"]
     modules = ["anomalib_anoseg.cli.main", *(f"anomalib_anoseg.deploy.inspection.{file.stem}" for file in files)]
     code = f"import sys; sys.modules.update(dict.fromkeys({heavy}, None)); import {', '.join(modules)}"

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [path for path in (ROOT / "benchmarks").rglob("*.md") if RESULTS not in path.parents]
 PICTURES = {".jpg", ".png"}
-PERFORMANCE = {"augmentation", "cost", "pictures", "startup", "training_step"}
+PERFORMANCE = {"at_the_line", "augmentation", "cost", "pictures", "startup", "training_step"}
 SHARED = {"__init__", "common", "drawing", "judging", "trainings"}
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
 SHIPPED_TRIALS = yaml.safe_load((ROOT / "benchmarks" / "experiments" / "study.yaml").read_text(encoding="utf-8"))
@@ -33,6 +33,11 @@ TINY_KINDS = {
 }
 TINY_TRIALS = {name: SHIPPED_TRIALS[name] | SMALL for name in TRIALS}
 FEWER = {
+    "at_the_line": {
+        "make_data": lambda *_, batch: DemoTextures(
+            image_size=96, num_train=12, num_test_good=1, num_test_per_defect=1, train_batch_size=batch
+        ),
+    },
     "export_parity": {
         "make_data": lambda *_, batch: DemoTextures(
             image_size=96, num_train=12, num_test_good=1, num_test_per_defect=1, train_batch_size=batch
@@ -57,6 +62,7 @@ FEWER = {
     "pixel_loss": {"FORMS": {"l1": {"losses": {"segmentation": "l1"}}}},
 }
 TINY = {
+    "at_the_line": ["--here", "--megapixels", "0.02", "--steps", "1", "--rounds", "1"],
     "augmentation": ["--quick", "--markdown"],
     "calibration": ["--test", "--markdown", "--summary", "summary.json"],
     "cost": ["--quick", "--markdown"],
@@ -180,7 +186,7 @@ def test_the_repository_stays_below_three_megabytes():
     assert sum((ROOT / name).stat().st_size for name in listed.stdout.split("\0") if name) < 3e6
 
 
-@pytest.mark.parametrize("name", ["hostile_input", "kills", "pictures", "startup", "pixel_loss"])
+@pytest.mark.parametrize("name", ["at_the_line", "hostile_input", "kills", "pictures", "startup", "pixel_loss"])
 def test_script_runs_and_writes_its_report(name, run):
     assert run(name)
 

@@ -22,6 +22,8 @@ HEAVY = (
     "pandas",
     "pydantic",
     "rich",
+    "scipy",
+    "skimage",
     "sklearn",
     "timm",
     "torch",

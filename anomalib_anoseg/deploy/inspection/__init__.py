@@ -1,1 +1,1 @@
-"""Inspect pictures by an exported file at the line: numpy, Pillow, scikit-image and a runtime, without torch."""
+"""Inspect pictures by an exported file at the line: numpy, Pillow, filelock and a runtime, without torch."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from skimage.measure import find_contours
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 if TYPE_CHECKING:
     from anomalib_anoseg.deploy.inspection.session import Decision, Judgement
@@ -17,6 +15,7 @@ MARK, PAPER, INK = (255, 0, 80), (255, 255, 255), (0, 0, 0)
 TINT = 0.35  # share of the colour within a mask
 LINE, TEXT = 400, 32  # a line and a text are this part of the longer side
 LEAST_TEXT = 12
+MOST_REACH = 10  # pixels; farther away, one marked pixel is lost in a mean of 8 bits
 
 
 def draw_overlay(picture: Image.Image, judgement: Judgement, decision: Decision) -> Image.Image:
@@ -39,19 +38,19 @@ def draw_overlay(picture: Image.Image, judgement: Judgement, decision: Decision)
     overlay = Image.new("RGB", (picture.width, picture.height + strip), PAPER)
     overlay.paste(picture)
     draw = ImageDraw.Draw(overlay)
-    if judgement.mask is not None and judgement.anomaly_map is not None:
-        tinted = Image.blend(picture, Image.new("RGB", picture.size, MARK), TINT)
-        overlay.paste(tinted, mask=Image.fromarray(judgement.mask))
-        for line in _outline(judgement.anomaly_map, decision.pixel, picture.size):
-            draw.line(line, fill=MARK, width=max(1, side // LINE))
-        draw.rectangle((0, picture.height, *overlay.size), fill=PAPER)  # lines are wide, and may reach out
+    if judgement.mask is not None and judgement.mask.any():
+        mask = Image.fromarray(judgement.mask)
+        overlay.paste(Image.blend(picture, Image.new("RGB", picture.size, MARK), TINT), mask=mask)
+        overlay.paste(MARK, mask=_outline(mask, side // LINE // 2))
     draw.text((strip // 4, picture.height + strip // 8), text, fill=MARK if judgement.is_anomalous else INK, font=font)
     return overlay
 
 
-def _outline(anomaly_map: np.ndarray, threshold: float, size: tuple[int, int]) -> list[list[tuple[float, float]]]:
-    """Find the lines where a map crosses the threshold, in pixels of the picture."""
-    scale = np.array(size) / anomaly_map.shape[::-1]
-    padded = np.pad(anomaly_map, 1, constant_values=min(0.0, threshold))  # lines close at the border
-    contours = find_contours(padded, threshold)
-    return [[(x, y) for x, y in (line[:, ::-1] - 0.5) * scale - 0.5] for line in contours]
+def _outline(mask: Image.Image, reach: int) -> Image.Image:
+    """Mark the pixels that are so near to the edge of a mask, on either side of it or on that of the picture.
+
+    Where the mean of the pixels around is neither black nor white, there is an edge.
+    """
+    reach = max(1, min(reach, MOST_REACH))
+    means = ImageOps.expand(mask.convert("L"), reach, 0).filter(ImageFilter.BoxBlur(reach))
+    return ImageOps.crop(means.point([0, *[255] * 254, 0]), reach)

@@ -45,14 +45,12 @@ class Judgement(NamedTuple):
     Attributes:
         score: Image score.
         is_anomalous: Whether it exceeds the threshold.
-        anomaly_map: ``(h, w)`` float32, as the file returns it; ``None`` from a model without maps.
-        full_map: ``(H, W)`` float32, the same at the size of the picture; likewise.
+        full_map: ``(H, W)`` float32, the map at the size of the picture; ``None`` from a model without maps.
         mask: ``(H, W)`` bool, where that exceeds the threshold of pixels; likewise.
     """
 
     score: float
     is_anomalous: bool
-    anomaly_map: NDArray[np.float32] | None
     full_map: NDArray[np.float32] | None
     mask: NDArray[np.bool_] | None
 
@@ -102,10 +100,9 @@ class Session:
         if self._rate is None and prediction.pred_label is not None:
             is_anomalous = bool(prediction.pred_label[0])  # what the file decides by itself
         if prediction.anomaly_map is None:
-            return Judgement(score, is_anomalous, None, None, None)
-        anomaly_map = prediction.anomaly_map[0, 0]
-        full_map = enlarge(anomaly_map, picture.size)
-        return Judgement(score, is_anomalous, anomaly_map, full_map, full_map > np.float32(self.decision.pixel))
+            return Judgement(score, is_anomalous, None, None)
+        full_map = enlarge(prediction.anomaly_map[0, 0], picture.size)
+        return Judgement(score, is_anomalous, full_map, full_map > np.float32(self.decision.pixel))
 
 
 def enlarge(anomaly_map: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage
 
-from anomalib_anoseg.deploy.inspection.overlay import MARK, draw_overlay
+from anomalib_anoseg.deploy.inspection.overlay import MARK, _outline, draw_overlay
 from anomalib_anoseg.deploy.inspection.session import Session
 
 from .conftest import make_picture
@@ -42,3 +44,14 @@ def test_a_normal_picture_stays_and_the_text_below_says_so(overlay):
     assert (drawn[80:, -2:] == 255).all()  # it fits
     bad = overlay(0.8)[1][80:].astype(int)
     assert (bad[..., 0] - bad[..., 1]).max() > 150  # in the colour of the marks
+
+
+@pytest.mark.parametrize("reach", [1, 3, 10])
+def test_an_outline_is_as_thick_as_asked_and_closes_at_the_border(reach):
+    mask = np.zeros((60, 90), bool)
+    mask[20:45, 30:70] = mask[:30, :8] = mask[55, 80] = mask[0, 89] = True
+    marked = np.asarray(_outline(Image.fromarray(mask), reach)) > 0
+    size = 2 * reach + 1
+    grown = ndimage.maximum_filter(mask, size, mode="constant")
+    assert np.array_equal(marked, grown & ~ndimage.minimum_filter(mask, size, mode="constant"))
+    assert marked[0, 2] and marked[10, 0] and marked[0, 89]

@@ -41,11 +41,10 @@ def test_a_file_that_was_never_calibrated_says_so(make_model):
 
 def test_maps_are_brought_to_the_picture_bilinearly(model):
     judgement = Session(model).judge(make_picture(0.0, size=(32, 24), bright=1.0, at=(8, 4, 12, 8)))
-    assert judgement.anomaly_map.shape == (6, 8)
     assert judgement.full_map.shape == judgement.mask.shape == (24, 32)
     # The bright cell's centre is at 9.5; its map falls to 0 at the centres of its neighbours, 4 pixels away.
     assert judgement.full_map[5, 6:14] == pytest.approx([0.11, 0.33, 0.55, 0.77, 0.77, 0.55, 0.33, 0.11], abs=0.01)
-    assert np.array_equal(enlarge(judgement.anomaly_map, (8, 6)), judgement.anomaly_map)
+    assert np.array_equal(enlarge(judgement.full_map, (32, 24)), judgement.full_map)
 
 
 def test_a_file_without_a_record_decides_by_itself_and_says_so(make_model):
