@@ -8,6 +8,7 @@ from timm.models import get_pretrained_cfg
 from torchvision.transforms.v2 import Resize
 
 from anomalib_anoseg import __version__
+from anomalib_anoseg.deploy.preset import name_preset
 from anomalib_anoseg.deploy.record import Model, OperatingPoint, Record, Threshold, Thresholds, Training
 from anomalib_anoseg.deploy.resize import MatrixResize
 from anomalib_anoseg.training.calibrated import CalibratedPostProcessor
@@ -23,8 +24,6 @@ SCORE = "higher is more anomalous"
 def describe(model: Any, input_size: tuple[int, int] | None = None, input_name: str = "input") -> Record:  # noqa: ANN401
     """Describe a model of this package as its exported file will be.
 
-    A preset is not named: a model does not know from which file its settings come.
-
     Args:
         model (SelfSupervisedModel): Its copy for inference.
         input_size: Height and width in pixels that the file takes; ``None`` for any.
@@ -37,7 +36,7 @@ def describe(model: Any, input_size: tuple[int, int] | None = None, input_name: 
     return Record(
         model=Model(
             name=type(model).__name__,
-            preset=None,
+            preset=name_preset(type(model), model.hparams),
             parameters=sum(parameter.numel() for parameter in networks.parameters()),
             digest=f"sha256:{digest(networks.state_dict())}",
         ),

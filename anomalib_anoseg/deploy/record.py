@@ -38,7 +38,7 @@ class Model:
 
     Args:
         name: Of its class, such as ``"AnoSeg"``.
-        preset: With which it was configured; ``None`` if that is not known.
+        preset: The one whose settings of the model it has; ``None`` if there is none.
         parameters: Number of parameters that prediction needs.
         digest: ``sha256:`` and the digest of the weights that prediction needs.
     """

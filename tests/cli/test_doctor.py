@@ -193,7 +193,7 @@ def test_weights_that_differ_are_problems(exports):
 def test_the_record_is_shown_and_must_be_one(exports, capsys):
     assert doctor(exports / "onnx" / "model.onnx", calls=1) == []
     shown = capsys.readouterr().out
-    for text in ("AnoSeg, preset unknown", "sha256:", "held out 3", "bilinear, antialiased", "false alarms 25.0%"):
+    for text in ("AnoSeg, preset none", "sha256:", "held out 3", "bilinear, antialiased", "false alarms 25.0%"):
         assert text in shown
     file = exports / "onnx" / "model.onnx"
     kept = {entry.key: entry.value for entry in onnx.load(file, load_external_data=False).metadata_props}

@@ -177,7 +177,7 @@ def describe_record(record: Record) -> list[tuple[str, str]]:
     resize = record.input.get("resize") or {}
     set_at = "" if thresholds.false_alarm_rate is None else f", false alarm rate {thresholds.false_alarm_rate:g}"
     rows = [
-        ("model", f"{model.name}, preset {model.preset or 'unknown'}, {model.parameters:,} parameters"),
+        ("model", f"{model.name}, preset {model.preset or 'none'}, {model.parameters:,} parameters"),
         ("weights", f"{model.digest}, licence {record.weights_licence or 'unknown'}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
         ("training", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items()) or "unknown"),
