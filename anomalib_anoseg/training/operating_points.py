@@ -9,9 +9,9 @@ interval of Clopper and Pearson for ``k`` of ``n``. So that interval holds altho
 pictures. It is wide: none of 20 may mean anything up to 17 %.
 
 Only pictures that were not trained on count: the scores of training pictures are too low, and so is a threshold above
-them. Folds over training pictures would give more, but thresholds of other weights than those that ship. With several
-processes, a picture that Lightning hands out twice counts twice. Nothing holds if light, camera or parts change: the
-held-out pictures must be like those to come.
+them. Folds over training pictures would give more, but thresholds of other weights than those that ship. Each picture
+counts once, also where Lightning hands it out twice so that all processes get equally many. Nothing holds if light,
+camera or parts change: the held-out pictures must be like those to come.
 """
 
 import math
@@ -22,7 +22,8 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from anomalib_anoseg.training.calibration import Calibration, Prediction, ScoreRange
+from anomalib_anoseg.training.calibration import Calibration, ScoreRange
+from anomalib_anoseg.training.good_scores import GoodScores
 
 # Rates that may be asked for.
 LIMITS = (1e-4, 0.5)
@@ -33,24 +34,6 @@ RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 ROUNDING = 1e-9
 # Columns of a table: rate, thresholds of raw scores, number of pictures, how many lie above, share found.
 RATE, IMAGE, PIXEL, IMAGES, ABOVE, FOUND = range(6)
-
-
-class GoodScores(NamedTuple):
-    """Scores of good pictures that were held out.
-
-    Attributes:
-        images: Image scores ``(N,)`` by name.
-        maps: ``(N,)``, the largest value of each picture's map; ``None`` without maps.
-    """
-
-    images: Mapping[str, Tensor]
-    maps: Tensor | None = None
-
-    @classmethod
-    def of(cls, prediction: Prediction) -> "GoodScores":
-        """Take what counts from the predictions for good pictures."""
-        maps = prediction.anomaly_map
-        return cls(prediction.scores, None if maps is None else maps.flatten(1).amax(1))
 
 
 class RatedThresholds(NamedTuple):

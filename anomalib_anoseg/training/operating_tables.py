@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from anomalib_anoseg.training.calibration import Labelled, Prediction
-from anomalib_anoseg.training.operating_points import GoodScores, tabulate
+from anomalib_anoseg.training.good_scores import GoodScores
+from anomalib_anoseg.training.operating_points import tabulate
 
 
 class OperatingTables(nn.Module):
@@ -43,9 +44,9 @@ class OperatingTables(nn.Module):
         """Forget scores that were collected."""
         self._good = []
 
-    def add(self, prediction: Prediction) -> None:
-        """Collect what was predicted for good pictures; each picture must come once."""
-        self._good.append(GoodScores.of(prediction))
+    def add(self, prediction: Prediction, paths: Sequence[str] = ()) -> None:
+        """Collect what was predicted for good pictures; a file counts once, but each picture without a path counts."""
+        self._good.append(GoodScores.of(prediction, paths))
 
     def compute(self, batches: Sequence[Labelled], wanted: float | None = None) -> int:
         """Replace the tables by those of the scores that were collected; all processes do so together.
@@ -84,11 +85,13 @@ def _gather(good: Sequence[GoodScores], batches: Sequence[Labelled]) -> tuple[Go
         chosen = [scores[label.bool()] for scores, label in judged if label is not None]
         anomalous[name] = _join(chosen or [images[name][:0]])
     maps = [scores.maps for scores in good if scores.maps is not None]
-    return GoodScores(images, _join(maps) if maps else None), anomalous
+    files = [scores.files for scores in good if scores.files is not None]
+    found = GoodScores(images, _join(maps) if maps else None, _join(files) if files else None)
+    return found.once(), anomalous
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
     """Join the parts of this process with those of all others."""
-    joined = torch.cat([part.detach().float().flatten() for part in parts])
+    joined = torch.cat([(part.float() if part.is_floating_point() else part).detach().flatten() for part in parts])
     is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.cat(gather_all_tensors(joined)) if is_distributed else joined

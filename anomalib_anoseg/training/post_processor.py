@@ -7,6 +7,7 @@ model that forges anomalies can make its own labelled ones.
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import torch
@@ -163,7 +164,9 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
                 prediction = with_all_scores(network, outputs.image, outputs.pred_score, outputs.anomaly_map)
                 self._batches.append(Labelled(prediction, outputs.gt_label, outputs.gt_mask))
                 if outputs.gt_label is not None:
-                    self.operating.add(prediction.select(~outputs.gt_label.bool()))
+                    is_good = ~outputs.gt_label.bool()
+                    paths = list(compress(held_out.paths_of(outputs), is_good.tolist()))
+                    self.operating.add(prediction.select(is_good), paths)
                 return
             # Anomalies are forged on the first images alone; all count as good ones.
             room = max(0, MAX_NORMAL_IMAGES - self._seen)
@@ -173,9 +176,10 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
                     continue
                 parts = (None if value is None else value[part] for value in (outputs.pred_score, outputs.anomaly_map))
                 prediction = with_all_scores(network, image, *parts)
-                self.operating.add(prediction)
+                paths = held_out.paths_of(outputs)[part]
+                self.operating.add(prediction, paths)
                 if part.start is None:
-                    self._forge(pl_module, image, prediction, held_out.paths_of(outputs)[part])
+                    self._forge(pl_module, image, prediction, paths)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute thresholds, ranges and operating points.

@@ -13,9 +13,10 @@ from scipy.stats import beta
 
 from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.models.ignored_region import IgnoredRegion
-from anomalib_anoseg.training import calibration
+from anomalib_anoseg.training import calibration, operating_tables
 from anomalib_anoseg.training import operating_points as points
 from anomalib_anoseg.training import post_processor as post_processing
+from anomalib_anoseg.training.good_scores import GoodScores
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 
 TINY = {"image_size": (64, 64), "network": {"width": 0.125}}
@@ -130,6 +131,34 @@ def test_all_held_out_pictures_count_once(monkeypatch):
     assert post_processor.pixel_threshold == pytest.approx(levels[-1].item(), abs=1e-6)
     point = next(point for point in post_processor.operating_points if point.interval == points.find_interval(1, 99))
     assert (point.image_score, point.pixel_score, point.good_images) == (0.5, 0.5, 99)
+
+
+def test_a_picture_that_two_processes_see_counts_once(monkeypatch):
+    """Lightning hands out some pictures twice, so that all processes get equally many."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    theirs = iter([torch.tensor([0.5, 0.1]), torch.tensor([0.6, 0.2]), digests("c.png", "a.png")])  # and no anomalous
+    monkeypatch.setattr(operating_tables, "gather_all_tensors", lambda own: [own, next(theirs) if len(own) else own])
+    tables = operating_tables.OperatingTables()
+    maps = torch.tensor([0.2, 0.4]).view(2, 1, 1)
+    tables.add(calibration.Prediction({"only": torch.tensor([0.1, 0.3])}, maps), ["a.png", "b.png"])
+    assert tables.compute([]) == 3
+    row = tables.tables["only"][0]
+    assert row[[points.IMAGE, points.PIXEL, points.IMAGES]].tolist() == pytest.approx([0.5, 0.6, 3])
+
+
+def digests(*paths):
+    return GoodScores.of(calibration.Prediction({"only": torch.zeros(len(paths))}), paths).files
+
+
+@pytest.mark.parametrize("is_real", [True, False])
+def test_a_file_that_comes_twice_counts_once(is_real):
+    batch = ImageBatch(
+        image=greys([0.1, 0.2, 0.3, 0.1, 0.8]),
+        image_path=[f"{name}.png" for name in "abcax"],
+        gt_label=torch.tensor([False] * 4 + [True]) if is_real else None,
+    )
+    table = validate([batch]).operating.tables["only"]
+    assert set(table[:, points.IMAGES].tolist()) == {3 if is_real else 4}
 
 
 def test_with_real_defects_the_table_says_how_many_are_found():
