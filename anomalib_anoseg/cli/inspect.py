@@ -50,9 +50,7 @@ def make_parser() -> ArgumentParser:
         help="pictures with what was found (default: anomalous)",
     )
     parser.add_argument("--masks", action="store_true", help="write a mask of each picture: white is anomalous")
-    parser.add_argument(
-        "--coco", action="store_true", help="write coco.json at the end, for FiftyOne, Label Studio or CVAT"
-    )
+    parser.add_argument("--coco", action="store_true", help="write coco.json at the end, for FiftyOne or Label Studio")
     parser.add_argument("--watch", action="store_true", help="wait for more pictures in the folders, until Ctrl-C")
     return parser
 

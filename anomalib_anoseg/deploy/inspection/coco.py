@@ -1,4 +1,4 @@
-"""Results as COCO annotations, which FiftyOne, Label Studio and CVAT read: people can look at them and correct them."""
+"""Results as COCO annotations, which FiftyOne and Label Studio read: people can look at them and correct them."""
 
 from __future__ import annotations
 
