@@ -1,8 +1,5 @@
 """The subcommand `config`: which presets exist, and where their files are."""
 
-from rich.console import Console
-from rich.table import Table
-
 from anomalib_anoseg.common.presets import find_preset, list_presets
 
 __all__ = ["config"]
@@ -24,7 +21,7 @@ def config(name: str | None = None) -> None:
     if name is not None:
         print(find_preset(name))  # noqa: T201 - a path that a shell reads, never wrapped
         return
-    table = Table("preset", "what it is for", box=None)
-    for preset, summary in list_presets().items():
-        table.add_row(preset, summary)
-    Console().print(table)
+    presets = list_presets()
+    width = max(map(len, presets))
+    for preset, summary in presets.items():
+        print(f"{preset:{width}}  {summary}")  # noqa: T201 - a line each, also in a pipe

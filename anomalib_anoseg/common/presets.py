@@ -1,7 +1,7 @@
 """Presets: the configurations that the package ships, found by name from a clone and from an installed wheel.
 
-A preset is a YAML file of ``configs/``. In place of a mapping it may name another file, relative to itself, as
-anomalib's command line allows: so every block of settings is written once.
+A preset is a YAML file of ``configs/``. It, and a board, may name another file in place of a mapping, relative to
+itself, as anomalib's command line allows: so every block of settings is written once.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["find_preset", "list_presets", "merge", "preset_folder", "read_preset"]
+__all__ = ["find_preset", "list_presets", "merge", "preset_folder", "read_file", "read_preset"]
 
 PACKAGE = Path(__file__).parents[1]
 # Folder of blocks of settings, which are not presets themselves.
@@ -58,7 +58,23 @@ def read_preset(name: str) -> dict[str, Any]:
         >>> read_preset("laptop")["model"]["init_args"]["patches"]["count"]
         3
     """
-    return _read(find_preset(name))
+    settings: dict[str, Any] = read_file(find_preset(name))
+    return settings
+
+
+def read_file(path: Path) -> Any:  # noqa: ANN401 - whatever YAML can hold
+    """Read a YAML file, with the contents of the files that it names.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or it names one that there is not.
+
+    Example:
+        >>> read_file(preset_folder() / "blocks" / "patches.yaml")["count"]
+        3
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    return _fill_in(yaml.safe_load(path.read_text("utf-8")), path.parent)
 
 
 def merge(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,14 +96,11 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def _read(path: Path) -> dict[str, Any]:
-    settings: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
-    return _fill_in(settings, path.parent)
-
-
-def _fill_in(value: Any, folder: Path) -> Any:  # noqa: ANN401 - whatever YAML can hold
+def _fill_in(value: Any, folder: Path) -> Any:  # noqa: ANN401
     if isinstance(value, dict):
         return {key: _fill_in(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill_in(item, folder) for item in value]
     if isinstance(value, str) and value.endswith(".yaml"):
-        return _read(folder / value)
+        return read_file(folder / value)
     return value

@@ -29,7 +29,7 @@ from anomalib_anoseg.board.run.recording import TestRecorder
 from anomalib_anoseg.board.run.run_folder import Board, Row, RunFolder
 from anomalib_anoseg.cli.main import main
 from anomalib_anoseg.common.files import write_json
-from anomalib_anoseg.common.presets import read_preset
+from anomalib_anoseg.common.presets import read_file, read_preset
 from anomalib_anoseg.training.budget import Stopwatch
 from anomalib_anoseg.training.resume_point import ResumePoint
 
@@ -100,6 +100,39 @@ def test_settings_of_a_preset_are_those_of_its_file_but_for_what_the_row_says(mo
     monkeypatch.setattr("anomalib_anoseg.board.run.grid.read_preset", lambda _: nested)
     (task,) = read_tasks(configuration({**model("AnoSeg", patches={"count": 5}), "preset": "mine"}))
     assert task.container["model"]["init_args"] == {"patches": {"area": [0, 1], "count": 5}, "lr": 0.1}
+
+
+def test_a_row_trains_as_long_as_its_preset_unless_the_board_says_otherwise():
+    row = {"preset": "laptop"}
+    own = {**row, "label": "own", "init_args": {"max_epochs": 3}}
+    for rows, others, lengths in (
+        ([row], {}, [{"max_epochs": 64}]),
+        ([row], {"trainer": {"max_epochs": 9}}, [{"max_epochs": 9}]),
+        ([row], {"budget": {"seconds": 1}}, [{}]),
+        ([{**row, "trainer": {"max_epochs": 2}}, own], {}, [{"max_epochs": 2}, {}]),
+    ):
+        assert [task.trainer for task in read_tasks(configuration(*rows, **others))] == lengths
+
+
+def test_data_take_a_preset_too():
+    config = configuration(model())
+    config["benchmark"]["data"] = {"preset": "mvtec_ad", "init_args": {"category": "screw", "eval_batch_size": 2}}
+    (task,) = read_tasks(config)
+    shared = read_preset("mvtec_ad")
+    assert task.container["data"]["class_path"] == shared["class_path"] == "anomalib.data.MVTecAD"
+    assert task.container["data"]["init_args"] == shared["init_args"] | {"category": "screw", "eval_batch_size": 2}
+    assert task.job.category == "screw"
+
+
+def test_a_board_names_files_in_place_of_what_they_hold(tmp_path, monkeypatch):
+    (tmp_path / "rows").mkdir()
+    write(tmp_path / "rows" / "padim.yaml", model())
+    found = []
+    monkeypatch.setattr(board, "_run_all", lambda tasks, *_: found.extend(task.job.label for task in tasks) or [])
+    run_board(write(tmp_path / "a.yaml", configuration("rows/padim.yaml", model("AnoSeg"))), tmp_path / "runs")
+    assert found == ["Padim", "AnoSeg"]
+    with pytest.raises(FileNotFoundError, match=r"config: There is no file .*rows/none\.yaml"):
+        run_board(write(tmp_path / "b.yaml", configuration("rows/none.yaml")), tmp_path / "runs")
 
 
 def test_unknown_preset_gets_a_clear_error():
@@ -224,7 +257,7 @@ def test_data_takes_the_seed_of_its_job_unless_it_has_one():
 
 
 def test_missing_configuration_gets_a_clear_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config: there is no file .*nowhere\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"config: There is no file .*nowhere\.yaml"):
         run_board(tmp_path / "nowhere.yaml", tmp_path)
 
 
@@ -653,6 +686,5 @@ def test_anomalibs_own_benchmark_runs_plain_rows(stock):
 
 @pytest.mark.parametrize("name", ["demo", "mvtec"])
 def test_shipped_boards_are_boards(name):
-    config = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    tasks = read_tasks(config)
+    tasks = read_tasks(read_file(CONFIGS / f"{name}.yaml"))
     assert len({task.job.id for task in tasks}) == len(tasks)

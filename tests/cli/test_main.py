@@ -165,7 +165,7 @@ def test_every_command_has_its_function():
 def test_error_of_the_user_is_one_line(tmp_path, capsys):
     assert status("board", "--config", str(tmp_path / "nowhere.yaml"), "--out", str(tmp_path)) == 2
     error = capsys.readouterr().err
-    assert "config: there is no file" in error
+    assert "config: There is no file" in error
     assert "Traceback" not in error
 
 

@@ -9,7 +9,9 @@ The configuration is one of ``anomalib benchmark``, with its grid syntax. A boar
   equally long training: ``{seconds: 600, clock: cpu}``, ``{seconds: 600, clock: wall}`` or ``{images: 20000}``. With a
   budget of time, learning rates that follow Lightning's timer, as AnoSeg's do, reach their end; those made from a
   number of epochs, as DRAEM's are, keep their first value unless training gets that far.
-- The key ``preset`` of a model names its settings, which its ``init_args`` override.
+- The key ``preset`` of a model or of data names its settings, which its ``init_args`` override. A model's length is its
+  preset's, too, unless the board gives it one.
+- In place of a mapping stands the name of a file that holds it, relative to the board's.
 - The seed is set before a model is built, and models and data without one of their own get it, so that all hold the
   same images out. Held-out images that are test images are refused. A ``label`` tells two data sets apart.
 - Models may have any settings, and all are judged alike (:mod:`~anomalib_anoseg.board.run.protocol`).
@@ -36,6 +38,7 @@ from anomalib_anoseg.board.run.run_folder import Board, Job, RunFolder
 from anomalib_anoseg.common.files import write_json, write_texts
 from anomalib_anoseg.common.isolation import isolated
 from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.common.presets import read_file
 
 CODE = isolated("anomalib_anoseg.board.run.job")
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
@@ -56,14 +59,13 @@ def run_board(config: Path | str, out: Path | str, offline: bool = True, save_ev
         list[str]: Names of the jobs that are missing; the command exits with 1 if there are any.
 
     Raises:
-        FileNotFoundError: If there is no such configuration.
+        FileNotFoundError: If there is no such configuration, or it names a file that there is not.
         ValueError: If the configuration cannot be used; the message says what to change.
     """
-    if not Path(config).is_file():
-        raise FileNotFoundError(f"config: there is no file {str(config)!r}.")
     try:
-        text = Path(config).read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
+        content, text = read_file(Path(config)), Path(config).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"config: {error}") from error
     except (yaml.YAMLError, UnicodeError, RecursionError) as error:
         raise ValueError(f"config: {config} is no YAML: {one_line(str(error))}") from error
     tasks, runs = read_tasks(content), RunFolder(out)

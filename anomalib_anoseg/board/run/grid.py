@@ -23,6 +23,8 @@ KNOWN = ("anomalib.models", "anomalib.data", "anomalib_anoseg", "anomalib_anoseg
 ACCELERATORS = ("cpu", "cuda")
 AMOUNTS = ("seconds", "images")
 CLOCKS = ("cpu", "wall")
+# Settings of a preset's trainer that belong to the model as it is shipped.
+LENGTHS = ("max_epochs", "max_steps")
 
 
 @dataclass(frozen=True)
@@ -106,15 +108,11 @@ def _is_positive(amount: Any) -> bool:  # noqa: ANN401
 
 
 def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, Any], budget: Budget | None) -> Task:
-    named: dict[str, Any] = {
-        part: {"class_path": container[part]} if isinstance(container.get(part), str) else container.get(part)
-        for part in ("model", "data")
-    }
-    model, data = named["model"], named["data"]
-    if not all(isinstance(entry, dict) and isinstance(entry.get("class_path"), str) for entry in (model, data)):
-        raise ValueError("Each entry of benchmark.model and benchmark.data needs a class_path.")
-    settings, data_settings = read_settings(model), check_settings("data.init_args", data.get("init_args"))
-    trainer = {**trainer, **check_settings("model.trainer", model.get("trainer"))}
+    (model, length), (data, _) = (read_entry(part, container.get(part)) for part in ("model", "data"))
+    settings, data_settings = model["init_args"], data["init_args"]
+    if budget is not None or "max_epochs" in settings:
+        length = {}
+    trainer = {**length, **trainer, **check_settings("model.trainer", model.get("trainer"))}
     seed = container.get("seed")
     if not isinstance(seed, int):
         raise ValueError(  # noqa: TRY004 - a value in the user's file
@@ -143,17 +141,36 @@ def _make_task(container: dict[str, Any], accelerator: str, trainer: dict[str, A
     return Task(_name(job, container, trainer), container, trainer)
 
 
-def read_settings(model: dict[str, Any]) -> dict[str, Any]:
-    """Read a model's arguments: those of its ``preset``, if it names one, overridden by its own.
+def read_entry(part: str, entry: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401 - whatever YAML can hold
+    """Read an entry of the grid: what its ``preset`` says, if it names one, overridden by what it says itself.
+
+    Args:
+        part: ``"model"`` or ``"data"``.
+        entry: The entry, or its class alone.
+
+    Returns:
+        tuple[dict[str, Any], dict[str, Any]]: The entry with ``class_path`` and ``init_args``, and the settings of the
+        preset's trainer that say how long it trains.
+
+    Raises:
+        ValueError: If it has no class.
 
     Example:
-        >>> read_settings({"preset": "laptop", "init_args": {"optimizer": {"lr": 0.1}}})["optimizer"]
-        {'lr': 0.1}
+        >>> entry, length = read_entry("model", {"preset": "laptop", "init_args": {"optimizer": {"lr": 0.1}}})
+        >>> entry["class_path"], entry["init_args"]["optimizer"], length
+        ('anomalib_anoseg.AnoSeg', {'lr': 0.1}, {'max_epochs': 64})
     """
-    own = check_settings("model.init_args", model.get("init_args"))
-    if model.get("preset") is None:
-        return dict(own)
-    return merge(read_preset(model["preset"])["model"].get("init_args") or {}, own)
+    own = {"class_path": entry} if isinstance(entry, str) else dict(entry) if isinstance(entry, dict) else {}
+    own["init_args"] = check_settings(f"{part}.init_args", own.get("init_args"))
+    name = own.pop("preset", None)
+    preset = {} if name is None else read_preset(name)
+    of_part = preset.get(part, preset)  # a preset of data alone is the data
+    read = merge({key: of_part[key] for key in ("class_path", "init_args") if key in of_part}, own)
+    if not isinstance(read.get("class_path"), str):
+        raise ValueError(  # noqa: TRY004 - a value in the user's file
+            "Each entry of benchmark.model and benchmark.data needs a class_path, or a preset that has one."
+        )
+    return read, {key: value for key, value in preset.get("trainer", {}).items() if key in LENGTHS}
 
 
 def _name(job: Job, container: dict[str, Any], trainer: dict[str, Any]) -> Job:
