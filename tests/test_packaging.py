@@ -85,6 +85,9 @@ def test_source_distribution_holds_what_the_wheel_and_its_tests_need(archives):
         "anomalib_anoseg.pth",
         "anomalib_anoseg/_autoload/__init__.py",
         "tests/test_packaging.py",
+        ".ci/run",
+        ".github/CONTRIBUTING.md",
+        "CITATION.cff",
     }
     assert needed | SHIPPED <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(".git/")]
