@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from anomalib_anoseg.common.machine import instruction_sets, processor
+from anomalib_anoseg.common.machine import instruction_sets, load_average, processor
 from anomalib_anoseg.common.presets import merge, read_preset
 
 Samples = dict[str, list[float]]  # by subject
@@ -71,12 +71,7 @@ def begin(options: argparse.Namespace) -> None:
     torch.set_num_threads(getattr(options, "threads", 1))
     torch.manual_seed(getattr(options, "seed", 0))
     warnings.filterwarnings("ignore")
-    options.load = load()
-
-
-def load() -> list[float]:
-    """Read the load averages of the machine; Windows has none."""
-    return list(os.getloadavg()) if hasattr(os, "getloadavg") else []
+    options.load = load_average()
 
 
 def preset(name: str) -> dict[str, Any]:
@@ -114,7 +109,7 @@ def describe(options: argparse.Namespace) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
         "machine": machine(),
         "commit": None if failed else commit,
-        "load": [getattr(options, "load", None), load()],
+        "load": [getattr(options, "load", None), load_average()],
     }
 
 

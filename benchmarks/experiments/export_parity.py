@@ -18,11 +18,10 @@ import numpy as np
 from anomalib.data import PredictDataset
 from anomalib.data.utils import read_image
 
-from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.deploy.runtimes import Form, load_runtime
-from benchmarks.common import Row, begin, by_group, format_table, make_parser, merge, preset, write_json
-from benchmarks.experiments.judging import DEMO, make_data
-from benchmarks.experiments.trainings import make_engine
+from benchmarks.common import Row, begin, format_table, make_parser, write_json
+from benchmarks.experiments.judging import make_data
+from benchmarks.experiments.trainings import make_engine, of_preset
 
 ONNX = Form("onnxruntime", "float32")
 OURS, HOSTS = "ours", "anomalib's"
@@ -49,12 +48,7 @@ def parse_options() -> argparse.Namespace:
 
 def compare(folder: Path | None, options: argparse.Namespace) -> list[Row]:
     """Compare both files of one set's model with what anomalib predicts from the files of its test images."""
-    kind, weights = (
-        (SGSF, "extractor.weights") if options.preset.startswith("sgsf") else (AnoSeg, "encoder.pre_trained")
-    )
-    changes = by_group({weights: str(options.weights)} if options.weights else {})
-    model: Any = kind(**merge(preset(options.preset), changes) | {"visualizer": False, "seed": options.seed})
-    data = make_data(folder.parent if folder else None, folder.name if folder else DEMO, batch=8)
+    model, data = of_preset(options.preset, options.weights, visualizer=False, seed=options.seed), make_data(folder)
     with TemporaryDirectory() as name:
         engine = make_engine(Path(name), max_steps=options.steps, max_epochs=-1)
         engine.fit(model, datamodule=data)

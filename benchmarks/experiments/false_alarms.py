@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anomalib.data import MVTecAD
 from lightning.pytorch import Trainer
 from scipy.stats import betabinom
 
-from anomalib_anoseg import SGSF, AnoSeg
-from anomalib_anoseg.data import DemoTextures
 from anomalib_anoseg.training.operating_points import RatedThresholds, count_alarms
-from benchmarks.common import QUIET, Row, begin, by_group, format_table, make_parser, merge, preset, write_json
+from benchmarks.common import QUIET, Row, begin, format_table, make_parser, write_json
+from benchmarks.experiments.judging import make_data
+from benchmarks.experiments.trainings import of_preset
 
 PREDICTED = ("pred_score", "anomaly_map")  # fields of anomalib's batches
 
@@ -47,7 +46,8 @@ def parse_options() -> argparse.Namespace:
 
 def measure(folder: Path | None, options: argparse.Namespace) -> list[Row]:
     """Train on one set, and count at each of its operating points."""
-    model, data = make_model(options), make_data(folder, options)
+    model = of_preset(options.preset, options.weights, visualizer=False, evaluator=False, seed=options.seed)
+    data: Any = make_data(folder, seed=options.seed, held_out=options.held_out)
     length = {"max_steps": options.steps, "max_epochs": -1, "num_sanity_val_steps": 0, "check_val_every_n_epoch": 10**6}
     Trainer(**length, **QUIET).fit(model, datamodule=data)  # and one validation at its end
     labels = data.test_data.samples.label_index.tolist()
@@ -57,25 +57,6 @@ def measure(folder: Path | None, options: argparse.Namespace) -> list[Row]:
     name = folder.name if folder else "demonstration"
     points = model.post_processor.operating_points
     return [{"set": name} | count(point, score, maps.flatten(1).amax(1)) for point in points]
-
-
-def make_model(options: argparse.Namespace) -> Any:  # noqa: ANN401
-    """Make the model of a preset."""
-    kind, weights = (
-        (SGSF, "extractor.weights") if options.preset.startswith("sgsf") else (AnoSeg, "encoder.pre_trained")
-    )
-    changes = by_group({weights: str(options.weights)} if options.weights else {})
-    settings = merge(preset(options.preset), changes)
-    return kind(**settings | {"visualizer": False, "evaluator": False, "seed": options.seed})
-
-
-def make_data(folder: Path | None, options: argparse.Namespace) -> Any:  # noqa: ANN401
-    """Hold out a part of the good training pictures of a set."""
-    sizes: dict[str, Any] = {"train_batch_size": 8, "eval_batch_size": 8, "num_workers": 0}
-    if folder is None:
-        return DemoTextures(**sizes)
-    split: dict[str, Any] = {"val_split_mode": "from_train", "val_split_ratio": options.held_out, "seed": options.seed}
-    return MVTecAD(folder.parent, folder.name, **sizes, **split)
 
 
 def count(point: RatedThresholds, score: torch.Tensor, peaks: torch.Tensor) -> Row:

@@ -27,20 +27,17 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_anoseg import SGSF, AnoSeg
-from anomalib_anoseg.common.presets import merge
+from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.models.image_score import average, score_map
 from anomalib_anoseg.models.sgsf.patch_model import GUIDED
 from anomalib_anoseg.training.budget import BudgetTimer
 from anomalib_anoseg.transforms import CutPaste, SyntheticAnomaly
-from benchmarks.common import BARE, QUIET, Row, begin, make_parser, preset, write_json
+from benchmarks.common import BARE, QUIET, Row, begin, make_parser, write_json
 from benchmarks.experiments.judging import DEMO, JUDGING_SEED, draw, find_object, make_data
 from benchmarks.experiments.study import Clock
+from benchmarks.experiments.trainings import of_preset
 
-MODELS: dict[str, tuple[Any, str, str, str]] = {  # name: class, preset, group and setting of the encoder's weights
-    "AnoSeg": (AnoSeg, "laptop_pretrained", "encoder", "pre_trained"),
-    "SGSF": (SGSF, "sgsf_laptop_pretrained", "extractor", "weights"),
-}
+MODELS = {"AnoSeg": "laptop_pretrained", "SGSF": "sgsf_laptop_pretrained"}  # name: preset
 NORMAL = 48  # held-out images that are judged, at most
 CARRIERS = 24  # of them that get anomalies, at most
 FORGED = 48  # images of each forged kind, at least
@@ -74,10 +71,8 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = make_parser(__doc__, "threads", "markdown")
+    parser = make_parser(__doc__, "set", "weights", "threads", "markdown")
     parser.add_argument("folder", type=Path, help="where trained weights and maps are kept")
-    parser.add_argument("--weights", help="ImageNet weights of tf_efficientnet_lite0, as timm publishes them")
-    parser.add_argument("--set", type=Path, nargs="*", default=[], help="folders in MVTec AD's layout")
     parser.add_argument("--seconds", type=float, default=25, help="processor time of every training")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--csv", type=Path, metavar="PATH", help="write the table")
@@ -86,9 +81,7 @@ def parse_options() -> argparse.Namespace:
 
 def train(name: str, root: Path | None, seed: int, options: argparse.Namespace) -> tuple[Any, Any, int]:
     """Train a preset; the seed also chooses which images are held out. Return the number of steps, too."""
-    kind, preset_name, group, setting = MODELS[name]
-    model = kind(**merge(preset(preset_name), {group: {setting: options.weights}}), seed=seed, **BARE)
-    data = make_data(root.parent if root else None, root.name if root else DEMO, 8, seed)
+    model, data = of_preset(MODELS[name], options.weights, seed=seed, **BARE), make_data(root, seed=seed)
     clock = Clock()
     trainer = Trainer(
         precision="bf16-mixed",
@@ -121,9 +114,9 @@ def read(model: Any, items: list[Any]) -> Tensor:  # noqa: ANN401
 
 def make_anomalies(normal: Tensor) -> dict[str, Tensor]:
     """Make anomalies of each kind, at most one on an image, the same for all models."""
-    mixture = AnoSeg(**merge(preset("laptop_pretrained"), {"encoder": {"pre_trained": False, "frozen": False}}), **BARE)
+    mixture = of_preset("laptop_pretrained", changes={"encoder.pre_trained": False, "encoder.frozen": False}, **BARE)
     faint: Any = mixture.calibration_anomalies.map
-    upright = SGSF(**merge(preset("sgsf_laptop_pretrained"), {"guidance": {"kind": "none"}}), **BARE)
+    upright = of_preset("sgsf_laptop_pretrained", changes={"guidance.kind": "none"}, **BARE)
     augmenters = {
         "patches and noise": mixture.augmenter,
         "faint": faint,

@@ -24,19 +24,19 @@ from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.data import DemoTextures, defects
 from anomalib_anoseg.transforms.saliency import BorderContrast
 
-DEMO = "brick"
+DEMO: Any = "brick"
 HELD_OUT = 24  # images of a set to judge on, at most
 JUDGING_SEED = 10_000
 ATTEMPTS = 50  # draws of a defect until it lies on the object
 
 
-def make_data(root: Path | None, category: Any, batch: int, seed: int = 0) -> AnomalibDataModule:  # noqa: ANN401
-    """Make the data module of a set in MVTec AD's layout, or of the demonstration; hold out a fifth of its images."""
-    split: dict[str, Any] = {"val_split_mode": "from_train", "val_split_ratio": 0.2, "seed": seed, "num_workers": 0}
-    sizes: dict[str, Any] = {"train_batch_size": batch, "eval_batch_size": batch}
-    if root is None:
-        return DemoTextures(category=category, **sizes)
-    return MVTecAD(root, category, **sizes, **split)
+def make_data(folder: Path | None, batch: int = 8, seed: int = 0, held_out: float = 0.2) -> AnomalibDataModule:
+    """Make the data module of a set in MVTec AD's layout, of which a share is held out, or of the demonstration."""
+    split: dict[str, Any] = {"val_split_mode": "from_train", "val_split_ratio": held_out, "seed": seed}
+    sizes: dict[str, Any] = {"train_batch_size": batch, "eval_batch_size": batch, "num_workers": 0}
+    if folder is None:
+        return DemoTextures(category=DEMO, **sizes)
+    return MVTecAD(folder.parent, folder.name, **sizes, **split)
 
 
 def held_out(data: Any, model: AnoSeg, number: int = HELD_OUT) -> Tensor:  # noqa: ANN401

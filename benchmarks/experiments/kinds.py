@@ -13,8 +13,8 @@ The JSON file is written after each training. Trainings that it holds are not re
 """
 
 import argparse
-import json
-from functools import cache
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,17 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from anomalib_anoseg import SGSF, AnoSeg
-from anomalib_anoseg.common.presets import merge
+from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.data.defects import DEFECTS
 from anomalib_anoseg.training.budget import BudgetTimer
-from benchmarks.common import BARE, QUIET, Row, begin, by_group, make_parser, preset
+from benchmarks.common import BARE, QUIET, Row, begin, make_parser
 from benchmarks.experiments.drawing import WIDE
 from benchmarks.experiments.judging import DEMO, after_normal, draw, find_object, held_out, make_data, scores
 from benchmarks.experiments.study import Clock
+from benchmarks.experiments.trainings import of_preset, run_missing
 
 TRIALS = Path(__file__).with_suffix(".yaml")
 TRAINED, HELD_OUT, TESTED = 60, 9, 60  # pictures of a set, at most
-BATCH = 8
-ENCODERS = {"SGSF": "extractor.weights", "AnoSeg": "encoder.pre_trained"}
 JUDGES = ("drawn", "wide")
 
 
@@ -50,16 +48,15 @@ def main() -> None:
         return
     trials = yaml.safe_load(options.trials.read_text(encoding="utf-8"))
     chosen = trials if options.only is None else {name: trials[name] for name in options.only}
-    rows: list[Row] = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else []
-    for seed in options.seeds:
-        for name, changes in chosen.items():
-            for folder in options.set or [None]:
-                key = {"trial": name, "changes": changes, "set": folder.name if folder else DEMO, "seed": seed}
-                key |= {"seconds": options.seconds, "size": options.size}
-                if not any(row.items() >= key.items() for row in rows):
-                    rows.append(key | run(changes, folder, seed, options))
-                    options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-                    print(name, key["set"], seed, {judge: rows[-1][judge] for judge in (*JUDGES, "real")}, flush=True)
+    lengths = {"seconds": options.seconds, "size": options.size}
+    runs = [
+        (
+            {"trial": name, "changes": changes, "set": folder.name if folder else DEMO, "seed": seed} | lengths,
+            partial(run, changes, folder, seed, options),
+        )
+        for seed, (name, changes), folder in product(options.seeds, chosen.items(), options.set or [None])
+    ]
+    rows = run_missing(options.json, runs, (*JUDGES, "real"))
     table = pd.DataFrame(rows).drop(columns="changes")
     if options.csv:
         table.round(3).to_csv(options.csv, index=False, lineterminator="\n")
@@ -84,7 +81,8 @@ def parse_options() -> argparse.Namespace:
 
 def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argparse.Namespace) -> Row:
     """Train one trial on one set and judge it."""
-    model = create({"image_size": (options.size, options.size)} | changes, options.weights, seed)
+    changes = {"image_size": (options.size, options.size)} | changes
+    model = of_preset(changes.pop("preset"), options.weights, changes, seed=seed, **BARE)
     data = read_data(folder)
     data.train_data = thin(data.train_data, TRAINED)
     data.setup = lambda **_: None  # the trainer's call would take all pictures again
@@ -97,17 +95,6 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argpar
     )
     trainer.fit(model, datamodule=data)
     return {"steps": trainer.fit_loop.total_batch_idx + 1} | judge(model.eval(), folder)
-
-
-def create(changes: dict[str, Any], weights: Path | None, seed: int) -> Any:  # noqa: ANN401
-    """Create the model of a preset with changes."""
-    kind: Any = SGSF if changes["preset"].startswith("sgsf") else AnoSeg
-    settings = merge(
-        preset(changes["preset"]), by_group({name: value for name, value in changes.items() if name != "preset"})
-    )
-    if weights:
-        settings = merge(settings, by_group({ENCODERS[kind.__name__]: str(weights)}))
-    return kind(**settings, seed=seed, **BARE)
 
 
 def judge(model: Any, folder: Path | None) -> Row:  # noqa: ANN401
@@ -130,7 +117,7 @@ def judge(model: Any, folder: Path | None) -> Row:  # noqa: ANN401
 
 def read_data(folder: Path | None) -> Any:  # noqa: ANN401
     """Set up a set, or the demonstration."""
-    data = make_data(folder.parent if folder else None, folder.name if folder else DEMO, BATCH)
+    data = make_data(folder)
     data.setup()
     return data
 

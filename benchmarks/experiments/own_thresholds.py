@@ -31,7 +31,7 @@ POOR_IOU = 0.1
 PREDICTED = ("anomaly_map", "gt_mask", "pred_mask", "pred_label")  # fields of anomalib's batches
 
 
-class Predicted(NamedTuple):
+class Decisions(NamedTuple):
     """A calibrated model's predictions for the test images, and the ground truth."""
 
     kinds: list[str]  # of defects, or "good"
@@ -67,17 +67,17 @@ def as_shipped(trained: AnoSeg) -> AnoSeg:
     return model
 
 
-def predict(model: AnoSeg, data: Any) -> Predicted:  # noqa: ANN401
+def predict(model: AnoSeg, data: Any) -> Decisions:  # noqa: ANN401
     """Calibrate on held-out images and predict the test images."""
     trainer = Trainer(**QUIET)
     trainer.validate(model, datamodule=data, verbose=False)
     batches: Any = trainer.predict(model, data.test_dataloader())
     maps, masks, marked, called = (torch.cat([getattr(batch, name) for batch in batches]) for name in PREDICTED)
     kinds = [Path(path).parent.name for batch in batches for path in batch.image_path]
-    return Predicted(kinds, maps, masks, marked, called)
+    return Decisions(kinds, maps, masks, marked, called)
 
 
-def count(predicted: Predicted) -> list[Row]:
+def count(predicted: Decisions) -> list[Row]:
     """Judge the pixel threshold by all images, and count on those of each kind."""
     best = scores(predicted.maps, predicted.masks)["best_iou"]
     iou = binary_jaccard_index(predicted.marked, predicted.masks).item()

@@ -30,7 +30,6 @@ from anomalib_anoseg.common.presets import merge
 from anomalib_anoseg.data import defects
 from benchmarks.common import BARE, QUIET, begin, make_parser, preset, write_json
 from benchmarks.experiments.judging import (
-    DEMO,
     JUDGING_SEED,
     after_normal,
     as_surfaces,
@@ -66,7 +65,7 @@ def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__, "seed", "threads")
     parser.add_argument("--root", type=Path, help="folder of data in MVTec AD's layout; the demonstration if omitted")
-    parser.add_argument("--category", default=DEMO)
+    parser.add_argument("--category", help="a set in this folder")
     parser.add_argument("--variant", help="JSON: name -> arguments of AnoSeg, in place of the forms of the loss")
     parser.add_argument("--laptop", action="store_true", help="variants change the settings of configs/laptop.yaml")
     parser.add_argument("--steps", type=int, default=400)
@@ -89,7 +88,7 @@ def train(name: str, arguments: dict[str, Any], options: argparse.Namespace) -> 
         "seed": options.seed,
     }
     model = AnoSeg(**merge(settings, arguments), **BARE)
-    data = make_data(options.root, options.category, options.batch)
+    data = make_data(options.root / options.category if options.root else None, options.batch)
     data.prepare_data()
     data.setup()
     judge = Judge(name, validation_sets(data, model), options.every)

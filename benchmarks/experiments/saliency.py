@@ -22,7 +22,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
@@ -30,7 +29,8 @@ from scipy.ndimage import binary_fill_holes
 from skimage import data
 from skimage.filters import threshold_otsu
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor, resize
+from torchvision.transforms.v2.functional import pil_to_tensor, resize, to_pil_image
+from torchvision.utils import make_grid
 
 from anomalib_anoseg.transforms import SaliencyPerlin
 from anomalib_anoseg.transforms.saliency import ESTIMATORS
@@ -39,6 +39,7 @@ from benchmarks.common import begin, format_table, make_parser, write_json
 SHIPPED = ("brick", "grass", "gravel", "horse", "cell", "astronaut", "coffee", "rocket", "cat", "camera")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 CHUNK = 16
+CELL = 56  # pixels of a picture on the sheet
 
 
 def read(folder: Path | None, options: argparse.Namespace) -> tuple[Tensor, list[str]]:
@@ -56,7 +57,7 @@ def read(folder: Path | None, options: argparse.Namespace) -> tuple[Tensor, list
     return torch.stack(images).float() / 255, paths
 
 
-def find_object(image: Tensor) -> Tensor:
+def find_by_otsu(image: Tensor) -> Tensor:
     """Find the object of a ``(3, H, W)`` image by Otsu's threshold: ``(1, H, W)`` bool."""
     gray = image.mean(0).numpy()
     bright = gray > threshold_otsu(gray)
@@ -89,18 +90,12 @@ def judge(
 
 
 def draw_sheet(rows: list[dict[str, Tensor]], path: Path) -> None:
-    """Draw a contact sheet: a row an image, a column a kind of picture."""
-    figure, axes = plt.subplots(
-        len(rows), len(rows[0]), figsize=(1.5 * len(rows[0]), 1.5 * len(rows) + 0.3), squeeze=False
-    )
-    for line, row in zip(axes, rows, strict=True):
-        for axis, (title, picture) in zip(line, row.items(), strict=True):
-            axis.imshow(picture.movedim(0, -1).expand(-1, -1, 3).numpy(), interpolation="nearest")
-            axis.set_axis_off()
-            if row is rows[0]:
-                axis.set_title(title, fontsize=8)
-    figure.tight_layout(pad=0.3)
-    figure.savefig(path, dpi=80)
+    """Draw a contact sheet: a row an image, a column a kind of picture; print the names of the columns."""
+    cells = [
+        resize(picture.expand(3, -1, -1), [CELL, CELL], antialias=True) for row in rows for picture in row.values()
+    ]
+    to_pil_image(make_grid(cells, len(rows[0]), pad_value=1)).save(path, quality=50, optimize=True)
+    print("columns of the sheet:", ", ".join(rows[0]))
 
 
 def table(figures: dict[str, dict[str, Any]], options: argparse.Namespace) -> str:
@@ -134,7 +129,7 @@ def main() -> None:
     rows = []
     for folder in options.folders or [None]:
         images, paths = read(folder, options)
-        objects = torch.stack([find_object(image) for image in images])
+        objects = torch.stack([find_by_otsu(image) for image in images])
         title = str(folder or "scikit-image")
         content: dict[str, Any] = {"images": len(images), "object": objects.float().mean().item(), "saliency": {}}
         shown = range(0, len(images), max(1, len(images) // options.shown)) if folder else range(len(images))

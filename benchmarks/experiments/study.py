@@ -10,7 +10,7 @@ anomalies on held-out images, the same for all trials; no test image is used:
 
 A trial may also change more than AnoSeg's arguments: the `batch`, the `seconds` of training, and the `normalisation`
 layers of all networks, by `group`. One with a detector is judged by both image scores. Pages: short_training.md,
-short_training_changes.md, frozen_encoder.md, image_score.md.
+short_training_changes.md, frozen_encoder.md, detector.md.
 
     python -m benchmarks.experiments.study --set datasets/mvtec/screw datasets/mvtec/toothbrush \
         --seconds 120 --json study.json
@@ -21,7 +21,8 @@ The JSON file is written after each training. Trainings that it holds are not re
 """
 
 import argparse
-import json
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,12 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.common.machine import load_average
 from anomalib_anoseg.common.presets import merge
 from anomalib_anoseg.training.budget import BudgetTimer, Stopwatch
 from anomalib_anoseg.transforms import SyntheticAnomaly
-from benchmarks.common import BARE, QUIET, Row, begin, by_group, load, make_parser, origin, preset
+from benchmarks.common import BARE, QUIET, Row, begin, by_group, make_parser, origin, preset
 from benchmarks.experiments.judging import (
-    DEMO,
     JUDGING_SEED,
     after_normal,
     draw,
@@ -48,6 +49,7 @@ from benchmarks.experiments.judging import (
     make_data,
     scores,
 )
+from benchmarks.experiments.trainings import run_missing
 
 TRIALS = Path(__file__).with_suffix(".yaml")
 GROUP = 8  # channels, where layers normalise groups of them
@@ -65,21 +67,12 @@ def main() -> None:
         return
     trials = yaml.safe_load(options.trials.read_text(encoding="utf-8"))
     chosen = trials if options.only is None else {name: trials[name] for name in options.only}
-    rows: list[Row] = json.loads(options.json.read_text(encoding="utf-8"))["rows"] if options.json.exists() else []
-    for seed in range(options.seeds):
-        for name, changes in chosen.items():
-            for folder in options.set or [None]:
-                key = {"trial": name, "changes": changes} | settings_of(changes, options)
-                key |= {"set": str(folder or "demonstration"), "seed": seed, "threads": options.threads}
-                if not any(row.items() >= key.items() for row in rows):
-                    rows.append(key | origin() | run(changes, folder, seed, key["seconds"], key["batch"]))
-                    options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-                    print(
-                        name,
-                        key["set"],
-                        {figure: rows[-1][figure] for figure in ("on object AP", "forged AP")},
-                        flush=True,
-                    )
+    runs = []
+    for seed, (name, changes), folder in product(range(options.seeds), chosen.items(), options.set or [None]):
+        key = {"trial": name, "changes": changes} | settings_of(changes, options)
+        key |= {"set": str(folder or "demonstration"), "seed": seed, "threads": options.threads}
+        runs.append((key, partial(run, changes, folder, seed, key["seconds"], key["batch"])))
+    rows = run_missing(options.json, runs, ("on object AP", "forged AP"))
     table = pd.DataFrame([row for row in rows if row.items() >= settings_of(row["changes"], options).items()])
     if options.csv:
         table.drop(columns=["changes", "settings"]).to_csv(options.csv, index=False, lineterminator="\n")
@@ -118,8 +111,8 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, seconds: float,
     model = AnoSeg(**merge(settings, by_group(changes)), seed=seed, **BARE)
     if normalisation == "group":
         normalise_groups(model)
-    data = make_data(folder.parent if folder else None, folder.name if folder else DEMO, batch)
-    clock, load_before = Clock(), load()[:1]
+    data = make_data(folder, batch)
+    clock, load_before = Clock(), load_average()
     trainer = Trainer(
         precision="bf16-mixed",
         max_epochs=-1,
@@ -128,7 +121,7 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, seconds: float,
         **QUIET,
     )
     trainer.fit(model, datamodule=data)
-    row: Row = {"load": next(iter(load_before), None), "steps": trainer.fit_loop.total_batch_idx + 1}
+    row: Row = origin() | {"load": load_before, "steps": trainer.fit_loop.total_batch_idx + 1}
     threshold = None
     for kind, (images, masks) in held_out_anomalies(data, model, shipped).items():
         figures, best = judge(model, images, masks, threshold)

@@ -1,6 +1,7 @@
-"""Trained models for studies: finished jobs of boards, or a tiny network to show that a script works."""
+"""Models for studies: of presets, finished jobs of boards, or a tiny network to show that a script works."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,35 @@ import pandas as pd
 from anomalib.engine import Engine
 from lightning.pytorch import Trainer
 
-from anomalib_anoseg import AnoSeg
+from anomalib_anoseg import SGSF, AnoSeg
 from anomalib_anoseg.board.run.rebuild import load_job
 from anomalib_anoseg.board.run.run_folder import RunFolder
 from anomalib_anoseg.data import DemoTextures
-from benchmarks.common import BARE, QUIET, Row
+from benchmarks.common import BARE, QUIET, Row, by_group, merge, preset
+
+
+def of_preset(name: str, weights: Path | None = None, changes: Mapping[str, Any] | None = None, **more: Any) -> Any:  # noqa: ANN401
+    """Make the model of a preset, with changes by ``group.setting``, and with its encoder's weights from a file."""
+    kind, encoder = (SGSF, "extractor.weights") if name.startswith("sgsf") else (AnoSeg, "encoder.pre_trained")
+    given = {encoder: str(weights)} if weights else {}
+    return kind(**merge(preset(name), by_group({**(changes or {}), **given})), **more)
+
+
+def run_missing(path: Path, runs: Iterable[tuple[Row, Callable[[], Row]]], shown: Sequence[str]) -> list[Row]:
+    """Run what a JSON file does not hold yet, and write it after each run.
+
+    Args:
+        path: The file; it need not exist.
+        runs: What names each run's row, and what makes the rest of it.
+        shown: Names of figures to print.
+    """
+    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    for key, run in runs:
+        if not any(row.items() >= key.items() for row in rows):
+            rows.append(key | run())
+            path.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
+            print(key["trial"], key["set"], key["seed"], {name: rows[-1][name] for name in shown}, flush=True)
+    return rows
 
 
 def finished(folder: Path) -> Any:  # noqa: ANN401

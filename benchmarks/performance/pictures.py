@@ -75,7 +75,7 @@ def shrink(source: Path, target: Path, side: int) -> None:
         Image.open(path).resize((side, side), Image.Resampling.BOX).save(target / path.name)
 
 
-def make_data(pictures: Path, resize: Resize | None = None) -> Folder:
+def make_folder(pictures: Path, resize: Resize | None = None, batch: int = 8) -> Folder:
     """Make the datamodule of ``configs/data/folder_normal_only.yaml``, without workers."""
     return Folder(
         "parts",
@@ -84,7 +84,7 @@ def make_data(pictures: Path, resize: Resize | None = None) -> Folder:
         test_split_mode="none",
         val_split_mode="from_train",
         val_split_ratio=0.1,
-        train_batch_size=8,
+        train_batch_size=batch,
         eval_batch_size=8,
         num_workers=0,
         seed=0,
@@ -95,7 +95,7 @@ def make_data(pictures: Path, resize: Resize | None = None) -> Folder:
 def read(large: Path, small: Path, options: argparse.Namespace) -> Samples:
     """Time what is done with a picture before a training and in an epoch, in milliseconds."""
     resize = Resize((options.size, options.size), antialias=True)
-    kept, plain, shrunk = (make_data(pictures, resize) for pictures in (large, large, small))
+    kept, plain, shrunk = (make_folder(pictures, resize) for pictures in (large, large, small))
     for data in (kept, plain, shrunk):
         data.setup()
     paths, indices = list(plain.train_data.samples.image_path), range(len(plain.train_data))
@@ -126,7 +126,7 @@ def read(large: Path, small: Path, options: argparse.Namespace) -> Samples:
 
 def fit(pictures: Path, options: argparse.Namespace, weights: Path, *, once: bool) -> float:
     """Train with the preset, and return the seconds."""
-    data = make_data(pictures)
+    data = make_folder(pictures)
     changes = {"image_size": [options.size] * 2, "encoder": {"pre_trained": str(weights)}}
     reading = ReadingOnce if once else Callback  # without it, pictures are read as anomalib reads them
     with tempfile.TemporaryDirectory() as folder, patch.object(self_supervised, "ReadingOnce", reading):

@@ -24,7 +24,6 @@ from unittest.mock import patch
 import timm
 import torch
 import yaml
-from anomalib.data import Folder
 from anomalib.models import get_model
 from lightning.pytorch import Callback
 
@@ -33,6 +32,7 @@ from anomalib_anoseg.data import DemoTextures
 from anomalib_anoseg.training.reading_once import Served
 from benchmarks.common import begin, by_group, clock, format_table, make_parser, write_json
 from benchmarks.experiments.trainings import make_engine
+from benchmarks.performance.pictures import make_folder
 
 SERVING, FORGING, ENCODER, GUIDANCE = "serving of pictures that were read", "forging", "encoder", "guidance"
 DECODER, LOSS, BACKWARD, OPTIMISER = "decoder", "loss", "backward", "optimiser"
@@ -121,9 +121,8 @@ def watch_parts(watch: Stopwatch, module: Any) -> None:  # noqa: ANN401
 
 def make_data(options: argparse.Namespace) -> Any:  # noqa: ANN401
     """Read the pictures of a folder, or draw the demonstration data."""
-    batch = {"train_batch_size": options.batch, "num_workers": 0}
     if options.folder:
-        return Folder("pictures", root=options.folder, normal_dir=".", val_split_mode="from_train", **batch)
+        return make_folder(options.folder, batch=options.batch)
     return DemoTextures(train_batch_size=options.batch)
 
 
