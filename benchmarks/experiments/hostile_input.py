@@ -2,7 +2,7 @@
 
 Each case changes something valid at random, or writes an argument at random, and calls the command in this process.
 It passes if the command returns or ends with a message: any other exception is what a user would see as a traceback.
-Jobs of boards are not started, and plots are drawn in every tenth case alone.
+Jobs of boards are not started, and plots are drawn in every tenth case alone. Page: hostile_input.md.
 
     python -m benchmarks.experiments.hostile_input [--cases 2000] [--seed 0] [--only report] [--json hostile.json]
 """

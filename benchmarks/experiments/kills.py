@@ -7,6 +7,8 @@ moment drawn from the length of the unkilled run. Then:
 - export: each file over the previous one must be whole, old or new, or absent;
 - board: the same command once more must end with equal rows;
 - inspection: one, killed and started again and again, must judge each picture once, with equal scores.
+
+Page: kills.md.
 """
 
 import argparse

@@ -9,7 +9,7 @@ a machine that slows down slows both:
   time includes the import of every registered model.
 
 ``--check`` requires that the median difference between paired interpreter starts is below 1 ms, and that this
-environment's interpreter has loaded the hook, but neither torch nor anomalib.
+environment's interpreter has loaded the hook, but neither torch nor anomalib. Page: startup.md.
 
     python -m benchmarks.performance.startup [--rounds 300] [--quick] [--json startup.json] [--check]
 """
