@@ -21,7 +21,6 @@ import time
 import venv
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -36,12 +35,10 @@ from benchmarks.common import (
     format_table,
     in_turns,
     make_parser,
-    merge,
-    preset,
     write_json,
 )
 from benchmarks.experiments.judging import make_data
-from benchmarks.experiments.trainings import make_engine
+from benchmarks.experiments.trainings import make_engine, of_preset
 from benchmarks.performance.pictures import write_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,9 +94,8 @@ def train(folder: Path, options: argparse.Namespace) -> AnoSeg:
     """Train for some steps, with an encoder of random weights, which take as long as others."""
     folder.mkdir()
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), folder / "random.pth")
-    changes = {"encoder": {"pre_trained": str(folder / "random.pth")}}
-    model: Any = AnoSeg(**merge(preset("laptop_pretrained"), changes), seed=options.seed)
-    make_engine(folder, max_steps=options.steps, max_epochs=-1).fit(model, datamodule=make_data(None, "brick", batch=8))
+    model: AnoSeg = of_preset("laptop_pretrained", folder / "random.pth", seed=options.seed)
+    make_engine(folder, max_steps=options.steps, max_epochs=-1).fit(model, datamodule=make_data(None))
     return model
 
 
