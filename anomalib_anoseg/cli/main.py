@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # What each subcommand does, in a line, and where its function is.
 COMMANDS = {
     "config": ("List the presets, or print the path of one.", "cli.config", "config"),
-    "board": ("Train and test a grid of models, one after another.", "board.run.board", "run_board"),
+    "board": ("Train and test a grid of models.", "board.run.board", "run_board"),
     "cost": ("Measure what the models of a board cost to run.", "board.measure.cost", "measure_cost"),
     "report": ("Write the report of one or more boards.", "board.report.report", "write_report"),
     "inspect": ("Judge pictures by an exported file, without torch.", "cli.inspect", "inspect"),

@@ -1,5 +1,6 @@
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all, and folders that travel."""
 
+import io
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from platform import node
 from typing import Any
+from zipfile import ZipFile
 
 # Hidden folders beside the targets, named after the machine and the process that write in them.
 PART = ".part"
@@ -161,6 +163,31 @@ def write_json(path: Path, content: Any) -> None:  # noqa: ANN401
     """
     text = json.dumps(without_nan(content), indent=2, allow_nan=False, default=str, ensure_ascii=False)
     write_texts({path: text + "\n"})
+
+
+def pack(folder: Path) -> bytes:
+    """Pack the files of a folder into an archive, uncompressed.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_texts({Path(folder) / "here" / "a" / "b.txt": "whole"})
+        ...     unpack(pack(Path(folder) / "here"), Path(folder) / "there")
+        ...     (Path(folder) / "there" / "a" / "b.txt").read_text()
+        'whole'
+    """
+    packed = io.BytesIO()
+    with ZipFile(packed, "w") as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder))
+    return packed.getvalue()
+
+
+def unpack(packed: bytes, folder: Path) -> None:
+    """Write the files of an archive into a folder, which is made, and never out of it."""
+    with ZipFile(io.BytesIO(packed)) as archive:
+        archive.extractall(folder)
 
 
 def inside(folder: Path, base: Path, path: Any) -> Path | None:  # noqa: ANN401

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,11 @@ from anomalib_anoseg.board.run.job import find_left_out, run_job
 from anomalib_anoseg.board.run.recording import TestRecorder
 from anomalib_anoseg.board.run.run_folder import Board, Row, RunFolder
 from anomalib_anoseg.cli.main import main
+from anomalib_anoseg.common.cores import share_cores
 from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.common.jobs import process
+from anomalib_anoseg.common.jobs.one_machine import OneMachine
+from anomalib_anoseg.common.jobs.process import Work
 from anomalib_anoseg.common.presets import read_file, read_preset
 from anomalib_anoseg.training.budget import Stopwatch
 from anomalib_anoseg.training.resume_point import ResumePoint
@@ -262,9 +267,22 @@ def test_missing_configuration_gets_a_clear_error(tmp_path):
 
 
 def test_no_model_left_gets_a_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(board, "_find_left_out", lambda *_: {"Padim": "no weights"})
+    monkeypatch.setattr(board, "ask", lambda *_: {"Padim": "no weights"})
     with pytest.raises(ValueError, match=r"No model is left: \{'Padim': 'no weights'\}"):
         run_board(write(tmp_path / "a.yaml", configuration(model())), tmp_path)
+
+
+def test_jobs_need_what_finished_ones_of_their_label_took(tmp_path):
+    runs = RunFolder(tmp_path)
+    jobs = {
+        task.job.id: task.job for task in read_tasks(configuration(model(), model("AnoSeg"), seed={"grid": [0, 1]}))
+    }
+    runs.write_board(Board("", list(jobs.values())))
+    first = next(iter(jobs.values()))
+    runs.write_row(replace(row_of(first), peak_memory_mb=1000, test_memory_mb=1100))
+    works = board._prepare(jobs, runs, offline=False)
+    assert [work.need for work in works] == [1100 if job.label == first.label else 2048 for job in jobs.values()]
+    assert works[0].folder == runs.job_folder(first.id)
 
 
 def test_models_take_the_seed_of_their_job_unless_they_have_one():
@@ -398,6 +416,20 @@ def test_a_second_board_in_the_same_folder_is_refused(tmp_path):
         pytest.raises(ValueError, match=r"out: another board is running in .*runs"),
     ):
         run_board(config, tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "workers must be 1 or more, got 0"),
+        ({"threads": 0}, "threads must be 1 or more, got 0"),
+        ({"workers": 2, "scheduler": "tcp://there"}, "workers: the scheduler's workers run the jobs"),
+        ({"workers": 10_000}, r"workers must be \d+ or less, one for each core, got 10000"),
+    ],
+)
+def test_wrong_numbers_of_processes_get_a_clear_error(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run_board(write(tmp_path / "a.yaml", configuration(model())), tmp_path / "runs", **options)
 
 
 def test_what_is_no_yaml_gets_one_line(tmp_path, capsys):
@@ -552,16 +584,18 @@ def test_rates_fall_with_the_budget_of_time(job, monkeypatch):
 
 def test_board_that_was_killed_repeats_no_finished_job(tmp_path, monkeypatch):
     config = write(tmp_path / "a.yaml", configuration(model(), model("AnoSeg"), seed={"grid": [0, 1]}))
-    started = []
+    started, runs = [], RunFolder(tmp_path / "runs")
 
-    def fake_run(task, runs, *_):
-        started.append(task.job.id)
-        if len(started) == 3:
-            raise KeyboardInterrupt
-        runs.write_row(row_of(task.job))
+    def fake_run(_place, todo, _show):
+        for each in todo:
+            started.append(each.name)
+            if len(started) == 3:
+                raise KeyboardInterrupt
+            runs.write_row(row_of(next(job for job in runs.board().jobs if job.id == each.name)))
+            yield each.name
 
-    monkeypatch.setattr(board, "_run", fake_run)
-    monkeypatch.setattr(board, "_find_left_out", lambda *_: {})
+    monkeypatch.setattr(board.OneMachine, "run", fake_run)
+    monkeypatch.setattr(board, "ask", lambda *_: {})
     with pytest.raises(KeyboardInterrupt):
         run_board(config, tmp_path / "runs")
     assert len(RunFolder(tmp_path / "runs").rows()) == 2
@@ -586,24 +620,25 @@ def finished(tiny_root, tmp_path_factory):
     config = configuration(*models, root=tiny_root, trainer={"max_epochs": 2})
     command = [sys.executable, "-m", "anomalib_anoseg", "board"]
     command += ["--config", str(write(folder / "grid.yaml", config)), "--out", str(folder / "runs")]
+    command += ["--workers", str(min(2, len(share_cores(1)[0])))]
     (folder / "timm.py").write_text("raise SystemExit('a file of the current folder ran')\n")
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=900)
-    return process, RunFolder(folder / "runs"), folder
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=900)
+    return ended, RunFolder(folder / "runs"), folder
 
 
 def test_incomplete_board_exits_with_1_and_names_what_is_missing(finished):
-    process, runs, _ = finished
-    assert process.returncode == 1, process.stderr
+    ended, runs, _ = finished
+    assert ended.returncode == 1, ended.stderr
     assert [job.label for job in runs.missing()] == ["Broken"]
-    assert "1 of 3 rows are missing" in process.stderr
-    assert "Broken stripes seed 0 (Broken-stripes-seed0-" in process.stderr
-    assert "network.width must" in process.stderr
+    assert "1 of 3 rows are missing" in ended.stderr
+    assert "Broken stripes seed 0 (Broken-stripes-seed0-" in ended.stderr
+    assert "network.width must" in ended.stderr
     assert "Traceback" in runs.error(runs.missing()[0].id)
 
 
 def test_model_that_lacks_a_file_is_left_out_with_a_line(finished):
-    process, runs, _ = finished
-    assert "PadimLite0 is left out: weights: 'nowhere.pth' does not exist." in process.stderr
+    ended, runs, _ = finished
+    assert "PadimLite0 is left out: weights: 'nowhere.pth' does not exist." in ended.stderr
     assert list(runs.board().left_out) == ["PadimLite0"]
 
 
@@ -622,6 +657,7 @@ def test_rows_are_complete_and_judged_alike(finished):
     assert anoseg.peak_memory_mb > 50
     assert anoseg.test_memory_mb > 50
     assert anoseg.provenance["calibrated_on"] == "forged on held-out images"
+    assert anoseg.provenance["threads"] == len(share_cores(1)[0]) // min(2, len(share_cores(1)[0]))
     for name in ("commit", "versions", "cpu", "threads", "precision", "started", "wall_seconds", "trainer"):
         assert name in anoseg.provenance
 
@@ -652,8 +688,12 @@ def test_process_that_is_killed_leaves_a_reason(finished, monkeypatch):
     _, runs, folder = finished
     other = RunFolder(folder / "killed")
     (task, *_) = read_tasks(yaml.safe_load(runs.board().config))
-    monkeypatch.setattr(board, "CODE", "import os; print('almost', flush=True); os.kill(os.getpid(), 9)")
-    board._run(task, other, True, 60, lambda _: None)
+    monkeypatch.setattr(
+        process, "isolated", lambda _: "import os; print('almost', flush=True); os.kill(os.getpid(), 9)"
+    )
+    work = Work(task.job.id, other.job_folder(task.job.id), "module")
+    work.folder.mkdir(parents=True)
+    assert list(OneMachine(1, None).run([work], lambda _: None)) == [work.name]
     reason = other.error(task.job.id).splitlines()
     assert reason[-1] == "The job's process was killed by signal 9, possibly for lack of memory."
     assert "almost" in reason
@@ -670,8 +710,8 @@ def stock(tmp_path_factory):
     sizes = {"image_size": 64, "num_train": 10, "num_test_good": 1, "num_test_per_defect": 1, "category": "brick"}
     config["benchmark"]["data"]["init_args"] |= {"root": str(folder / "data"), **sizes}
     command = [str(ANOMALIB), "benchmark", "--config", str(write(folder / "demo.yaml", config))]
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=900)
-    assert process.returncode == 0, process.stderr
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=900)
+    assert ended.returncode == 0, ended.stderr
     (table,) = folder.glob("runs/benchmark/*/results.csv")
     with table.open() as file:
         return config, list(csv.DictReader(file))

@@ -18,15 +18,10 @@ The configuration is one of ``anomalib benchmark``, with its grid syntax. A boar
 - A model that would download is left out, and a line says so before the first job.
 """
 
-import json
-import os
-import subprocess  # noqa: S404 - our own module is started
-import sys
-import tempfile
-import time
-from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -35,17 +30,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from anomalib_anoseg.board.run.grid import Task, read_tasks
 from anomalib_anoseg.board.run.run_folder import Board, Job, RunFolder
-from anomalib_anoseg.common.files import write_json, write_texts
-from anomalib_anoseg.common.isolation import isolated
+from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.common.jobs.cluster import Cluster
+from anomalib_anoseg.common.jobs.one_machine import OneMachine
+from anomalib_anoseg.common.jobs.process import Work, ask
 from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.common.presets import read_file
 
-CODE = isolated("anomalib_anoseg.board.run.job")
+MODULE = "anomalib_anoseg.board.run.job"
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
+# MiB of a job of which no row tells: at 128x128 pixels most take 1100 to 1700, DRAEM 5600.
+UNKNOWN_NEED = 2048.0
+Place = OneMachine | Cluster
 
 
-def run_board(config: Path | str, out: Path | str, offline: bool = True, save_every: float = 60.0) -> list[str]:
-    """Train and test a grid of models, one after another, and keep every result.
+def run_board(
+    config: Path | str,
+    out: Path | str,
+    offline: bool = True,
+    save_every: float = 60.0,
+    workers: int = 1,
+    scheduler: str | None = None,
+    threads: int | None = None,
+) -> list[str]:
+    """Train and test a grid of models, and keep every result.
 
     Run the same command again to go on after an interruption, and to try failed jobs again.
 
@@ -54,6 +62,10 @@ def run_board(config: Path | str, out: Path | str, offline: bool = True, save_ev
         out: Folder for the results; may hold those of an earlier run.
         offline: Whether an attempt to download is an error.
         save_every: Least seconds between two checkpoints of a training, from which an interrupted one continues.
+        workers: Number of jobs at a time on this machine, each with its share of the cores.
+        scheduler: Address of a Dask scheduler on whose workers the jobs run, instead of this machine.
+        threads: Threads of each job; by default its share of the cores, or those of its Dask worker. Equal numbers
+            give equal results, wherever a job runs.
 
     Returns:
         list[str]: Names of the jobs that are missing; the command exits with 1 if there are any.
@@ -62,94 +74,81 @@ def run_board(config: Path | str, out: Path | str, offline: bool = True, save_ev
         FileNotFoundError: If there is no such configuration, or it names a file that there is not.
         ValueError: If the configuration cannot be used; the message says what to change.
     """
+    if scheduler is not None and workers > 1:
+        raise ValueError(f"workers: the scheduler's workers run the jobs. Leave --workers {workers} out.")
     try:
         content, text = read_file(Path(config)), Path(config).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"config: {error}") from error
     except (yaml.YAMLError, UnicodeError, RecursionError) as error:
         raise ValueError(f"config: {config} is no YAML: {one_line(str(error))}") from error
-    tasks, runs = read_tasks(content), RunFolder(out)
-    with runs.locked():
-        return _run_all(tasks, text, runs, offline, save_every)
+    tasks, runs, console = read_tasks(content), RunFolder(out), Console(stderr=True)
+    with runs.locked(), ExitStack() as opened:
+        place: Place = OneMachine(workers, threads)
+        if scheduler is not None:
+            place = opened.enter_context(closing(Cluster(scheduler, threads, lambda line: _warn(line, console))))
+        return _run_all(tasks, text, runs, place, {"offline": offline, "save_every": save_every}, console)
 
 
-def _run_all(tasks: list[Task], text: str, runs: RunFolder, offline: bool, save_every: float) -> list[str]:
+def _run_all(
+    tasks: list[Task], text: str, runs: RunFolder, place: Place, options: dict[str, Any], console: Console
+) -> list[str]:
     """Run the jobs that are not finished; return those that are still missing.
 
     Raises:
         ValueError: If all models lack a file.
     """
-    console = Console(stderr=True)
-    left_out = _find_left_out(tasks, console) if offline else {}
+    left_out: dict[str, str] = {}
+    if options["offline"]:
+        models = {task.job.label: task.container["model"] for task in tasks}
+        with console.status(f"Building {len(models)} models ..."):
+            left_out = place.call(ask, MODULE, models, OFFLINE) or {}  # an error there occurs again in a job
+    for label, reason in left_out.items():
+        _warn(f"{label} is left out: {reason}", console)
     tasks = [task for task in tasks if task.job.label not in left_out]
     if not tasks:
         raise ValueError(f"No model is left: {left_out}")
     runs.write_board(Board(text, [task.job for task in tasks], left_out))
-    todo = {job.id for job in runs.missing()}
+    todo = {job.id: job for job in runs.missing()}
+    for task in tasks:
+        if task.job.id in todo:
+            write_json(runs.job_folder(task.job.id) / "job.json", {**asdict(task), **options})
     if len(todo) < len(tasks):
         console.print(f"{len(tasks) - len(todo)} of {len(tasks)} jobs were finished before.")
     columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("jobs"), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
         bar = progress.add_task("", total=len(tasks), completed=len(tasks) - len(todo))
-        for task in tasks:
-            if task.job.id not in todo:
-                continue
-            _run(task, runs, offline, save_every, lambda state: progress.update(bar, description=state))
-            progress.advance(bar)
-            _print_row(task.job, runs, console)
+
+        def show(states: dict[str, str]) -> None:
+            shown = [_describe(todo[name]) + state for name, state in states.items()]
+            progress.update(bar, description="; ".join(shown) or "waiting for workers")
+
+        with closing(place.run(_prepare(todo, runs, options["offline"]), show)) as ended:
+            for name in ended:
+                progress.advance(bar)
+                _print_row(todo[name], runs, console)
         progress.update(bar, description="")
     return _print_missing(runs, console)
 
 
-def _find_left_out(tasks: list[Task], console: Console) -> dict[str, str]:
-    """Build each model once, in a process of its own, and say which lack a file."""
-    models = {task.job.label: task.container["model"] for task in tasks}
-    with tempfile.TemporaryDirectory() as folder, console.status(f"Building {len(models)} models ..."):
-        path = Path(folder) / "models.json"
-        write_json(path, models)
-        command = [sys.executable, "-c", CODE, str(path)]
-        process = subprocess.run(command, capture_output=True, check=False, env=os.environ | OFFLINE)  # noqa: S603
-        # An error here occurs again in a job, which reports it.
-        left_out: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if process.returncode == 0 else {}
-    for label, reason in left_out.items():
-        console.print(f"[yellow]{escape(label)} is left out:[/] {escape(reason)}", highlight=False, soft_wrap=True)
-    return left_out
+def _prepare(jobs: dict[str, Job], runs: RunFolder, offline: bool) -> list[Work]:
+    """Say what each job needs: as much memory as finished ones of its label took."""
+    known: dict[str, float] = {}
+    for row in runs.rows():
+        if row.accelerator == "cpu":
+            known[row.label] = max(known.get(row.label, 0), row.peak_memory_mb or 0, row.test_memory_mb or 0)
+    return [
+        Work(name, runs.job_folder(name), MODULE, OFFLINE if offline else {}, known.get(job.label) or UNKNOWN_NEED)
+        for name, job in jobs.items()
+    ]
 
 
-def _run(task: Task, runs: RunFolder, offline: bool, save_every: float, show: Callable[[str], None]) -> None:
-    """Run a job in a process of its own, and leave ``error.txt`` if it ends without a row."""
-    folder, options = runs.job_folder(task.job.id), {"offline": offline, "save_every": save_every}
-    write_json(folder / "job.json", {**asdict(task), **options})
-    (folder / "error.txt").unlink(missing_ok=True)
-    environment = os.environ | (OFFLINE if offline else {})
-    with (folder / "job.log").open("a", encoding="utf-8") as log:
-        command = [sys.executable, "-c", CODE, str(folder)]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)  # noqa: S603
-        try:
-            while process.poll() is None:
-                show(f"{_describe(task.job)}{_epoch(folder)}")
-                time.sleep(0.2)
-        finally:
-            process.terminate()
-            process.wait()
-    if runs.row(task.job.id) is None and runs.error(task.job.id) is None:
-        code = process.returncode
-        reason = f"was killed by signal {-code}, possibly for lack of memory" if code < 0 else f"ended with {code}"
-        lines = (folder / "job.log").read_text(encoding="utf-8", errors="replace").splitlines()[-20:]
-        write_texts({folder / "error.txt": "\n".join([*lines, f"The job's process {reason}."])})
+def _warn(line: str, console: Console) -> None:
+    console.print(f"[yellow]{escape(line)}[/]", highlight=False, soft_wrap=True)
 
 
 def _describe(job: Job) -> str:
     return escape(f"{job.label} {job.data_name} seed {job.seed}")
-
-
-def _epoch(folder: Path) -> str:
-    try:
-        progress = json.loads((folder / "work" / "progress.json").read_text(encoding="utf-8"))
-        total = progress["max_epochs"]
-        return f", epoch {progress['epoch']}" + (f" of {total}" if total and total < 10_000 else "")  # noqa: PLR2004
-    except (OSError, ValueError, LookupError, TypeError):  # shown while it may be written
-        return ""
 
 
 def _print_row(job: Job, runs: RunFolder, console: Console) -> None:
@@ -162,7 +161,7 @@ def _print_row(job: Job, runs: RunFolder, console: Console) -> None:
     console.print(f"{_describe(job)}: {figures}", highlight=False, soft_wrap=True)
     if anomalous := (row.provenance.get("held_out") or {}).get("anomalous"):
         text = f"{anomalous} of the images that its thresholds come from are anomalous: it has seen defects."
-        console.print(f"[yellow]{_describe(job)}:[/] {text}", highlight=False, soft_wrap=True)
+        _warn(f"{job.label} {job.data_name} seed {job.seed}: {text}", console)
 
 
 def _reason(job: Job, runs: RunFolder) -> str:
