@@ -91,6 +91,13 @@ def test_files_stay_short(file):
     assert len(file.read_text().splitlines()) <= limit
 
 
+def test_tests_lie_in_the_rooms_of_what_they_test():
+    tests = Path(__file__).parent
+    folders = {file.parent.relative_to(tests) for file in tests.rglob("test_*.py")}
+    assert [folder for folder in folders if not (PACKAGE / folder).is_dir()] == []
+    assert MAY_IMPORT.keys() <= {folder.parts[0] for folder in folders if folder.parts}
+
+
 def test_every_room_says_what_it_is_for():
     rooms = {file.parent for file in FILES}
     assert [room for room in rooms if not ast.get_docstring(ast.parse((room / "__init__.py").read_text()))] == []

@@ -1,6 +1,6 @@
 """Jobs on a cluster: folders travel, the dead are replaced, and others' versions are refused.
 
-``tests/board/test_cluster.py`` has a real one.
+``tests/board/run/test_cluster.py`` has a real one.
 """
 
 import sys

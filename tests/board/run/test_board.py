@@ -43,7 +43,7 @@ METRICS |= {"image_AUROC", "image_F1Score"}
 TINY = {"image_size": [64, 64], "network": {"width": 0.125}}
 SHORT = {"image_size": [64, 64], "max_epochs": 1}
 BASELINES = "anomalib_anoseg.board.baselines"
-CONFIGS = Path(__file__).parents[2] / "configs" / "benchmark"
+CONFIGS = Path(__file__).parents[3] / "configs" / "benchmark"
 ANOMALIB = Path(sys.executable).with_name("anomalib")
 
 
