@@ -103,7 +103,7 @@ def preview(
     out: Path | None = None,
     number: int = 8,
     seed: int = 0,
-    trainer: dict[str, Any] | None = None,
+    trainer: dict[str, Any] | str | None = None,
 ) -> Preview:
     """Show the anomalies that a model will forge on your images, before you train it on them.
 

@@ -33,7 +33,7 @@ def doctor(
     tolerance: float = 1e-3,
     calls: int = 10,
     data: AnomalibDataModule | None = None,
-    trainer: dict[str, Any] | None = None,
+    trainer: dict[str, Any] | str | None = None,
 ) -> list[str]:
     """Show what is installed, whether a model's runtimes agree, and which files of a data set cannot be used.
 
