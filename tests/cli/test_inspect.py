@@ -97,7 +97,14 @@ def test_ctrl_c_ends_a_watch_with_all_that_was_judged(model, tmp_path):
     pytest.importorskip("watchfiles")
     draw(tmp_path / "parts" / "a.png", 220)
     line, environment = command("inspect", model, tmp_path / "parts", "--out", tmp_path / "out", "--watch")
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        line,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which shells ignore in the background
+    )
     try:
         results = tmp_path / "out" / "results.jsonl"
         for name, count in {"b.png": 1, "c.png": 2}.items():
