@@ -3,15 +3,10 @@
 The configuration is one of ``anomalib benchmark``, with its grid syntax. A board adds what its pipeline drops:
 
 - Each job writes its row at once, and the command exits with 1 as long as one is missing. Finished jobs stay finished;
-  one that was killed continues from its last checkpoint. A job is identified by its configuration: a changed one runs
-  again.
-- The key ``trainer``, at the top or of a model, holds Lightning's settings. The key ``budget`` gives all models an
-  equally long training: ``{seconds: 600, clock: cpu}``, ``{seconds: 600, clock: wall}`` or ``{images: 20000}``. With a
-  budget of time, learning rates that follow Lightning's timer, as AnoSeg's do, reach their end; those made from a
-  number of epochs, as DRAEM's are, keep their first value unless training gets that far.
-- The key ``preset`` of a model or of data names its settings, which its ``init_args`` override. A model's length is its
-  preset's, too, unless the board gives it one.
-- In place of a mapping stands the name of a file that holds it, relative to the board's.
+  one that was killed continues from its last checkpoint. A changed configuration makes a new job.
+- The keys ``trainer``, ``budget`` and ``preset``, and a file's name in place of any mapping: the board's guide has them.
+  With a budget of time, learning rates that follow Lightning's timer, as AnoSeg's do, reach their end; those made from
+  a number of epochs, as DRAEM's are, keep their first value unless training gets that far.
 - The seed is set before a model is built, and models and data without one of their own get it, so that all hold the
   same images out. Held-out images that are test images are refused. A ``label`` tells two data sets apart.
 - Models may have any settings, and all are judged alike (:mod:`~anomalib_anoseg.board.run.protocol`).
