@@ -25,7 +25,7 @@ BOARDS = ROOT / "benchmarks" / "board"
 PICTURES = {".jpg", ".png"}
 # Chosen from what commands write, as their pages say.
 BY_HAND = {"board/means.png", "demo.jpg", "inspect.jpg", "patches_alone/report.md", "patches_alone_tile/report.md"}
-PERFORMANCE = {"at_the_line", "augmentation", "cost", "pictures", "startup", "training_step"}
+PERFORMANCE = {"at_the_line", "augmentation", "cost", "pictures", "scaling", "startup", "training_step"}
 SHARED = {"__init__", "common", "drawing", "judging", "trainings"}
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
 SHIPPED_TRIALS = yaml.safe_load((ROOT / "benchmarks" / "experiments" / "study.yaml").read_text(encoding="utf-8"))
@@ -37,8 +37,8 @@ TINY_KINDS = {
 TINY_TRIALS = {name: SHIPPED_TRIALS[name] | SMALL for name in TRIALS}
 FEWER = {
     "at_the_line": {
-        "make_data": lambda *_, batch: DemoTextures(
-            image_size=96, num_train=12, num_test_good=1, num_test_per_defect=1, train_batch_size=batch
+        "make_data": lambda _: DemoTextures(
+            image_size=96, num_train=12, num_test_good=1, num_test_per_defect=1, train_batch_size=8
         ),
     },
     "export_parity": {
@@ -80,6 +80,7 @@ TINY = {
     "pictures": ["--pictures", "10", "--megapixels", "0.02", "--size", "64", "--epochs", "1", "--markdown"],
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
     "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
+    "scaling": ["--only", "pictures", "--pictures", "20", "30", "--presets", "laptop_pretrained", "--plot", "curves.png"],
     "startup": ["--quick"],
     "training_step": ["--preset", "laptop", "--set", "image_size=[64,64]", "--steps", "2", "--rounds", "1"],
     "study": ["--trials", "trials.yaml", "--seconds", "1", "--batch", "2", "--markdown", "--csv", "study.csv"],
