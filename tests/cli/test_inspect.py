@@ -103,7 +103,8 @@ def test_ctrl_c_ends_a_watch_with_all_that_was_judged(model, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which shells ignore in the background
+        # Shells ignore it in the background, and hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
         results = tmp_path / "out" / "results.jsonl"

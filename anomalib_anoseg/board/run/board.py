@@ -4,7 +4,7 @@ The configuration is one of ``anomalib benchmark``, with its grid syntax. A boar
 
 - Each job writes its row at once, and the command exits with 1 as long as one is missing. Finished jobs stay finished;
   one that was killed continues from its last checkpoint. A changed configuration makes a new job.
-- The keys ``trainer``, ``budget`` and ``preset``, and a file's name in place of any mapping: the board's guide has them.
+- The keys ``trainer``, ``budget`` and ``preset``, and files in place of any mapping: the board's guide has them.
   With a budget of time, learning rates that follow Lightning's timer, as AnoSeg's do, reach their end; those made from
   a number of epochs, as DRAEM's are, keep their first value unless training gets that far.
 - The seed is set before a model is built, and models and data without one of their own get it, so that all hold the
