@@ -145,7 +145,7 @@ def see(model: Any, kind: str, images: Tensor) -> Iterator[tuple[str, Any]]:  # 
     for chunk in images.split(CHUNK):
         decoder = networks.averaged.module
         if isinstance(model, AnoSeg):
-            logits.append(decoder(decoder.encoder.with_coordinates(chunk))[:, 0])
+            logits.append(decoder(decoder.encoder.with_coordinates(chunk))[0][:, 0])
             continue
         features = networks.guide(chunk)
         distances.append([features[scale][:, -1] for scale in GUIDED])
