@@ -1,7 +1,7 @@
 """Where a picture is anomalous: connected areas of the mask, in pixels of the picture.
 
 They are made of runs, the marked pixels that lie side by side in a row. NumPy alone suffices for them: libraries that
-label areas would double what an environment at the line has to install.
+label areas bring SciPy, too large for the environment at the line.
 """
 
 from __future__ import annotations
