@@ -116,20 +116,49 @@ def choose_representatives(embeddings: Tensor, count: int, method: Choice = "k_c
     if count >= len(embeddings):
         return torch.arange(len(embeddings), device=embeddings.device)
     embeddings = embeddings.double()
-    start = medoid(embeddings)[None] if method == "k_center" else _middles(embeddings, count, seed)
-    return _add_farthest(embeddings, start, count).sort().values
+    if method == "k_center":
+        return k_center(embeddings, count)
+    return _add_farthest(embeddings, _middles(embeddings, count, seed), count).sort().values
 
 
-def _add_farthest(embeddings: Tensor, chosen: Tensor, count: int) -> Tensor:
-    """Add the one farthest from all that are chosen until there are ``count`` (Gonzalez 1985)."""
-    distance = torch.cdist(embeddings, embeddings[chosen]).amin(1)
-    while len(chosen) < count:
-        # Copies of one image have distance 0; chosen images get less, so that none is chosen twice.
-        distance[chosen] = -1.0
-        farthest = distance.argmax()[None]
-        chosen = torch.cat((chosen, farthest))
-        distance = distance.minimum((embeddings - embeddings[farthest]).norm(dim=1))
-    return chosen
+def k_center(vectors: Tensor, count: int) -> Tensor:
+    """Choose the medoid, and repeatedly the vector farthest from those chosen (Gonzalez 1985).
+
+    Args:
+        vectors: ``(N, D)`` of any length. Distances have their precision: where vectors differ by little of what they
+            are, only float64 tells them apart.
+        count: How many, at least 1; all if there are not more.
+
+    Returns:
+        ``(min(count, N),)`` int64, ascending, no vector twice.
+
+    Example:
+        >>> import torch
+        >>> k_center(torch.tensor([[0.0], [0.1], [0.2], [2.0]]), 2).tolist()
+        [2, 3]
+    """
+    if count >= len(vectors):
+        return torch.arange(len(vectors), device=vectors.device)
+    return _add_farthest(vectors, medoid(vectors)[None], count).sort().values
+
+
+def _add_farthest(vectors: Tensor, start: Tensor, count: int) -> Tensor:
+    """Add the vector farthest from all that are chosen until there are ``count``.
+
+    Squared distances are those of products, so that each choice reads the vectors once and writes nothing of their
+    size. Their mean is subtracted first, because the products cancel.
+    """
+    centered = vectors - vectors.mean(0)
+    squares = centered.square().sum(1)
+    distance = torch.full_like(squares, torch.inf)
+    chosen = list(start)
+    for place in range(count):
+        if place == len(chosen):
+            chosen.append(distance.argmax())
+        added = chosen[place]
+        distance = distance.minimum(torch.addmv(squares, centered, centered[added], alpha=-2) + squares[added])
+        distance[added] = -torch.inf  # no minimum raises it again, while copies of a chosen one have 0
+    return torch.stack(chosen)
 
 
 def _middles(embeddings: Tensor, count: int, seed: int) -> Tensor:

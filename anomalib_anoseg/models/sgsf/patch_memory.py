@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomalib_anoseg.models.sgsf.neighbours import choose_representatives
+from anomalib_anoseg.models.sgsf.neighbours import k_center
+
+# Products in memory at a time, where a processor looks up: 1 MiB, which its cache holds.
+MAX_PRODUCTS = 2**18
 
 
 class PatchMemory(nn.Module):
@@ -51,7 +54,7 @@ class PatchMemory(nn.Module):
         """
         vectors = features.movedim(1, -1).flatten(0, 2).half()
         images = places.to(vectors.device).repeat_interleave(features[0, 0].numel())
-        chosen = choose_representatives(vectors.float(), count)
+        chosen = k_center(vectors.float(), count)
         self.vectors, self.images = vectors[chosen], images[chosen]
 
     def nearest(self, features: Tensor, own: Tensor | None = None) -> Tensor:
@@ -64,10 +67,11 @@ class PatchMemory(nn.Module):
         batch, channels, height, width = features.shape
         vectors = self.vectors.float()
         # Minus half the squared distance, but for what is the same for all vectors: one matrix product.
-        closeness = F.linear(features.flatten(2).mT, vectors, vectors.square().sum(1) / -2)
+        offset = vectors.square().sum(1) / -2
         if own is not None:
-            closeness = closeness.masked_fill((self.images == own[:, None])[:, None], -torch.inf)
-        return vectors[closeness.argmax(2)].mT.reshape(batch, channels, height, width)
+            offset = torch.where(self.images == own[:, None], -torch.inf, offset)[:, None]
+        places = _largest_product(features.flatten(2).mT, vectors, offset)
+        return vectors[places].mT.reshape(batch, channels, height, width)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
         """Take the shapes of what is loaded."""
@@ -76,6 +80,29 @@ class PatchMemory(nn.Module):
             if loaded is not None:
                 setattr(self, name, getattr(self, name).new_zeros(loaded.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _largest_product(rows: Tensor, vectors: Tensor, offset: Tensor) -> Tensor:
+    """Find which vector's product with each row, plus its offset, is largest.
+
+    A table of all products is larger than a processor's cache, which then waits for memory: so it works in parts.
+
+    Args:
+        rows: ``(B, P, C)``.
+        vectors: ``(K, C)``.
+        offset: ``(K,)``, or ``(B, 1, K)`` if images differ in it.
+
+    Returns:
+        ``(B, P)`` int64.
+    """
+    if rows.device.type != "cpu" or torch.compiler.is_compiling():
+        return (rows @ vectors.mT + offset).argmax(2)
+    length = max(1, MAX_PRODUCTS // len(vectors))
+    images = zip(rows, offset.expand(len(rows), 1, -1), strict=True)
+    return torch.stack([
+        torch.cat([F.linear(part, vectors, added[0]).argmax(1) for part in image.split(length)])
+        for image, added in images
+    ])
 
 
 class Standardisation(nn.Module):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomalib_anoseg.models.sgsf.torch_model import SGSFModel
 from anomalib_anoseg.training.seeding import seeded_weights
@@ -55,3 +56,23 @@ def make_model():
         return model
 
     return make
+
+
+class TensorSizes(TorchDispatchMode):
+    """Notes the numbers in the largest tensor that an operation returns, and those in all that are no views."""
+
+    numbers = written = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.numel())
+                self.written += tensor.numel() if tensor._base is None else 0
+        return result
+
+
+@pytest.fixture
+def tensor_sizes():
+    """A context that measures the tensors that operations make."""
+    return TensorSizes

@@ -5,9 +5,8 @@ from itertools import combinations
 import pytest
 import torch
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from anomalib_anoseg.models.sgsf.neighbours import choose_representatives, medoid, nearest_others
+from anomalib_anoseg.models.sgsf.neighbours import choose_representatives, k_center, medoid, nearest_others
 
 METHODS = ("k_center", "k_means")
 
@@ -49,20 +48,9 @@ def test_copies_of_an_image_are_others():
     assert nearest_others(embeddings, embeddings, torch.arange(4), 1)[:2, 0].tolist() == [1, 0]
 
 
-class LargestTensor(TorchDispatchMode):
-    numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                self.numbers = max(self.numbers, tensor.numel())
-        return result
-
-
-def test_memory_stays_within_its_bound():
+def test_memory_stays_within_its_bound(tensor_sizes):
     embeddings, own = draw(500), torch.arange(500)
-    with LargestTensor() as largest:
+    with tensor_sizes() as largest:
         found = nearest_others(embeddings, embeddings, own, 3, max_similarities=10_000)
     assert largest.numbers == 10_000
     assert torch.equal(found, nearest_others(embeddings, embeddings, own, 3))
@@ -113,6 +101,31 @@ def test_k_center_is_within_twice_the_best_radius():
     chosen = choose_representatives(embeddings, 3)
     assert distance[:, chosen].amin(1).max() <= 2 * best
     assert medoid(embeddings) in chosen
+
+
+def farthest_by_differences(vectors, count):
+    """Gonzalez's choice, with each distance computed from the difference in float64."""
+    vectors = vectors.double()
+    chosen = [(vectors - vectors.mean(0)).norm(dim=1).argmin().item()]
+    while len(chosen) < count:
+        distance = torch.stack([(vectors - vectors[index]).norm(dim=1) for index in chosen]).amin(0)
+        chosen.append(distance.argmax().item())
+    return sorted(chosen)
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_k_center_in_float32_chooses_as_by_differences_in_float64(offset):
+    vectors = torch.randn(600, 24, generator=torch.Generator().manual_seed(1)) + offset
+    assert k_center(vectors, 40).tolist() == farthest_by_differences(vectors, 40)
+
+
+def test_k_center_writes_no_table_of_vectors_for_each_choice(tensor_sizes):
+    vectors = torch.randn(500, 64)
+    with tensor_sizes() as few:
+        k_center(vectors, 10)
+    with tensor_sizes() as many:
+        k_center(vectors, 110)
+    assert (many.written - few.written) / 100 < 5 * len(vectors)
 
 
 def test_k_center_keeps_the_rare_and_k_means_the_frequent():

@@ -14,6 +14,7 @@ from anomalib.engine import Engine
 from lightning.pytorch import Callback
 
 from anomalib_anoseg import SGSF
+from anomalib_anoseg.models.sgsf import patch_memory
 from anomalib_anoseg.models.sgsf.patch_memory import PatchMemory, Standardisation, average_patches
 from anomalib_anoseg.models.sgsf.patch_model import GUIDED, PatchGuidedModel
 from anomalib_anoseg.training.seeding import seeded_weights
@@ -95,6 +96,21 @@ def test_vectors_of_the_own_image_do_not_count():
         others = torch.cat([features[i].flatten(1) for i in range(3) if i != own], 1)
         distances = torch.cdist(features[own].flatten(1).T, others.T)
         torch.testing.assert_close((found[own] - features[own]).flatten(1).norm(dim=0), distances.amin(1))
+
+
+@pytest.mark.parametrize("own", [None, torch.tensor([4, -1, 2])])
+def test_looks_up_in_parts_what_one_table_finds(own, monkeypatch, tensor_sizes):
+    monkeypatch.setattr(patch_memory, "MAX_PRODUCTS", 180)  # 4 of the 35 rows of an image at a time
+    memory, features = PatchMemory(), torch.randn(3, 6, 5, 7)
+    memory.fill(torch.randn(5, 6, 3, 3), torch.arange(5), 45)
+    with tensor_sizes() as largest:
+        found = memory.nearest(features, own)
+    assert largest.numbers <= features.numel(), "not the 4,725 products of all rows"
+    distance = torch.cdist(features.movedim(1, -1).flatten(1, 2), memory.vectors.float())
+    if own is not None:
+        distance[(memory.images == own[:, None])[:, None].expand_as(distance)] = torch.inf
+    expected = memory.vectors.float()[distance.argmin(2)].mT.reshape(features.shape)
+    assert torch.equal(found, expected)
 
 
 def test_memory_loads_whatever_its_size():
