@@ -6,30 +6,29 @@ alone, so that a file can be read where torch is not installed.
 
 import json
 import math
-import sys
-from dataclasses import asdict, dataclass, fields
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from anomalib_anoseg.common.files import without_nan
-from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.common.typed_json import MisfitError, read_object, shown
 
-__all__ = ["FORMAT", "KEY", "Model", "OperatingPoint", "Record", "Threshold", "Thresholds", "Training", "from_json"]
+__all__ = [
+    "FORMAT",
+    "KEY",
+    "Model",
+    "OperatingPoint",
+    "Record",
+    "Threshold",
+    "Thresholds",
+    "Training",
+    "from_json",
+]
 
 # Of the records that this version writes, and the newest that it reads.
 FORMAT = 1
 # Name of the record among the entries of a file's metadata.
 KEY = "anomalib_anoseg.record"
 UNKNOWN = math.nan
-LARGEST = sys.float_info.max
-# Types of JSON's plain values, and their names.
-PLAIN: dict[type, tuple[Any, str]] = {
-    str: (str, "text"),
-    int: (int, "a whole number"),
-    float: ((int, float), "a number"),
-}
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -214,75 +213,15 @@ def from_json(text: str, source: str = "record") -> Record:
         raise ValueError(f"{source}: the record is no JSON ({error}).") from None
     version = content.get("format") if isinstance(content, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError(f"{source}: the record must have a format, a whole number, got {_shown(version)}.")
+        raise ValueError(f"{source}: the record must have a format, a whole number, got {shown(version)}.")
     if version > FORMAT:
         raise ValueError(
             f"{source}: the record has format {version}, and this version reads {FORMAT}: update anomalib-anoseg."
         )
     try:
-        return _read_object(Record, content, "")
-    except _MisfitError as error:
+        return read_object(Record, content, "")
+    except MisfitError as error:
         raise ValueError(f"{source}: the record{error}") from None
-
-
-class _MisfitError(Exception):
-    """An entry is missing or is not what it should be."""
-
-    def __init__(self, place: str, expected: str | None = None, content: object = None) -> None:
-        wrong = f"'s {place} must be {expected}, got {_shown(content)}." if expected else f" lacks {place}."
-        super().__init__(wrong)
-
-
-def _read_object(kind: type[T], content: Any, place: str) -> T:  # noqa: ANN401
-    """Make a dataclass from an object of JSON.
-
-    Raises:
-        _MisfitError: If an entry is missing or is not what it should be.
-    """
-    if not isinstance(content, dict):
-        raise _MisfitError(place, "an object", content)
-    hints = get_type_hints(kind)
-    values = {}
-    for field in fields(kind):  # type: ignore[arg-type] # a dataclass
-        inner = f"{place}.{field.name}".removeprefix(".")
-        if field.name in content:
-            values[field.name] = _read(hints[field.name], content[field.name], inner)
-        elif field.default is field.default_factory:  # both are MISSING
-            raise _MisfitError(inner)
-    return kind(**values)
-
-
-def _read(kind: Any, content: Any, place: str) -> Any:  # noqa: ANN401
-    """Check a value of JSON against the type of a field, and make it one.
-
-    Raises:
-        _MisfitError: If it is not of the type.
-    """
-    arguments = get_args(kind)
-    if get_origin(kind) in {UnionType, Union}:
-        return None if content is None else _read(arguments[0], content, place)
-    if get_origin(kind) is dict:
-        if not isinstance(content, dict):
-            raise _MisfitError(place, "an object", content)
-        return {name: _read(arguments[1], value, f"{place}.{name}") for name, value in content.items()}
-    if get_origin(kind) is tuple:
-        length = None if arguments[-1] is ... else len(arguments)
-        if not isinstance(content, list) or length not in {None, len(content)}:
-            raise _MisfitError(place, "a list" if length is None else f"a list of {length}", content)
-        return tuple(_read(arguments[0], value, f"{place}[{index}]") for index, value in enumerate(content))
-    if kind is float and content is None:
-        return UNKNOWN
-    if kind not in PLAIN:
-        return content if kind is Any else _read_object(kind, content, place)
-    allowed, name = PLAIN[kind]
-    is_too_large = isinstance(content, (int, float)) and abs(content) > LARGEST
-    if not isinstance(content, allowed) or isinstance(content, bool) or is_too_large:
-        raise _MisfitError(place, name, content)
-    return kind(content)
-
-
-def _shown(content: object) -> str:
-    return one_line(json.dumps(content), 60)
 
 
 def _refuse_constant(name: str) -> None:
