@@ -109,11 +109,11 @@ def run(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("benchmarks")
 
-    def run(name: str) -> dict:
-        report = folder / f"{name}.json"
+    def run(name: str, *more: str) -> dict:
+        report = folder / f"{name}{''.join(more)}.json"
         if not report.exists():
             start = run_in_own_process if name in OWN_PROCESS else run_here
-            start(module_of(name), [*TINY[name], "--json", str(report)], folder)
+            start(module_of(name), [*TINY[name], *more, "--json", str(report)], folder)
         return json.loads(report.read_text())
 
     return run
@@ -365,6 +365,13 @@ def test_false_alarms_are_counted_on_good_test_pictures_alone(run):
     rows = run("false_alarms")["rows"]
     assert [(row["rate"], row["held out"], row["test pictures"]) for row in rows] == [(0.15, 6, 2), (0.2, 6, 2)]
     assert all(0 <= row["alarms"] <= 2 and 0 <= row["any pixel marked"] <= 2 for row in rows)
+
+
+def test_a_shift_is_looked_for_among_good_pictures_and_among_all(run):
+    rows = run("false_alarms", "--shift")["rows"]
+    assert [row["test pictures"] for row in rows] == ["good", "good and defective"]
+    assert [(row["held out"], row["warning"]) for row in rows] == [(6, "none")] * 2
+    assert rows[0]["number"] == 2 < rows[1]["number"]
 
 
 def test_image_thresholds_are_found_on_anomalies_alone_and_with_those_of_training(calibration):

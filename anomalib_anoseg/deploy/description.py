@@ -9,12 +9,12 @@ from torchvision.transforms.v2 import Resize
 
 from anomalib_anoseg import __version__
 from anomalib_anoseg.deploy.preset import name_preset
-from anomalib_anoseg.deploy.record import Model, OperatingPoint, Record, Threshold, Thresholds, Training
+from anomalib_anoseg.deploy.record import Appearance, Model, OperatingPoint, Record, Threshold, Thresholds, Training
 from anomalib_anoseg.deploy.resize import MatrixResize
 from anomalib_anoseg.training.calibrated import CalibratedPostProcessor
 from anomalib_anoseg.training.checkpoints import digest
 
-__all__ = ["describe"]
+__all__ = ["describe", "describe_appearance"]
 
 PACKAGES = ("anomalib", "torch", "torchvision", "timm")
 ANOMALOUS = "true: anomalous"
@@ -53,6 +53,7 @@ def describe(model: Any, input_size: tuple[int, int] | None = None, input_name: 
         outputs=_list_outputs(post_processor, size if resize is None else resize["size"]),
         thresholds=_describe_thresholds(post_processor),
         operating_points=_list_operating_points(post_processor),
+        appearance=describe_appearance(getattr(post_processor, "appearance", {})),
         ignore_mask=networks.region.record(),
         weights_licence=_find_licence(model.published_weights),
     )
@@ -104,6 +105,12 @@ def _list_operating_points(post_processor: Any) -> tuple[OperatingPoint, ...]:  
     kind = "real_found" if post_processor.calibrated_on == "anomalous images" else "forged_found"
     rows = [point._asdict() for point in post_processor.operating_points]
     return tuple(OperatingPoint(**{kind: row.pop("found")}, **row) for row in rows)
+
+
+def describe_appearance(known: dict[str, Any]) -> Appearance | None:
+    """Make an entry of the record of what a training knows of held-out pictures; ``None`` of nothing."""
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+    return Appearance(**values) if values else None
 
 
 def _find_licence(weights: str | None) -> str | None:

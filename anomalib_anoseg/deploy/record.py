@@ -15,6 +15,7 @@ from anomalib_anoseg.common.typed_json import MisfitError, read_object, shown
 __all__ = [
     "FORMAT",
     "KEY",
+    "Appearance",
     "Model",
     "OperatingPoint",
     "Record",
@@ -125,6 +126,27 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
+class Appearance:
+    """How the good pictures look that were held out: of each property a lower end, the median and an upper end.
+
+    Args:
+        size: Height and width in pixels to which a picture is resized before it is measured.
+        good_images: Number of pictures.
+        outside: How many of them lie at a lower end or below it, and how many at an upper end or above it.
+        grey: Mean of a picture's grey levels, 0 to 255.
+        contrast: Their standard deviation.
+        sharpness: Mean difference of neighbouring pixels, in parts of the contrast.
+    """
+
+    size: tuple[int, int]
+    good_images: int
+    outside: int
+    grey: tuple[float, float, float]
+    contrast: tuple[float, float, float]
+    sharpness: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Record:
     """All that an exported file says about itself.
 
@@ -136,6 +158,7 @@ class Record:
         outputs: Shape, type and range of each output, by name.
         thresholds: Those that the file applies.
         operating_points: Others, by rising false alarm rate.
+        appearance: Of pictures for which those rates hold; ``None`` if it is not known.
         ignore_mask: Digest of the mask of pixels that never count, and their share; ``None`` if there is none.
         weights_licence: Of the weights that training started from; ``None`` if it is not known.
         format: Version of this form.
@@ -161,6 +184,7 @@ class Record:
     outputs: dict[str, Any]
     thresholds: Thresholds
     operating_points: tuple[OperatingPoint, ...] = ()
+    appearance: Appearance | None = None
     ignore_mask: dict[str, Any] | None = None
     weights_licence: str | None = None
     format: int = FORMAT

@@ -34,6 +34,8 @@ class CalibratedPostProcessor(PostProcessor):
         threshold_rate: Rate for which the present thresholds were set; likewise.
         trained_on: Number of training images, of good ones that were held out, and of epochs, of which the last may not
             be whole; empty before a training.
+        appearance: How the good pictures look that were held out, as
+            :func:`~anomalib_anoseg.common.appearance.summarize` describes it; empty before a validation.
         operating: Tables of operating points.
 
     Example:
@@ -48,11 +50,12 @@ class CalibratedPostProcessor(PostProcessor):
         self.false_alarm_rate: float | None = None
         self.threshold_rate: float | None = None
         self.trained_on: dict[str, int] = {}
+        self.appearance: dict[str, Any] = {}
         self.operating = OperatingTables()
 
     @property
     def _checkpoint_config_keys(self) -> tuple[str, ...]:
-        return (*super()._checkpoint_config_keys, "calibrated_on", "threshold_rate", "trained_on")
+        return (*super()._checkpoint_config_keys, "calibrated_on", "threshold_rate", "trained_on", "appearance")
 
     def choose(self, image_score: str) -> None:
         """Use the threshold and range of one of a model's image scores; nothing changes if it has only one."""

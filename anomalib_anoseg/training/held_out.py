@@ -9,10 +9,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Normalize
 
+from anomalib_anoseg.common.appearance import measure
 from anomalib_anoseg.training.calibration import Normalisation
 
 # Normal images: enough for a threshold, and a bound on the cost of a calibration, which every validation repeats.
 MAX_NORMAL_IMAGES = 64
+# Of red, green and blue, as in Pillow.
+GREY = (0.299, 0.587, 0.114)
 
 
 def count_good(dataset: Any) -> int:  # noqa: ANN401
@@ -49,6 +52,22 @@ def normalisation(pl_module: LightningModule, image: Tensor) -> Normalisation:
     found: list[Any] = extract_transforms_by_type(getattr(pre_processor, "transform", None), Normalize)
     mean, std = (found[-1].mean, found[-1].std) if found else ([0.0], [1.0])
     return Normalisation(image.new_tensor(mean).view(-1, 1, 1), image.new_tensor(std).view(-1, 1, 1))
+
+
+def measure_looks(pl_module: LightningModule, image: Tensor) -> Tensor:
+    """Measure how pictures look as the model sees them.
+
+    Args:
+        pl_module: The model, whose pre-processor may normalise.
+        image: ``(N, 3, H, W)``, normalised.
+
+    Returns:
+        ``(N, 5)``: height, width, and what :func:`~anomalib_anoseg.common.appearance.measure` finds.
+    """
+    mean, std = normalisation(pl_module, image)
+    levels = (255 * (image * std + mean) * image.new_tensor(GREY).view(-1, 1, 1)).sum(1)
+    found = torch.from_numpy(measure(levels.float().cpu().numpy())).float()
+    return torch.cat((found.new_tensor(image.shape[-2:]).expand(len(image), 2), found), dim=1).to(image.device)
 
 
 def has_anomalies(loader: DataLoader[Any]) -> bool:

@@ -11,7 +11,8 @@ pictures. It is wide: none of 20 may mean anything up to 17 %.
 Only pictures that were not trained on count: the scores of training pictures are too low, and so is a threshold above
 them. Folds over training pictures would give more, but thresholds of other weights than those that ship. Each picture
 counts once, also where Lightning hands it out twice so that all processes get equally many. Nothing holds if light,
-camera or parts change: the held-out pictures must be like those to come.
+camera or parts change: the held-out pictures must be like those to come. How they look is kept, so that an inspection
+can say when others come.
 """
 
 import math

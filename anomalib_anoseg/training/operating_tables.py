@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from anomalib_anoseg.common.appearance import summarize
 from anomalib_anoseg.training.calibration import Labelled, Prediction
 from anomalib_anoseg.training.good_scores import GoodScores
 from anomalib_anoseg.training.operating_points import tabulate
@@ -20,6 +21,8 @@ class OperatingTables(nn.Module):
 
     Attributes:
         is_saved: Whether checkpoints carry the tables.
+        appearance: How the good pictures look, see :func:`~anomalib_anoseg.common.appearance.summarize`; empty where
+            that is not known, or they have several sizes.
 
     Example:
         >>> operating = OperatingTables()
@@ -33,6 +36,7 @@ class OperatingTables(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.is_saved = True
+        self.appearance: dict[str, Any] = {}
         self._good: list[GoodScores] = []
 
     @property
@@ -44,9 +48,9 @@ class OperatingTables(nn.Module):
         """Forget scores that were collected."""
         self._good = []
 
-    def add(self, prediction: Prediction, paths: Sequence[str] = ()) -> None:
+    def add(self, prediction: Prediction, paths: Sequence[str] = (), looks: Tensor | None = None) -> None:
         """Collect what was predicted for good pictures; a file counts once, but each picture without a path counts."""
-        self._good.append(GoodScores.of(prediction, paths))
+        self._good.append(GoodScores.of(prediction, paths, looks))
 
     def compute(self, batches: Sequence[Labelled], wanted: float | None = None) -> int:
         """Replace the tables by those of the scores that were collected; all processes do so together.
@@ -61,6 +65,7 @@ class OperatingTables(nn.Module):
         good, anomalous = _gather(self._good, batches)
         self.reset()
         self._replace(tabulate(good, anomalous, wanted))
+        self.appearance = _summarize(good.looks)
         return min((len(scores) for scores in good.images.values()), default=0)
 
     def _replace(self, tables: Mapping[str, Tensor]) -> None:
@@ -86,8 +91,18 @@ def _gather(good: Sequence[GoodScores], batches: Sequence[Labelled]) -> tuple[Go
         anomalous[name] = _join(chosen or [images[name][:0]])
     maps = [scores.maps for scores in good if scores.maps is not None]
     files = [scores.files for scores in good if scores.files is not None]
-    found = GoodScores(images, _join(maps) if maps else None, _join(files) if files else None)
+    looks = [scores.looks for scores in good if scores.looks is not None]
+    joined = _join(looks).view(-1, looks[0].shape[1]) if looks else None
+    found = GoodScores(images, _join(maps) if maps else None, _join(files) if files else None, joined)
     return found.once(), anomalous
+
+
+def _summarize(looks: Tensor | None) -> dict[str, Any]:
+    """Describe good pictures that were measured at one size."""
+    if looks is None or len(looks) == 0 or (looks[:, :2] != looks[0, :2]).any():
+        return {}
+    height, width = (int(side) for side in looks[0, :2])
+    return summarize(looks[:, 2:].cpu().double().numpy(), (height, width))
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:

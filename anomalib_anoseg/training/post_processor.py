@@ -166,7 +166,8 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
                 if outputs.gt_label is not None:
                     is_good = ~outputs.gt_label.bool()
                     paths = list(compress(held_out.paths_of(outputs), is_good.tolist()))
-                    self.operating.add(prediction.select(is_good), paths)
+                    looks = held_out.measure_looks(pl_module, outputs.image.as_subclass(Tensor)[is_good])
+                    self.operating.add(prediction.select(is_good), paths, looks)
                 return
             # Anomalies are forged on the first images alone; all count as good ones.
             room = max(0, MAX_NORMAL_IMAGES - self._seen)
@@ -177,7 +178,7 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
                 parts = (None if value is None else value[part] for value in (outputs.pred_score, outputs.anomaly_map))
                 prediction = with_all_scores(network, image, *parts)
                 paths = held_out.paths_of(outputs)[part]
-                self.operating.add(prediction, paths)
+                self.operating.add(prediction, paths, held_out.measure_looks(pl_module, image))
                 if part.start is None:
                     self._forge(pl_module, image, prediction, paths)
 
@@ -189,7 +190,7 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
         """  # noqa: DOC502 - what checks it raises
         rate = None if trainer.sanity_checking else self.false_alarm_rate
         found, good_images = calibrate(self._batches), self.operating.compute(self._batches, rate)
-        self._batches, self.threshold_rate = [], rate
+        self._batches, self.threshold_rate, self.appearance = [], rate, self.operating.appearance
         if trainer.state.fn == TrainerFn.FITTING and trainer.train_dataloader is not None:
             dataset: Any = as_list(trainer.train_dataloader)[0].dataset
             self.trained_on = {"images": len(dataset), "held_out": good_images, "epochs": trainer.current_epoch + 1}

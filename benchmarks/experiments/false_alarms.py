@@ -6,19 +6,31 @@ marked pixel, and says whether their share lies in the interval that was stated.
 image alarms or more if test pictures were like those held out: a beta-binomial distribution gives it exactly. For the
 record: nothing may be chosen by it. Page: false_alarms.md.
 
+With `--shift` nothing is trained: test pictures, good ones and all, are compared with those held out, as `inspect`
+does.
+
     python -m benchmarks.experiments.false_alarms --set datasets/mvtec/screw ... --weights FILE --markdown
+    python -m benchmarks.experiments.false_alarms --set datasets/mvtec/screw ... --shift --markdown
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from numpy.typing import NDArray
 from scipy.stats import betabinom
 
+from anomalib_anoseg.common.appearance import PROPERTIES, grey_of, summarize
+from anomalib_anoseg.common.appearance import measure as look
+from anomalib_anoseg.common.picture_files import read_picture
+from anomalib_anoseg.deploy.description import describe_appearance
+from anomalib_anoseg.deploy.inspection.shift import explain_shift
 from anomalib_anoseg.training.operating_points import RatedThresholds, count_alarms
-from benchmarks.common import QUIET, Row, begin, format_table, make_parser, write_json
+from benchmarks.common import QUIET, Row, begin, format_table, make_parser, preset, write_json
 from benchmarks.experiments.judging import make_data
 from benchmarks.experiments.trainings import of_preset
 
@@ -26,10 +38,11 @@ PREDICTED = ("pred_score", "anomaly_map")  # fields of anomalib's batches
 
 
 def main() -> None:
-    """Train a model on each set, and count."""
+    """Train a model on each set and count, or compare pictures alone."""
     options = parse_options()
     begin(options)
-    rows = [row for folder in options.set or [None] for row in measure(folder, options)]
+    examine = compare if options.shift else measure
+    rows = [row for folder in options.set or [None] for row in examine(folder, options)]
     write_json(options, rows=rows)
     lines = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
     print(format_table(lines, markdown=options.markdown))
@@ -41,7 +54,37 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--preset", default="sgsf_laptop_pretrained")
     parser.add_argument("--steps", type=int, default=150, help="of each training (default: 150)")
     parser.add_argument("--held_out", type=float, default=0.5, help="share of the good pictures (default: 0.5)")
+    parser.add_argument("--shift", action="store_true", help="compare pictures as inspect does, without a training")
     return parser.parse_args()
+
+
+def compare(folder: Path | None, options: argparse.Namespace) -> list[Row]:
+    """Compare the test pictures of one set with good ones that are held out."""
+    data: Any = make_data(folder, seed=options.seed, held_out=options.held_out)
+    data.prepare_data()
+    data.setup()
+    size = tuple(preset(options.preset)["image_size"])
+    held_out: Any = describe_appearance(summarize(look_at_files(data.val_data.samples.image_path, size), size))
+    samples = data.test_data.samples
+    sets = {"good": samples[samples.label_index == 0], "good and defective": samples}
+    rows = []
+    for name, chosen in sets.items():
+        looks = look_at_files(chosen.image_path, size)
+        row: Row = {"set": folder.name if folder else "demonstration", "held out": held_out.good_images}
+        row |= {"test pictures": name, "number": len(looks)}
+        for column, what in enumerate(PROPERTIES):
+            low, median, high = getattr(held_out, what)
+            values = looks[:, column]
+            beyond = max((values < low).sum(), (values > high).sum())
+            row[f"{what}: held out, test"] = f"{median:.3g}, {float(np.median(values)):.3g}"
+            row[f"{what}: beyond"] = f"{beyond / len(values):.2f}"
+        rows.append(row | {"warning": explain_shift(looks, held_out).partition(" than ")[0] or "none"})
+    return rows
+
+
+def look_at_files(paths: Iterable[str], size: tuple[int, int]) -> NDArray[np.float64]:
+    """Measure how files look at the size of the networks: ``(N, 3)``."""
+    return np.concatenate([look(grey_of(read_picture(path), size)[None]) for path in paths])
 
 
 def measure(folder: Path | None, options: argparse.Namespace) -> list[Row]:

@@ -245,6 +245,10 @@ def test_files_and_what_lies_beside_them_hold_one_record(form, exported, runtime
     assert json.loads(beside) == json.loads(record.to_json())
     expected = getattr(model.post_processor, "operating_points", [])
     assert [point.image_score for point in record.operating_points] == [point.image_score for point in expected]
+    appearance = getattr(model.post_processor, "appearance", {})
+    assert (record.appearance is None) == (not appearance)
+    for name, value in appearance.items():
+        assert np.array_equal(getattr(record.appearance, name), value)
 
 
 @ALL

@@ -7,7 +7,16 @@ import sys
 
 import pytest
 
-from anomalib_anoseg.deploy.record import Model, OperatingPoint, Record, Threshold, Thresholds, Training, from_json
+from anomalib_anoseg.deploy.record import (
+    Appearance,
+    Model,
+    OperatingPoint,
+    Record,
+    Threshold,
+    Thresholds,
+    Training,
+    from_json,
+)
 
 THRESHOLD = Threshold(raw=0.25, low=0.0, high=1.0)
 RECORD = Record(
@@ -18,6 +27,7 @@ RECORD = Record(
     outputs={"pred_score": {"shape": ["batch"]}},
     thresholds=Thresholds(THRESHOLD, THRESHOLD, "forged on held-out images"),
     operating_points=(OperatingPoint(0.05, 0.56, 0.61, 20, (0.0, 0.168), 0.93),),
+    appearance=Appearance((128, 96), 20, 2, (176.0, 183.0, 190.0), (30.0, 33.0, 35.0), (0.06, 0.07, 0.08)),
 )
 
 
@@ -28,6 +38,12 @@ def test_what_is_written_is_read():
     assert math.isnan(found.operating_points[0].real_found)
     assert found.to_json() == RECORD.to_json()
     assert json.loads(RECORD.to_json())["operating_points"][0]["real_found"] is None
+
+
+def test_a_record_of_before_knows_no_appearance():
+    content = json.loads(RECORD.to_json())
+    del content["appearance"]
+    assert from_json(json.dumps(content)).appearance is None
 
 
 def test_what_is_not_known_is_ignored():
@@ -48,6 +64,7 @@ def test_what_is_not_known_is_ignored():
         ("thresholds.pixel.low", 10**400, "thresholds.pixel.low must be a number, got 1000"),
         ("operating_points", {}, "operating_points must be a list, got {}"),
         ("operating_points", [{"false_alarm_rate": 1}], "lacks operating_points[0].image_score"),
+        ("appearance.grey", [1, 2], "appearance.grey must be a list of 3, got [1, 2]"),
         ("versions.torch", 2, "versions.torch must be text, got 2"),
     ],
 )

@@ -12,6 +12,8 @@ from lightning.pytorch import Trainer
 from scipy.stats import beta
 
 from anomalib_anoseg import SGSF, AnoSeg
+from anomalib_anoseg.common.appearance import PROPERTIES, grey_of, measure, summarize
+from anomalib_anoseg.common.picture_files import read_picture
 from anomalib_anoseg.models.ignored_region import IgnoredRegion
 from anomalib_anoseg.training import calibration, operating_tables
 from anomalib_anoseg.training import operating_points as points
@@ -124,6 +126,7 @@ def test_all_held_out_pictures_count_once(monkeypatch):
         batch.image[0] = batch.image[0, :, :1, :1]
     post_processor = validate(batches, false_alarm_rate=0.02)
     assert forged == [30, 30, 4], "of the first 64, no more"
+    assert post_processor.appearance["good_images"] == 99
     row = points.find_row(post_processor.operating.tables["only"], 0.02)
     assert row[points.IMAGES] == 99
     assert post_processor.image_threshold == pytest.approx(levels[-2].item(), abs=1e-6), "one may lie above it"
@@ -157,8 +160,14 @@ def test_a_file_that_comes_twice_counts_once(is_real):
         image_path=[f"{name}.png" for name in "abcax"],
         gt_label=torch.tensor([False] * 4 + [True]) if is_real else None,
     )
-    table = validate([batch]).operating.tables["only"]
+    post_processor = validate([batch])
+    table = post_processor.operating.tables["only"]
     assert set(table[:, points.IMAGES].tolist()) == {3 if is_real else 4}
+    assert post_processor.appearance["good_images"] == (3 if is_real else 4)
+    # Of the levels 0.1 to 0.3, and 0.8 of what may be no good picture; one pixel of the first is brighter.
+    assert post_processor.appearance["grey"] == pytest.approx(
+        255 * np.array([0.1, 0.2, 0.3] if is_real else [0.1, 0.25, 0.8]), rel=0.01
+    )
 
 
 def test_with_real_defects_the_table_says_how_many_are_found():
@@ -211,11 +220,22 @@ def test_a_rate_holds_on_held_out_pictures(trained):
     assert labels.sum() == masks.flatten(1).any(1).sum() == 1, "of four, because two of five new ones may be"
 
 
+def test_held_out_pictures_are_described_as_their_files_look(trained):
+    model, parts, _ = trained
+    looks = [measure(grey_of(read_picture(path), (64, 64))[None])[0] for path in parts.val_data.samples.image_path]
+    found, expected = model.post_processor.appearance, summarize(np.stack(looks), (64, 64))
+    assert found.keys() == expected.keys()
+    assert (found["size"], found["good_images"], found["outside"]) == ([64, 64], 4, 1)
+    for name in PROPERTIES:
+        assert found[name] == pytest.approx(expected[name], rel=1e-3)
+
+
 def test_operating_points_survive_a_checkpoint_and_thresholds_may_move(trained):
     model, _, path = trained
     loaded, expected = load(path), model.post_processor.operating_points
     assert [point.false_alarm_rate for point in expected] == [0.2, 0.4]
     np.testing.assert_equal(loaded.operating_points, expected)
+    assert loaded.appearance == model.post_processor.appearance
     assert (loaded.threshold_rate, loaded.image_threshold) == (0.4, model.post_processor.image_threshold)
     moved, table = load(path, calibration={"false_alarm_rate": 0.2}), loaded.operating.tables["map"]
     assert (moved.image_threshold, moved.pixel_threshold) == (table[0, points.IMAGE], table[0, points.PIXEL])
@@ -229,10 +249,12 @@ def test_checkpoints_of_before_load(trained, tmp_path):
     state = {name: value for name, value in content["state_dict"].items() if ".operating." not in name}
     assert len(state) < len(content["state_dict"])
     content["state_dict"] = state
-    del content["anomalib_post_processor_config"]["threshold_rate"], content["hyper_parameters"]["calibration"]
+    del content["anomalib_post_processor_config"]["threshold_rate"]
+    del content["anomalib_post_processor_config"]["appearance"], content["hyper_parameters"]["calibration"]
     del content["anomalib_anoseg_digests"]
     torch.save(content, tmp_path / "old.ckpt")
-    assert load(tmp_path / "old.ckpt").operating_points == []
+    old = load(tmp_path / "old.ckpt")
+    assert (old.operating_points, old.appearance) == ([], {})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,14 @@ from anomalib_anoseg.common.ignore_mask import explain_shape, read_ignore_mask
 from anomalib_anoseg.common.mask_files import examine_mask
 from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.common.offline import no_network
-from anomalib_anoseg.common.picture_files import Picture, examine_file, examine_picture, reading_threads
+from anomalib_anoseg.common.picture_files import (
+    Picture,
+    examine_file,
+    examine_picture,
+    read_picture,
+    reading_threads,
+)
+from anomalib_anoseg.deploy.inspection.shift import explain_shift, look_at
 from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, DataFolders, set_up
 from anomalib_anoseg.training.input_checks import image_paths, mask_pairs
 
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from anomalib_anoseg.cli.doctor.output import Findings
+    from anomalib_anoseg.deploy.record import Appearance
 
 __all__ = ["examine_data"]
 
@@ -42,7 +50,12 @@ class _Set(NamedTuple):
     masks: list[tuple[str, str]]
 
 
-def examine_data(datamodule: Any, findings: Findings, ignore_mask: str | Path | None = None) -> None:  # noqa: ANN401
+def examine_data(
+    datamodule: Any,  # noqa: ANN401
+    findings: Findings,
+    ignore_mask: str | Path | None = None,
+    appearance: Appearance | None = None,
+) -> None:
     """Look at all files of a datamodule, without network access, and collect what misleads a training or a test.
 
     Problems are what anomalib or :class:`~anomalib_anoseg.training.input_checks.InputCheck` would refuse, test
@@ -52,6 +65,7 @@ def examine_data(datamodule: Any, findings: Findings, ignore_mask: str | Path | 
         datamodule: A datamodule of anomalib's, as built.
         findings: Collects problems and notes, and prints a summary.
         ignore_mask: File with the region that does not count, if there is one.
+        appearance: Of the good pictures that a model's thresholds rest on, with which all parts are compared.
     """
     sets, error = _list_sets(datamodule)
     found: list[str] = []
@@ -73,6 +87,8 @@ def examine_data(datamodule: Any, findings: Findings, ignore_mask: str | Path | 
     _examine_contents(pictures, findings)
     if {"training", "test"} <= sets.keys():
         _compare(sets["training"].paths, sets["test"].paths, pictures, findings)
+    if appearance is not None:
+        _compare_looks(sets, pictures, appearance, findings)
     rows = [(name, str(len(part.paths)), str(len(part.masks)), _sizes(part, pictures)) for name, part in sets.items()]
     findings.table(f"Data: {type(datamodule).__name__}", rows, ("part", "pictures", "masks", "sizes in pixels"))
 
@@ -159,6 +175,17 @@ def _compare(training: Sequence[str], test: Sequence[str], pictures: dict[str, P
             differences[first] <= min(ALIKE, np.ptp(levels) // PART_OF_CONTRAST) and np.ptp(levels) >= PART_OF_CONTRAST
         ):
             findings.note(f"{path} looks like the training picture {known[first]}. If it is the same part, remove one.")
+
+
+def _compare_looks(
+    sets: dict[str, _Set], pictures: dict[str, Picture], appearance: Appearance, findings: Findings
+) -> None:
+    for name, part in sets.items():
+        usable = [path for path in part.paths if not pictures[path].problem]
+        with reading_threads() as threads:
+            looks = list(threads.map(lambda path: look_at(read_picture(path), appearance), usable))
+        if looks and (line := explain_shift(np.stack(looks), appearance, subject=f"The {name} pictures")):
+            findings.problem(line)
 
 
 def _levels(picture: Picture) -> NDArray[np.int16]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anomalib.data import AnomalibDataModule  # noqa: TC002 - the command line reads the types
 
@@ -13,14 +13,18 @@ from anomalib_anoseg.cli.doctor.data_set import examine_data
 from anomalib_anoseg.cli.doctor.environment import list_machine, list_registration, list_versions
 from anomalib_anoseg.cli.doctor.models import (
     TestedModel,
+    describe_record,
     find_files,
     fit_picture,
-    list_record,
     list_thresholds,
     load_checkpoint,
     load_picture,
+    read_record,
 )
 from anomalib_anoseg.cli.doctor.output import Findings
+
+if TYPE_CHECKING:
+    from anomalib_anoseg.deploy.record import Appearance
 
 __all__ = ["doctor"]
 
@@ -41,7 +45,8 @@ def doctor(
     make of it. Files that take another size get it resized. OpenVINO is shown twice: computing in float32, and in the
     precision that it chooses for the processor. The tolerance does not apply to FP16 and INT8 files, nor to the
     precision that OpenVINO chooses. Of a data set all pictures and masks are read; what cannot be used, and what
-    misleads a test, is listed with the remedy.
+    misleads a test, is listed with the remedy. With a model, too, it says whether they look like the good pictures that
+    were held out.
 
     Args:
         model: A checkpoint (.ckpt), which is exported for the comparison; an exported file (.pt, .onnx, .xml), which is
@@ -70,10 +75,11 @@ def doctor(
     findings.table("Registration", list_registration(findings))
     findings.table("Versions", list_versions(findings))
     findings.table("Machine", list_machine())
+    appearance = None
     if model is not None:
-        _examine(model, image, model_class, threads, tolerance, calls, findings)
+        appearance = _examine(model, image, model_class, threads, tolerance, calls, findings)
     if data is not None:
-        examine_data(data, findings, ignore_mask)
+        examine_data(data, findings, ignore_mask, appearance)
     findings.conclude()
     return findings.problems
 
@@ -86,7 +92,8 @@ def _examine(
     tolerance: float,
     calls: int,
     findings: Findings,
-) -> None:
+) -> Appearance | None:
+    """Show what a model's files say and predict; return how the good pictures look that were held out, if they tell."""
     is_checkpoint = model.suffix == ".ckpt"
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         loaded, name = load_picture(image)
@@ -94,15 +101,17 @@ def _examine(
             tested = load_checkpoint(model, model_class) if is_checkpoint else None
             files = find_files(model, tested, loaded.shape[-2:], Path(folder), findings)
             runtimes = load_runtimes(files, threads, findings, trusted=is_checkpoint)
-        findings.table("Record", list_record(runtimes, findings))
+        record = read_record(runtimes, findings)
+        findings.table("Record", describe_record(record) if record else [])
         findings.table("Thresholds of raw scores", *list_thresholds(model, runtimes, findings))
         if not runtimes:
-            return
+            return None
         picture, title = fit_picture(loaded, name, [runtime.input_size for runtime in runtimes], findings)
         if is_checkpoint:
             runtimes = [TestedModel(tested), *runtimes]
         headings, rows = compare(runtimes, picture, tolerance, calls, findings)
         findings.table(title, rows, headings)
+    return None if record is None else record.appearance
 
 
 def _check(model: Path | None, image: Path | None, threads: int, tolerance: float, calls: int) -> None:

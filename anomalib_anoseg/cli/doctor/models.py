@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 __all__ = [
     "FLOAT32_FORMS",
     "TestedModel",
+    "describe_record",
     "find_files",
     "fit_picture",
-    "list_record",
     "list_thresholds",
     "load_checkpoint",
     "load_picture",
+    "read_record",
 ]
 
 FLOAT32_FORMS = (Form("torch", "float32"), Form("onnxruntime", "float32"), Form("openvino", "FP32"))
@@ -155,8 +156,8 @@ def _guess_class_path(checkpoint: Path) -> str:
     raise ValueError(f"No folder of {checkpoint} names its model; give it, such as --model_class AnoSeg")
 
 
-def list_record(runtimes: Sequence[Runtime], findings: Findings) -> list[tuple[str, str]]:
-    """List what the files say about themselves, which must be the same in all that were made from one model."""
+def read_record(runtimes: Sequence[Runtime], findings: Findings) -> Record | None:
+    """Read what the files say about themselves, which must be the same in all that were made from one model."""
     records = {}
     for runtime in runtimes:
         if runtime.record is not None:
@@ -167,7 +168,7 @@ def list_record(runtimes: Sequence[Runtime], findings: Findings) -> list[tuple[s
     digests = {name: record.model.digest for name, record in records.items()}
     if len(set(digests.values())) > 1:
         findings.problem("The files have records of different weights.", "export all files anew from one checkpoint")
-    return describe_record(next(iter(records.values()))) if records else []
+    return next(iter(records.values()), None)
 
 
 def describe_record(record: Record) -> list[tuple[str, str]]:
@@ -187,6 +188,9 @@ def describe_record(record: Record) -> list[tuple[str, str]]:
         ("thresholds", f"calibrated on: {thresholds.calibrated_on}{set_at}"),
         ("ignore mask", f"{record.ignore_mask.get('share')} of all pixels" if record.ignore_mask else "none"),
     ]
+    if look := record.appearance:
+        middle = f"grey {look.grey[1]:.3g}, contrast {look.contrast[1]:.3g}, sharpness {look.sharpness[1]:.3g}"
+        rows.append(("held-out pictures", f"medians of {look.good_images}: {middle}"))
     for point in record.operating_points:
         found = {"forged": point.forged_found, "real": point.real_found}
         shares = [f", {share:.0%} of {kind} defects found" for kind, share in found.items() if not math.isnan(share)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from anomalib_anoseg.common.files import write_json
 from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.deploy.inspection.coco import write_coco
 from anomalib_anoseg.deploy.inspection.journal import RESULTS, Journal, Tally
@@ -18,6 +19,7 @@ from anomalib_anoseg.deploy.inspection.overlay import draw_overlay
 from anomalib_anoseg.deploy.inspection.progress import Progress
 from anomalib_anoseg.deploy.inspection.regions import find_regions
 from anomalib_anoseg.deploy.inspection.session import Session
+from anomalib_anoseg.deploy.inspection.shift import ShiftMonitor
 from anomalib_anoseg.deploy.inspection.shots import DRAWN, Shot, key_of, list_pictures, take
 from anomalib_anoseg.deploy.inspection.watch import follow, import_watchfiles
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["OVERLAYS", "inspect_pictures"]
 
 OVERLAYS = ("all", "anomalous", "none")
+SUMMARY = "summary.json"
 QUALITY, LARGEST_SIDE = 90, 65_500  # of JPEG
 LONGEST_NAME = 50  # characters, of up to four bytes each
 
@@ -76,7 +79,8 @@ def inspect_pictures(
         "thresholds": {"image": session.decision.image, "pixel": session.decision.pixel},
     }
     with Journal(out, origin) as journal:
-        writer = _Writer(session, journal, folders, overlays, masks)
+        monitor = ShiftMonitor(session.appearance, is_watching=watch)
+        writer = _Writer(session, journal, monitor, folders, overlays, masks)
         progress = Progress(journal.tally, None if listed is None else len(listed))
         shots = (
             follow(pictures, list(folders.values()), journal.__contains__)
@@ -93,8 +97,23 @@ def inspect_pictures(
             table = journal.write_table()
             if coco:
                 write_coco(out / "coco.json", journal.results)
-            print(f"{journal.tally}; {progress.done} judged now. {out / RESULTS}, {table.name}")  # noqa: T201
+            monitor.compare()
+            _summarize(out, journal.tally, progress.done, monitor)
+            holds = "; no stated rate of false alarms holds, see the warning" if monitor.warning else ""
+            print(f"{journal.tally}; {progress.done} judged now{holds}. {out / RESULTS}, {table.name}")  # noqa: T201
         return journal.tally
+
+
+def _summarize(out: Path, tally: Tally, judged_now: int, monitor: ShiftMonitor) -> None:
+    content = {
+        "normal": tally.normal,
+        "anomalous": tally.anomalous,
+        "unreadable": len(tally.unreadable),
+        "judged_now": judged_now,
+        "unlike_held_out": monitor.unlike_held_out,
+        "warning": monitor.warning or None,
+    }
+    write_json(out / SUMMARY, content)
 
 
 def _unknown(paths: Sequence[Path], journal: Journal, progress: Progress) -> Generator[Shot]:
@@ -114,9 +133,15 @@ class _Writer:
     """Judges a picture, and writes its result once all that it names is written."""
 
     def __init__(
-        self, session: Session, journal: Journal, folders: dict[str, Path], overlays: str, masks: bool
+        self,
+        session: Session,
+        journal: Journal,
+        monitor: ShiftMonitor,
+        folders: dict[str, Path],
+        overlays: str,
+        masks: bool,
     ) -> None:
-        self._session, self._journal, self._folders = session, journal, folders
+        self._session, self._journal, self._monitor, self._folders = session, journal, monitor, folders
         self._overlays, self._masks = overlays, masks
         for name, is_wanted in {"overlays": overlays != "none", "masks": masks}.items():
             if is_wanted:
@@ -147,6 +172,7 @@ class _Writer:
         if self._overlays == "all" or (self._overlays == "anomalous" and judgement.is_anomalous):
             result["overlay"] = self._save(draw_overlay(picture, judgement, decision), shot, "overlays")
         self._journal.append(shot.key, result | {"time": time})
+        self._monitor.add(picture)
 
     def _save(self, picture: Image.Image, shot: Shot, folder: str) -> str:
         """Save a picture under a name that no other picture's has; return its place in the folder of results."""

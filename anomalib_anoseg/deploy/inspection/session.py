@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from anomalib_anoseg.deploy.record import Record
+
 __all__ = ["Decision", "Judgement", "Session"]
 
 # The runtime of a file, by its ending. OpenVINO computes in float32, in which the decisions were tested.
@@ -65,6 +67,7 @@ class Session:
     Attributes:
         decision: The thresholds in use.
         digest: ``sha256:`` and the digest of the file with the weights beside it.
+        appearance: Of the good pictures that were held out; ``None`` if the file does not say.
 
     Raises:
         ValueError: If the file cannot be used, or has no such rate.
@@ -75,7 +78,9 @@ class Session:
     def __init__(self, path: Path, rate: float | None = None) -> None:
         self.path, self._rate = path, rate
         self._runtime = _load(path)
-        self.decision = _decide(self._runtime, path, rate)
+        record = None if self._runtime.record is None else from_json(self._runtime.record, str(path))
+        self.decision = _decide(record, self._runtime.thresholds, path, rate)
+        self.appearance = None if record is None else record.appearance
         self.digest = _digest(path)
 
     def judge(self, picture: Image.Image) -> Judgement:
@@ -139,13 +144,12 @@ def _load(path: Path) -> Runtime:
         ) from None
 
 
-def _decide(runtime: Runtime, path: Path, rate: float | None) -> Decision:
+def _decide(record: Record | None, thresholds: dict[str, str], path: Path, rate: float | None) -> Decision:
     """Choose the thresholds.
 
     Raises:
         ValueError: If the file has no such rate.
     """
-    record = None if runtime.record is None else from_json(runtime.record, str(path))
     if rate is not None:
         if record is None or not record.operating_points:
             raise ValueError(
@@ -164,11 +168,9 @@ def _decide(runtime: Runtime, path: Path, rate: float | None) -> Decision:
         note = raw if math.isnan(decided.image.raw) or math.isnan(decided.pixel.raw) else ""
         return Decision(decided.image.score, decided.pixel.score, note)
     # anomalib decides at one minus the sensitivity.
-    image, pixel = (
-        round(1 - float(runtime.thresholds.get(f"{level}_sensitivity", HALF)), 6) for level in ("image", "pixel")
-    )
+    image, pixel = (round(1 - float(thresholds.get(f"{level}_sensitivity", HALF)), 6) for level in ("image", "pixel"))
     note = f"{path.name} has no record of operating points: it decides at its own threshold, {image:g}."
-    if runtime.thresholds.get("image_threshold") == "nan":
+    if thresholds.get("image_threshold") == "nan":
         note += f" {raw}"
     return Decision(image, pixel, note)
 

@@ -13,6 +13,8 @@ from PIL import Image
 from anomalib_anoseg.cli.doctor.data_set import examine_data
 from anomalib_anoseg.cli.doctor.output import Findings
 from anomalib_anoseg.cli.main import main
+from anomalib_anoseg.common.appearance import PROPERTIES
+from anomalib_anoseg.deploy.record import Appearance
 from anomalib_anoseg.training.data_folders import explain_refusal
 
 CONFIG = "configs/laptop.yaml"
@@ -34,6 +36,15 @@ def examine(datamodule):
     findings = Findings()
     examine_data(datamodule, findings)
     return findings
+
+
+@pytest.mark.parametrize(("level", "named"), [(110.0, []), (250.0, ["The training pictures are darker (median grey"])])
+def test_pictures_unlike_those_held_out_are_a_problem(data, level, named):
+    """Stripes have a grey level of about 110; of the test there are too few pictures to tell."""
+    findings = Findings()
+    ranges = dict.fromkeys(PROPERTIES, (0.0, 1.0, 1e9)) | {"grey": (level - 10, level, level + 10)}
+    examine_data(data(), findings, appearance=Appearance((64, 64), 20, 2, **ranges))
+    assert [problem[:45] for problem in findings.problems] == named
 
 
 def good(top):
