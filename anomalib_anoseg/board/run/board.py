@@ -28,7 +28,7 @@ from anomalib_anoseg.board.run.run_folder import Board, Job, RunFolder
 from anomalib_anoseg.common.files import write_json
 from anomalib_anoseg.common.jobs.cluster import Cluster
 from anomalib_anoseg.common.jobs.one_machine import OneMachine
-from anomalib_anoseg.common.jobs.process import Work, ask
+from anomalib_anoseg.common.jobs.process import Place, Work, ask
 from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.common.presets import read_file
 
@@ -36,7 +36,6 @@ MODULE = "anomalib_anoseg.board.run.job"
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 # MiB of a job of which no row tells: at 128x128 pixels most take 1100 to 1700, DRAEM 5600.
 UNKNOWN_NEED = 2048.0
-Place = OneMachine | Cluster
 
 
 def run_board(

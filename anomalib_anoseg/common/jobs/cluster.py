@@ -162,14 +162,10 @@ class Cluster:
             return self.client.submit(function, *arguments, workers=list(workers), pure=False).result()
 
     def run(self, jobs: list[Work], show: Callable[[dict[str, str]], None]) -> Generator[str]:
-        """Run jobs.
-
-        Args:
-            jobs: The jobs.
-            show: Called often with the state of what is running, by the job's name.
+        """Run jobs, as :meth:`~anomalib_anoseg.common.jobs.process.Place.run` says.
 
         Yields:
-            The name of each job whose folder is back.
+            The name of each job.
 
         Raises:
             ValueError: If the scheduler is lost, or all workers are refused.

@@ -38,14 +38,10 @@ class OneMachine:
         return function(*arguments)
 
     def run(self, jobs: list[Work], show: Callable[[dict[str, str]], None]) -> Generator[str, None, None]:
-        """Run jobs.
-
-        Args:
-            jobs: The jobs.
-            show: Called often with the state of what is running, by the job's name.
+        """Run jobs, as :meth:`~anomalib_anoseg.common.jobs.process.Place.run` says.
 
         Yields:
-            The name of each job whose process has ended.
+            The name of each job.
 
         Raises:
             ValueError: If there is not enough memory for so many processes.

@@ -5,16 +5,16 @@ import os
 import subprocess  # noqa: S404 - our own modules are started
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from anomalib_anoseg.common.cores import limit_threads, pinned
 from anomalib_anoseg.common.files import write_json, write_texts
 from anomalib_anoseg.common.isolation import isolated
 
-__all__ = ["DONE", "FAILED", "JobProcess", "Work", "ask", "read_epoch"]
+__all__ = ["DONE", "FAILED", "JobProcess", "Place", "Work", "ask", "read_epoch"]
 
 DONE, FAILED, LOG = "row.json", "error.txt", "job.log"
 TAIL = 20  # lines of the log that tell why a process ended
@@ -37,6 +37,27 @@ class Work:
     module: str
     environment: Mapping[str, str] = field(default_factory=dict)
     need: float = 0.0
+
+
+class Place(Protocol):
+    """Where jobs run."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401
+        """Call a function where the jobs run."""
+
+    def run(self, jobs: list[Work], show: Callable[[dict[str, str]], None]) -> Generator[str, None, None]:
+        """Run jobs.
+
+        Args:
+            jobs: The jobs.
+            show: Called often with the state of what is running, by the job's name.
+
+        Yields:
+            The name of each job that has ended, and whose results are in its folder.
+
+        Raises:
+            ValueError: If the place cannot run them.
+        """
 
 
 class JobProcess:
