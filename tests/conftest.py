@@ -1,43 +1,27 @@
 """What several test files need."""
 
+import gc
+import multiprocessing
 import os
+import runpy
+import subprocess
+import sys
 from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# torch and anomalib are imported where they are used: xdist's controller, which runs no test, is ready at once.
 
 # Model hubs must not be asked for anything: everything here works off-line.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import numpy as np
-import pytest
-import torch
-from anomalib.data import MVTecAD
-from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
-
-# Small tensors on few cores: threads would only wait for each other. `check_margins.py` tries others.
-torch.set_num_threads(int(os.environ.get("ANOSEG_TEST_THREADS", "1")))
-
-if "ONEDNN_MAX_CPU_ISA" in os.environ:
-    # torch reads the limit once. OpenVINO has an oneDNN of its own, which crashes where OpenVINO expects more.
-    torch.conv2d(torch.ones(1, 8, 8, 8), torch.ones(8, 8, 3, 3))
-    del os.environ["ONEDNN_MAX_CPU_ISA"]
+# What imports leave stays to the end: nothing searches it for garbage, now or later, which takes a fifth of all time.
+gc.disable()
 
 # Operations whose result the host waits for.
 SYNCHRONISING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique"}
-
-
-class OperationCounter(TorchDispatchMode):
-    """Counts the operations dispatched, and those that make the host wait for the device."""
-
-    def __init__(self):
-        super().__init__()
-        self.operations = self.synchronisations = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        del types
-        self.operations += 1
-        self.synchronisations += func.overloadpacket.__name__ in SYNCHRONISING
-        return func(*args, **(kwargs or {}))
-
 
 # Tests that take a set of images train on it, or export what was trained.
 SLOW_FIXTURES = {"tiny_root", "demo_settings", "training_seed"}
@@ -57,8 +41,14 @@ SLOW = {
 }
 
 
+def pytest_configure(config):
+    """End a run of which xdist loses a process: a new one would get the same test first, and the run never end."""
+    if getattr(config.option, "maxworkerrestart", "") is None:
+        config.option.maxworkerrestart = "0"
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Mark tests by what they take: `learns` if a training's seed decides, `slow` if they last, `script`."""
     for item in items:
         fixtures, names = set(getattr(item, "fixturenames", ())), {item.path.stem, item.name.split("[")[0]}
@@ -68,6 +58,25 @@ def pytest_collection_modifyitems(items):
             item.add_marker("script")
         if fixtures & SLOW_FIXTURES or names & SLOW:
             item.add_marker("slow")
+    if hasattr(config, "workerinput"):
+        # Small files come last, and fill what is left of the time of each process.
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    """Prepare the process that runs the tests."""
+    import torch
+
+    # Small tensors on few cores: threads would only wait for each other. `check_margins.py` tries others.
+    torch.set_num_threads(int(os.environ.get("ANOSEG_TEST_THREADS", "1")))
+    if "ONEDNN_MAX_CPU_ISA" in os.environ:
+        # torch reads the limit once. OpenVINO has an oneDNN of its own, which crashes where OpenVINO expects more.
+        torch.conv2d(torch.ones(1, 8, 8, 8), torch.ones(8, 8, 3, 3))
+        del os.environ["ONEDNN_MAX_CPU_ISA"]
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -75,12 +84,61 @@ def pytest_xdist_make_scheduler(config, log):
     """Keep each file on one process: what a file trains or exports once would be made in each that gets a part."""
     from xdist.scheduler import LoadFileScheduling
 
+    config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
 
 
 @pytest.fixture
 def count_operations():
+    """A context that counts the operations dispatched, and those that make the host wait for the device."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class OperationCounter(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.operations = self.synchronisations = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            del types
+            self.operations += 1
+            self.synchronisations += func.overloadpacket.__name__ in SYNCHRONISING
+            return func(*args, **(kwargs or {}))
+
     return OperationCounter
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory):
+    """A function that runs Python as a process of its own, which need not wait for torch and the like to be imported.
+
+    Elsewhere than on POSIX it starts one that has to. What depends on how an interpreter starts needs a real one, too.
+    """
+    start = None
+    if hasattr(os, "fork"):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["anomalib_anoseg.models", "anomalib.data", "lightning.pytorch.cli"])
+        start = context.Process
+
+    def run(*command, cwd, path=(), timeout=300, **environment):
+        command = [str(part) for part in command]
+        if start is None:
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, path))} | environment
+            command = [sys.executable, *command]
+            options = {"capture_output": True, "text": True, "encoding": "utf-8", "timeout": timeout}
+            return subprocess.run(command, cwd=cwd, env=environment, check=False, **options)
+        outputs = [str(tmp_path_factory.mktemp("fork") / name) for name in ("stdout", "stderr")]
+        job = {"command": command, "cwd": str(cwd), "path": [*map(str, path)], "environment": environment}
+        script = Path(__file__).with_name("in_fork.py")
+        names = {"job": job | {"outputs": outputs}}
+        process = start(target=runpy.run_path, args=(str(script), names, "__main__"))
+        process.start()
+        process.join(timeout)
+        process.kill()
+        process.join()
+        printed = [Path(file).read_text(encoding="utf-8") for file in outputs]
+        return subprocess.CompletedProcess(command, process.exitcode, *printed)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +216,9 @@ def demo_checkpoint(demo_settings, tmp_path_factory, training_seed) -> Path:
     return root / "model.ckpt"
 
 
-def make_tiny_data(root: str) -> MVTecAD:
+def make_tiny_data(root: str):
+    from anomalib.data import MVTecAD
+
     return MVTecAD(
         root,
         "stripes",
@@ -172,12 +232,12 @@ def make_tiny_data(root: str) -> MVTecAD:
 
 
 @pytest.fixture
-def tiny_data(tiny_root) -> MVTecAD:
+def tiny_data(tiny_root):
     """The tiny set with two of its normal training images held out for validation."""
     return make_tiny_data(tiny_root)
 
 
 @pytest.fixture(scope="module")
-def module_data(tiny_root) -> MVTecAD:
+def module_data(tiny_root):
     """The same for fixtures that a whole module shares."""
     return make_tiny_data(tiny_root)

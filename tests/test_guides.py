@@ -18,6 +18,7 @@ from PIL import Image
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.common.presets import find_preset
+from anomalib_anoseg.deploy.forms import export_forms
 from anomalib_anoseg.deploy.runtimes import Form, load_runtime
 
 ROOT = Path(__file__).parents[1]
@@ -111,8 +112,10 @@ def shipped(demo_checkpoint, tmp_path_factory) -> Path:
     """A folder with a small model as ONNX and OpenVINO files where the command exports them, and a picture."""
     folder = tmp_path_factory.mktemp("shipped")
     model = AnoSeg.load_from_checkpoint(demo_checkpoint, weights_only=True, map_location="cpu")
-    model.to_onnx(folder / "results")
-    model.to_openvino(folder / "results")
+    forms = [Form("onnxruntime", "float32"), Form("openvino", "FP32")]
+    _, left_out = export_forms(model, folder / "results", None, list, forms)
+    assert not left_out
+    shutil.move(folder / "results" / "FP32" / "weights" / "openvino", folder / "results" / "weights" / "openvino")
     pixels = np.random.default_rng(0).integers(0, 256, (80, 112, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "part.png")
     return folder

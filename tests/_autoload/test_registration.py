@@ -56,6 +56,12 @@ def python(code, path=None, **environment):
     return printed, complaints(process)
 
 
+def printed_in_fork(process):
+    """Return what code printed, as ``python`` does."""
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1]), complaints(process)
+
+
 def complaints(process):
     return [line for line in process.stderr.splitlines() if "anomalib-anoseg" in line]
 
@@ -284,7 +290,7 @@ class Foreign(AnomalibModule):
 
 
 @pytest.fixture(scope="module")
-def get_model(other_packages):
+def get_model(other_packages, fork):
     """What ``get_model`` returns for many ways to name a model, from one process."""
     code = """
 import json
@@ -304,7 +310,7 @@ width = get_model({"class_path": "foreign.Foreign", "init_args": {"width": 5}}).
 data = get_datamodule({"class_path": "DemoTextures", "init_args": {"image_size": 64}})
 print(json.dumps([classes, width, sorted(list_models()), [type(data).__module__, data.image_size]]))
 """
-    return python(code, other_packages)
+    return printed_in_fork(fork("-c", code, cwd=other_packages, path=[other_packages], PYTHONWARNINGS="ignore"))
 
 
 def test_get_model_takes_every_way_to_name_a_model(get_model):
@@ -340,8 +346,10 @@ def test_what_is_no_datamodule_is_refused():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to repeat the imports without starting over each time")
 def test_whatever_is_imported_first_the_model_is_registered():
     code = """
-import json, os, pkgutil, sys
-import anomalib_anoseg.models.anoseg  # loads torch and the like once; the children forget only what is tested
+import gc, json, os, pkgutil, sys
+gc.disable()
+import anomalib_anoseg.models.anoseg  # loads torch and the like once; only what is tested is forgotten below
+gc.freeze()
 modules = [module for module in pkgutil.walk_packages(anomalib_anoseg.__path__, "anomalib_anoseg.")]
 # Of the rooms that no model imports, the rooms alone: nothing in them can be half imported when a model needs it.
 apart = ("board", "cli", "data")
@@ -351,16 +359,37 @@ first = ["from anomalib_anoseg import AnoSeg", "from anomalib_anoseg.models.anos
          "from anomalib.models import AnoSeg", "import anomalib.engine", "import anomalib.cli"]
 first += ["import " + module for module in modules]
 failed = []
+
+class Asked(BaseException): pass
+
+class Host:  # asked before all others
+    def find_spec(name, path=None, target=None):
+        if name == "anomalib":
+            raise Asked
+
+def forget():
+    for module in [name for name in sys.modules if name.partition(".")[0] in ("anomalib", "anomalib_anoseg")]:
+        del sys.modules[module]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "anomalib_anoseg._autoload"]
+    import anomalib_anoseg._autoload
+
 for statement in first:
+    forget()
+    sys.meta_path.insert(0, Host)
+    try:
+        exec(statement)
+        continue  # nothing is half imported when the host is
+    except Asked:
+        forget()
+    finally:
+        sys.meta_path.remove(Host)
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            for module in [name for name in sys.modules if name.partition(".")[0] in ("anomalib", "anomalib_anoseg")]:
-                del sys.modules[module]
-            import anomalib_anoseg._autoload
             exec(statement)
-            if "anomalib" in sys.modules:  # else nothing was half imported when it was
+            if "anomalib.models" in sys.modules:  # else it comes when all of the statement is done
+                import anomalib_anoseg
                 from anomalib.models import AnoSeg, SGSF
                 assert (AnoSeg, SGSF) == (anomalib_anoseg.AnoSeg, anomalib_anoseg.SGSF)
             status = 0
@@ -392,14 +421,14 @@ def test_command_knows_the_dotted_path_even_when_switched_off():
     assert "class_path: anomalib_anoseg.AnoSeg" in process.stdout
 
 
-def test_command_shows_what_could_not_be_registered(other_packages):
-    process = run(CONSOLE_SCRIPT, "--help", path=other_packages)
+def test_command_shows_what_could_not_be_registered(other_packages, fork):
+    process = fork(CONSOLE_SCRIPT, "--help", cwd=other_packages, path=[other_packages])
     assert process.returncode == 0, process.stderr
     assert "benchmark" in process.stdout
     assert len(complaints(process)) == 1
 
 
-def test_players_of_boards_are_reached_by_their_path_alone(tmp_path):
+def test_players_of_boards_are_reached_by_their_path_alone(tmp_path, fork):
     code = """
 import json
 from anomalib.models import get_model, list_models
@@ -412,7 +441,7 @@ print(json.dumps([before, type(get_model({"class_path": path})).__name__]))
     shutil.copytree(PACKAGE, tmp_path / "anomalib_anoseg")
     info = tmp_path / "anomalib_anoseg-1.0.dist-info" / "entry_points.txt"
     info.write_text("[anomalib.models]\nAnoSeg = anomalib_anoseg.models.anoseg.lightning_model:AnoSeg\n")
-    (known, found), complaints_ = python(code, path=tmp_path)
+    (known, found), complaints_ = printed_in_fork(fork("-c", code, cwd=tmp_path, path=[tmp_path]))
     assert not complaints_
     assert "AnoSeg" in known
     assert not {"ConstantMap", "ImageStatistics", "LocalDraem", "PadimLite0"} & set(known)

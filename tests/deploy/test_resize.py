@@ -88,6 +88,7 @@ def test_forward_decides_as_the_test_does(model, pictures, tested):
         assert_same(model(read_image(path, as_tensor=True)[None])._asdict(), tested[path])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(96, 96), None])
 def test_half_precision_files_decide_alike(size, tmp_path):
     """With a network that normalises right behind the resize; weights in float16, and computing in bfloat16."""

@@ -1,8 +1,6 @@
 """Metrics on two processes: each sees a part of the images, and of the defects, and all know the value of the whole."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -58,13 +56,13 @@ def make_fields(folders, seed):
     }
 
 
-def test_two_processes_agree_on_the_whole(tmp_path):
+def test_two_processes_agree_on_the_whole(tmp_path, fork):
     parts = [make_fields(["good", "crack", "dent"], 0), make_fields(["crack", "good"], 1)]
     for rank, part in enumerate(parts):
         torch.save(part, tmp_path / f"{rank}.pt")
     script = tmp_path / "metrics.py"
     script.write_text(SCRIPT)
-    run = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, timeout=300, check=False)
+    run = fork(script, tmp_path, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second == pytest.approx(expected_values(parts))

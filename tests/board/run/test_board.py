@@ -700,7 +700,7 @@ def test_process_that_is_killed_leaves_a_reason(finished, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def stock(tmp_path_factory):
+def stock(tmp_path_factory, fork):
     """anomalib's own command on a board whose rows have equal settings and no preset."""
     folder = tmp_path_factory.mktemp("stock")
     config = yaml.safe_load((CONFIGS / "demo.yaml").read_text())
@@ -709,8 +709,7 @@ def stock(tmp_path_factory):
     config["benchmark"]["model"]["grid"] = rows
     sizes = {"image_size": 64, "num_train": 10, "num_test_good": 1, "num_test_per_defect": 1, "category": "brick"}
     config["benchmark"]["data"]["init_args"] |= {"root": str(folder / "data"), **sizes}
-    command = [str(ANOMALIB), "benchmark", "--config", str(write(folder / "demo.yaml", config))]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=900)
+    ended = fork(ANOMALIB, "benchmark", "--config", write(folder / "demo.yaml", config), cwd=folder, timeout=900)
     assert ended.returncode == 0, ended.stderr
     (table,) = folder.glob("runs/benchmark/*/results.csv")
     with table.open() as file:

@@ -187,7 +187,6 @@ def test_checkpoint_restores_model_and_settings(tiny_data, tmp_path):
         {"losses": {"segmentation": "l1"}},
         {"losses": {"segmentation": "cross_entropy"}},
         {"seed": None},
-        {"network": {"compile": True}},
         {"network": {"compile": True}, "encoder": {**FROZEN, "pre_trained": True}},
     ],
     ids=str,
@@ -198,18 +197,24 @@ def test_every_switch_trains(switches, tiny_data, tmp_path, monkeypatch):
     model = tiny(**switches)
     before = copy.deepcopy(model.model.segmenter.state_dict())
     fit(model, tiny_data, tmp_path, limit_train_batches=1)
+    check_trained(before, model, is_frozen=switches.get("encoder", {}).get("frozen", False))
+
+
+def check_trained(before, model, is_frozen):
     after = model.model.segmenter.state_dict()
     assert not torch.equal(before["decoder.stages.0.0.weight"], after["decoder.stages.0.0.weight"])
     is_same = all(torch.equal(values, before[name]) for name, values in after.items() if name.startswith("encoder."))
-    assert is_same == switches.get("encoder", {}).get("frozen", False)
+    assert is_same == is_frozen
     assert all(values.isfinite().all() for values in after.values())
 
 
 def test_compiled_networks_are_tested_after_training(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(AnoSegModel, "compile", lambda model: nn.Module.compile(model, backend="aot_eager"))
     model, data = tiny(network={"compile": True}), copy.deepcopy(tiny_data)
+    before = copy.deepcopy(model.model.segmenter.state_dict())
     engine = Engine(accelerator="cpu", default_root_dir=tmp_path, logger=False, max_epochs=1, limit_train_batches=1)
     engine.fit(model, datamodule=data)
+    check_trained(before, model, is_frozen=False)
     assert engine.test(model, datamodule=data)[0]["pixel_AUROC"] > 0
 
 
