@@ -46,8 +46,10 @@ CHUNK = 16
 WIDE: dict[str, Any] = {"area": (0.05, 0.3), "opacity": (0.15, 0.5), "softness": (0.5, 1.0), "mark": "changed"}
 SHARES = (0.001, 0.01, 0.03, 0.1, 1.0)
 TODAY = "maximum over 11"
+# Scores of SGSF among which one is chosen, fixed before the trainings.
+CANDIDATES = (TODAY, f"{TODAY} + distance 16", f"{TODAY} + distance 8", "distance 16")
 # Pairs of scores that are also added, each in standard deviations of good images.
-SUMS = [(TODAY, "distance 16"), ("top 1%", "distance 16"), (TODAY, "top 10%")]
+SUMS = [(TODAY, "distance 16"), (TODAY, "distance 8"), ("top 1%", "distance 16"), (TODAY, "top 10%")]
 
 
 def main() -> None:
@@ -55,7 +57,7 @@ def main() -> None:
     options = parse_options()
     begin(options)
     options.folder.mkdir(parents=True, exist_ok=True)
-    for seed, root, name in product(range(options.seeds), options.set or [None], MODELS):
+    for seed, root, name in product(range(options.seeds), options.set or [None], options.models):
         file = options.folder / f"{root.name if root else DEMO},{name},{seed}.npz"
         if not file.exists():
             model, data, steps = train(name, root, seed, options)
@@ -65,6 +67,9 @@ def main() -> None:
     write_json(options, rows=table.to_dict("records"))
     if options.csv:
         summary(table).to_csv(options.csv, index=False, lineterminator="\n")
+    if options.candidates:
+        chosen = table[table["score"].isin(CANDIDATES) & (table["model"] == "SGSF")].drop(columns="model")
+        chosen.round(3).to_csv(options.candidates, index=False, lineterminator="\n")
     if options.markdown:
         print(summary(table).to_markdown(index=False))
 
@@ -75,7 +80,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="where trained weights and maps are kept")
     parser.add_argument("--seconds", type=float, default=25, help="processor time of every training")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--csv", type=Path, metavar="PATH", help="write the table")
+    parser.add_argument("--candidates", type=Path, metavar="PATH", help="write SGSF's candidates, each training a row")
     return parser.parse_args()
 
 
