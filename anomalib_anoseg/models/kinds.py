@@ -97,15 +97,17 @@ class KindSettings(Settings):
 
 
 def change_ranges(augmenter: SyntheticAnomaly, changes: Mapping[str, Any]) -> SyntheticAnomaly:
-    """Copy an augmenter with other ranges; each kind takes those that it knows, but only patches take another area.
+    """Copy an augmenter with other ranges; each kind takes those that it knows.
 
-    Noise has no area, and for the other kinds area means something else.
+    Of ``area``, only patches take another: noise has none, and for other kinds it means something else. Of
+    ``rotation_p``, patches do not: theirs turns the patch and not the image.
     """
     changed = copy.copy(augmenter)
     if isinstance(augmenter, OneOf):
         kinds: Any = augmenter.kinds
         parts = [change_ranges(kind, changes) for kind in kinds]
         return OneOf(parts, augmenter.flags["weights"], p=augmenter.p, names=augmenter.names)
-    known = changes if isinstance(augmenter, CutPaste) else {name: changes[name] for name in changes if name != "area"}
+    foreign = "rotation_p" if isinstance(augmenter, CutPaste) else "area"
+    known = {name: changes[name] for name in changes if name != foreign}
     changed.flags = {name: known.get(name, value) for name, value in augmenter.flags.items()}
     return changed

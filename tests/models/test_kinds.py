@@ -36,6 +36,22 @@ def test_each_kind_takes_its_share_and_is_named(model, own):
     assert model((64, 64), kinds={"cracks": 1.0}, **BARE).augmenter.names == ("cracks",)
 
 
+def test_sgsf_pastes_patches_on_their_share_and_turns_them_in_calibration_too():
+    shares = {"anomalies": {"patch_share": 0.5, "p": 1.0, "rotation_p": 1.0}, "kinds": {"cracks": 0.5}}
+    patches = {"mark": "changed", "saliency": "border_contrast", "rotation_p": 0.75}
+    model = SGSF((64, 64), **shares, patches=patches, **BARE)
+    augmenter = model.augmenter.manual_seed(0)
+    normal = images()
+    forged, mask = augmenter.forge(normal)
+    assert Counter(augmenter.name_kinds()) == {"noise": 4, "patches": 4, "cracks": 8}
+    normal = augmenter.rotate(normal)
+    assert torch.equal(torch.where(mask == 1, normal, forged), normal)
+    noise, pasted, _ = augmenter.kinds
+    assert noise.saliency is pasted.saliency  # computed once
+    upright = model.calibration_anomalies.image.kinds
+    assert [kind.flags["rotation_p"] for kind in list(upright)[:2]] == [0.0, 0.75]
+
+
 def test_they_lie_where_the_own_anomalies_lie():
     for augmenter in (
         AnoSeg((64, 64), kinds=ALL, patches={"saliency": "spectral_residual"}, **BARE).augmenter,

@@ -1,14 +1,12 @@
 """AnoSeg's losses: pixel-wise, masked reconstruction, and adversarial (arXiv 2110.03396, Sec. 3.2)."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SegmentationLoss = Literal["l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"]
-# Keeps the quotients finite for a batch without normal, or without anomalous, pixels.
-EPSILON = 1e-6
+from anomalib_anoseg.models.pixel_loss import EPSILON, PixelLoss, pixel_loss
 
 
 class GeneratorLoss(NamedTuple):
@@ -24,7 +22,8 @@ class AnoSegLoss(nn.Module):
     """Weighted sum of AnoSeg's generator losses.
 
     The paper prints the three terms and leaves their weights open: 50, 50 and 1 are our choice. It prints plain ``l1``
-    for the first; see :func:`segmentation_loss` for its effect and the alternatives. The settings check all arguments.
+    for the first; see :func:`~anomalib_anoseg.models.pixel_loss.pixel_loss` for its effect and the alternatives. The
+    settings check all arguments.
 
     Args:
         segmentation: Form of the pixel-wise term.
@@ -42,13 +41,13 @@ class AnoSegLoss(nn.Module):
 
     def __init__(
         self,
-        segmentation: SegmentationLoss = "balanced_cross_entropy",
+        segmentation: PixelLoss = "balanced_cross_entropy",
         segmentation_weight: float = 50.0,
         reconstruction_weight: float = 50.0,
         adversarial_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.segmentation: SegmentationLoss = segmentation
+        self.segmentation: PixelLoss = segmentation
         self.segmentation_weight = segmentation_weight
         self.reconstruction_weight = reconstruction_weight
         self.adversarial_weight = adversarial_weight
@@ -71,7 +70,7 @@ class AnoSegLoss(nn.Module):
             fake_logits: The discriminator's judgement of (reconstruction, anomaly map), or ``None`` without one.
         """
         zero = logits.new_zeros((), dtype=torch.float32)
-        segmentation = segmentation_loss(logits, mask, self.segmentation)
+        segmentation = pixel_loss(logits, mask, self.segmentation)
         masked = zero if reconstruction is None else masked_reconstruction_loss(reconstruction, image, mask)
         # Non-saturating: the generator maximises log D of its pair, as is usual, instead of minimising log(1 - D).
         adversarial = zero if fake_logits is None else F.softplus(-fake_logits.float()).mean()
@@ -81,43 +80,6 @@ class AnoSegLoss(nn.Module):
             + self.adversarial_weight * adversarial
         )
         return GeneratorLoss(segmentation, masked, adversarial, total)
-
-
-def segmentation_loss(logits: Tensor, mask: Tensor, form: SegmentationLoss = "balanced_cross_entropy") -> Tensor:
-    """Compare the anomaly map with the mask, pixel by pixel.
-
-    ``"l1"`` is the paper's: the mean of ``|mask - map|``. Synthetic anomalies cover a few per cent of the pixels, so
-    the constant normal map is nearly as good as any. Close to it the sigmoid saturates: its slope, l1's only gradient,
-    vanishes for anomalous pixels as well. ``"cross_entropy"`` keeps its gradient for every wrong pixel. The balanced
-    forms average over normal and over anomalous pixels separately and take the mean of the two, so that no constant map
-    is better than another.
-
-    Args:
-        logits: ``(B, 1, H, W)``.
-        mask: ``(B, 1, H, W)``, 1 = anomalous.
-        form: Which of the four.
-
-    Returns:
-        A float32 scalar.
-
-    Example:
-        >>> import torch
-        >>> forms = "l1", "balanced_l1", "cross_entropy", "balanced_cross_entropy"
-        >>> mask = torch.tensor([1.0, 0, 0, 0]).view(1, 1, 2, 2)
-        >>> normal = torch.full_like(mask, -100.0)
-        >>> [round(segmentation_loss(normal, mask, form).item(), 2) for form in forms]
-        [0.25, 0.5, 25.0, 50.0]
-    """
-    logits, mask = logits.float(), mask.float()
-    if form.endswith("l1"):
-        error = (logits.sigmoid() - mask).abs()
-    else:
-        error = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
-    if not form.startswith("balanced"):
-        return error.mean()
-    anomalous = (error * mask).sum() / (mask.sum() + EPSILON)
-    normal = (error * (1 - mask)).sum() / ((1 - mask).sum() + EPSILON)
-    return (anomalous + normal) / 2
 
 
 def masked_reconstruction_loss(reconstruction: Tensor, image: Tensor, mask: Tensor) -> Tensor:

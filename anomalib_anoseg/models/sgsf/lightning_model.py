@@ -31,6 +31,7 @@ from anomalib_anoseg.models.sgsf.settings import (
     GuidanceSettings,
     LossSettings,
     OptimizerSettings,
+    PatchSettings,
     SGSFNetworkSettings,
     find_place,
 )
@@ -80,8 +81,9 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         extractor (ExtractorSettings): The network that finds similar images.
         bank (BankSettings): The references that the trained model carries.
         anomalies (AnomalySettings): The anomalies that are forged on normal images.
+        patches (PatchSettings): Pasted on the share ``anomalies.patch_share`` of the images in their place.
         kinds (KindSettings): Shares of the images with anomalies of other kinds in their place.
-        losses (LossSettings): Weights of the losses.
+        losses (LossSettings): Losses of the networks, and their weights.
         calibration (CalibrationSettings): How thresholds are set.
         optimizer (OptimizerSettings): Adam, its learning rate schedule and weight averaging.
         ignore_mask (str | Path | None): A file that marks the region of the camera's pictures that does not count, such
@@ -136,6 +138,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         extractor: ExtractorSettings = ExtractorSettings(),
         bank: BankSettings = BankSettings(),
         anomalies: AnomalySettings = AnomalySettings(),
+        patches: PatchSettings = PatchSettings(),
         kinds: KindSettings = KindSettings(),
         losses: LossSettings = LossSettings(),
         calibration: CalibrationSettings = CalibrationSettings(),
@@ -153,9 +156,9 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         check_model(image_size, MIN_SIDE, seed, max_epochs, unknown, find_place)
         network, guidance = SGSFNetworkSettings.read(network), GuidanceSettings.read(guidance)
         extractor, bank = ExtractorSettings.read(extractor), BankSettings.read(bank)
-        anomalies, kinds = AnomalySettings.read(anomalies), KindSettings.read(kinds)
-        losses, calibration = LossSettings.read(losses), CalibrationSettings.read(calibration)
-        optimizer = OptimizerSettings.read(optimizer)
+        anomalies, patches = AnomalySettings.read(anomalies), PatchSettings.read(patches)
+        kinds, losses = KindSettings.read(kinds), LossSettings.read(losses)
+        calibration, optimizer = CalibrationSettings.read(calibration), OptimizerSettings.read(optimizer)
         image_size = (image_size[0], image_size[1])
         check_pre_processor(pre_processor)
         super().__init__(
@@ -164,7 +167,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        groups = (network, guidance, extractor, bank, anomalies, kinds, losses, calibration, optimizer)
+        groups = (network, guidance, extractor, bank, anomalies, patches, kinds, losses, calibration, optimizer)
         self.hparams.update(as_plain(*groups))
         self.image_size = image_size
         self.guidance_settings, self.bank_settings, self.optimizer_settings = guidance, bank, optimizer
@@ -176,8 +179,8 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         self._has_weights = False
         self._seen: tuple[Tensor, Tensor | None] | None = None
 
-        self.augmenter = anomalies.create_transform(kinds)
-        self.loss = SGSFLoss(reconstruction_weight=losses.reconstruction_weight, focal_gamma=losses.focal_gamma)
+        self.augmenter = anomalies.create_transform(patches, kinds)
+        self.loss = SGSFLoss(losses.segmentation, losses.reconstruction_weight, losses.focal_gamma)
         with seeded_weights(seed):
             self.model = _create_networks(network, guidance, extractor, bank, optimizer)
         if network.channels_last:

@@ -1,6 +1,6 @@
 """SGSF's loss: focal for the anomaly map, squared error and structural similarity for the reconstruction."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from kornia.metrics import ssim
@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
+from anomalib_anoseg.models.pixel_loss import pixel_loss
+
+SegmentationLoss = Literal["focal", "balanced_cross_entropy"]
 # Side in pixels of the window of the structural similarity; kornia's Gaussian has a sigma of 1.5 [choice].
 SSIM_WINDOW = 11
 
@@ -21,9 +24,10 @@ class SGSFLosses(NamedTuple):
 
 
 class SGSFLoss(nn.Module):
-    """Focal loss of the map plus ``lambda`` times the loss of the reconstruction; the settings check both arguments.
+    """Loss of the map plus ``lambda`` times the loss of the reconstruction; the settings check all arguments.
 
     Args:
+        segmentation: Form of the loss of the map; the focal one is the paper's.
         reconstruction_weight: The paper's lambda, ``>= 0``.
         focal_gamma: How much the focal loss concentrates on wrong pixels, ``>= 0``; 0 is plain cross-entropy.
 
@@ -35,8 +39,14 @@ class SGSFLoss(nn.Module):
         0.0
     """
 
-    def __init__(self, reconstruction_weight: float = 1.0, focal_gamma: float = 2.0) -> None:
+    def __init__(
+        self,
+        segmentation: SegmentationLoss = "focal",
+        reconstruction_weight: float = 1.0,
+        focal_gamma: float = 2.0,
+    ) -> None:
         super().__init__()
+        self.segmentation: SegmentationLoss = segmentation
         self.reconstruction_weight, self.focal_gamma = reconstruction_weight, focal_gamma
 
     def forward(
@@ -53,7 +63,10 @@ class SGSFLoss(nn.Module):
         Raises:
             ValueError: If there is a reconstruction and no reference.
         """
-        segmentation = focal_loss(logits, mask, self.focal_gamma)
+        if self.segmentation == "focal":
+            segmentation = focal_loss(logits, mask, self.focal_gamma)
+        else:
+            segmentation = pixel_loss(logits[:, 1:] - logits[:, :1], mask, self.segmentation)
         if reconstruction is None:
             return SGSFLosses(segmentation, segmentation, segmentation.new_zeros(()))
         if reference is None:

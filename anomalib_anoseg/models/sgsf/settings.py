@@ -7,9 +7,11 @@ from typing import ClassVar, Literal
 from anomalib_anoseg.common.checks import check_value
 from anomalib_anoseg.models import settings
 from anomalib_anoseg.models.kinds import KindSettings
+from anomalib_anoseg.models.patches import PatchSettings
 from anomalib_anoseg.models.settings import CalibrationSettings, NetworkSettings, Settings, named_in
 from anomalib_anoseg.models.sgsf.bank import Precision
 from anomalib_anoseg.models.sgsf.bank_size import BankFeatures
+from anomalib_anoseg.models.sgsf.loss import SegmentationLoss
 from anomalib_anoseg.models.sgsf.neighbours import Choice
 from anomalib_anoseg.models.sgsf.networks import Passes
 from anomalib_anoseg.transforms import SaliencyPerlin, SyntheticAnomaly
@@ -22,6 +24,7 @@ __all__ = [
     "GuidanceSettings",
     "LossSettings",
     "OptimizerSettings",
+    "PatchSettings",
     "SGSFNetworkSettings",
 ]
 
@@ -165,6 +168,8 @@ class AnomalySettings(Settings):
         opacity: Range of an anomaly's weight over the image below, within ``[0.01, 1]``. The default is the paper's.
         rotation_p: Probability of rotating a training image by up to 90 degrees, in ``[0, 1]``. The default is DRAEM's.
         p: Probability of an anomaly on an image, in ``[0, 1]``. The default is the paper's.
+        patch_share: Share of the images that get AnoSeg's patches in place of noise, in ``[0, 1]``; the group
+            says which [ours].
         pairs: Whether the network sees each image as it is beside the same with its anomaly, twice the batch [ours].
     """
 
@@ -177,16 +182,23 @@ class AnomalySettings(Settings):
     opacity: tuple[float, float] = (0.1, 1.0)
     rotation_p: float = 0.3
     p: float = 0.75
+    patch_share: float = 0.0
     pairs: bool = False
 
     def check(self) -> None:
         """Let the transform check its arguments, except folders, which it would look for on the disk."""
+        self.within(0.0, 1.0, "patch_share")
         self._create("none", None, self.p)
 
-    def create_transform(self, kinds: KindSettings) -> SyntheticAnomaly:
-        """Create the augmenter, in which other kinds may take a share of the images."""
-        own = self._create(self.saliency, self.textures, 1.0 if kinds.total else self.p)
-        return kinds.mix({"noise": (own, 1.0)}, own.saliency, self.p)
+    def create_transform(self, patches: PatchSettings, kinds: KindSettings) -> SyntheticAnomaly:
+        """Create the augmenter, in which patches and other kinds may take shares of the images."""
+        alone = not (self.patch_share or kinds.total)
+        noise = self._create(self.saliency, self.textures, self.p if alone else 1.0)
+        own: dict[str, tuple[SyntheticAnomaly, float]] = {"noise": (noise, 1 - self.patch_share)}
+        if self.patch_share:
+            place = noise.saliency if patches.saliency == self.saliency else None
+            own["patches"] = patches.create_transform(place), self.patch_share
+        return kinds.mix(own, noise.saliency, self.p)
 
     def _create(self, saliency: str, textures: str | None, p: float) -> SaliencyPerlin:
         with named_in(self.group):
@@ -202,20 +214,24 @@ class AnomalySettings(Settings):
 
 @dataclass(frozen=True)
 class LossSettings(Settings):
-    """Weights of the losses.
+    """Losses of the networks, and their weights.
 
     Args:
+        segmentation: Form of the loss of the map: ``focal``, the paper's, or ``balanced_cross_entropy``, AnoSeg's, in
+            which normal and anomalous pixels weigh as much [ours].
         reconstruction_weight: Weight of the reconstruction loss, the paper's lambda, 0 or more.
         focal_gamma: How much the focal loss concentrates on wrong pixels, 0 or more. The default is the paper's.
     """
 
     group: ClassVar[str] = "losses"
 
+    segmentation: SegmentationLoss = "focal"
     reconstruction_weight: float = 1.0
     focal_gamma: float = 2.0
 
     def check(self) -> None:
-        """Check both."""
+        """Check form and weights."""
+        self.one_of("segmentation", SegmentationLoss)
         self.within(0.0, 1e6, "reconstruction_weight", "focal_gamma")
 
 
@@ -257,6 +273,7 @@ GROUPS = (
     ExtractorSettings,
     BankSettings,
     AnomalySettings,
+    PatchSettings,
     KindSettings,
     LossSettings,
     CalibrationSettings,

@@ -63,6 +63,12 @@ def test_reconstruction_as_published():
     assert reconstruction_loss(first, first).item() == pytest.approx(0, abs=1e-5)
 
 
+def test_balanced_cross_entropy_by_hand():
+    terms = SGSFLoss("balanced_cross_entropy")(LOGITS, MASK)
+    expected = -(math.log(0.6) + (math.log(0.9) + math.log(0.8) + math.log(0.7)) / 3) / 2
+    assert terms.segmentation.item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_total_is_the_weighted_sum():
     image = torch.rand(1, 3, 16, 16)
     terms = SGSFLoss(reconstruction_weight=0.5, focal_gamma=1.0)(LOGITS, MASK, image.flip(-1), image)
