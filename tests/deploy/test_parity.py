@@ -34,10 +34,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", params=["AnoSeg", "SGSF, nearest, ignoring a region", "SGSF, patches"])
-def model(request, demo_checkpoint, draw_picture):
+def model(request, demo_checkpoint, draw_picture, raw):
     name, *details = request.param.split(", ")
     if name == "AnoSeg":
-        return AnoSeg.load_from_checkpoint(demo_checkpoint, weights_only=True, map_location="cpu").eval()
+        model = AnoSeg.load_from_checkpoint(demo_checkpoint, weights_only=True, map_location="cpu").eval()
+        pictures = [Resize((64, 64), antialias=True)(torch.from_numpy(values)) for values in raw.values()]
+        set_thresholds(model, torch.cat(pictures))  # a short training may find all of them anomalous
+        return model
     model = make_sgsf(details[0], draw_picture)
     if "ignoring a region" in details:
         model.model.region.ignored = REGION  # of pictures of any shape
@@ -71,12 +74,18 @@ def make_sgsf(guidance, draw_picture):
             networks.fill_bank(images, networks.embed(images / 255))
         networks.train()(images / 255, guide)
         networks.prepare_for_evaluation()
-        raw = networks.eval()(images.roll(20, 3) / 255)
+    set_thresholds(model.eval(), images.roll(20, 3) / 255)
+    return model
+
+
+@torch.no_grad()
+def set_thresholds(model, images):
+    """Set thresholds and ranges by what is predicted for images, so that scores lie on both sides of 0.5."""
+    raw = model.model(images)
     for level, values in {"image": raw.pred_score, "pixel": raw.anomaly_map}.items():
-        found = {"_{}_threshold": values.median(), "{}_min": raw.anomaly_map.min(), "{}_max": raw.anomaly_map.max()}
+        found = {"_{}_threshold": values.mean(), "{}_min": raw.anomaly_map.min(), "{}_max": raw.anomaly_map.max()}
         for name, value in found.items():
             getattr(model.post_processor, name.format(level)).copy_(value)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +158,12 @@ def test_float16_differs_by_its_weights_alone(exported, raw, tested):
 
 
 def test_int8_differs_by_its_layers_alone(exported, raw, tested):
-    """Each layer rounds to 256 steps, which adds up to a tenth; another pixel rounded otherwise is less."""
+    """Each layer rounds to 256 steps, which adds up to a tenth of a map's range; a pixel rounded otherwise is less."""
     runtime = load_runtime(EXACT[2], exported[INT8])
     for path, values in raw.items():
         prediction, resized, item = runtime.predict(values), runtime.predict(resize(values)), tested[path]
         assert np.abs(prediction.pred_score - item.pred_score.numpy()).max() < 0.2
-        assert np.abs(prediction.anomaly_map[:, 0] - item.anomaly_map.reshape(1, 64, 64).numpy()).mean() < 0.05
+        assert np.abs(prediction.anomaly_map[:, 0] - item.anomaly_map.reshape(1, 64, 64).numpy()).mean() < 0.1
         np.testing.assert_allclose(prediction.anomaly_map, resized.anomaly_map, rtol=0, atol=0.05)
 
 
