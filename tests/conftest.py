@@ -74,9 +74,29 @@ def pytest_collection_finish():
         # torch reads the limit once. OpenVINO has an oneDNN of its own, which crashes where OpenVINO expects more.
         torch.conv2d(torch.ones(1, 8, 8, 8), torch.ones(8, 8, 3, 3))
         del os.environ["ONEDNN_MAX_CPU_ISA"]
+    keep_openvino()
     gc.freeze()
     gc.set_threshold(50_000, 10, 10)
     gc.enable()
+
+
+def keep_openvino():
+    """Keep what loads OpenVINO: dropped in another order, its stack for signals goes, and the next one kills pytest."""
+    import openvino
+
+    kept, load = [], openvino.Core.__init__
+
+    def load_and_keep(self, *args, **kwargs):
+        load(self, *args, **kwargs)
+        kept.append(self)
+
+    openvino.Core.__init__ = load_and_keep
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Run one process more than there are cores: tests wait for the processes that they start."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from anomalib_anoseg.deploy.metadata import describe_thresholds, openvino_entries, own_entries
+from anomalib_anoseg.deploy.openvino_core import openvino_core
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,12 +216,11 @@ class OpenVinoRuntime(Runtime):
     """An OpenVINO file on the CPU, tuned for latency."""
 
     def __init__(self, form: Form, path: Path, threads: int = 1) -> None:
-        openvino: Any = import_module("openvino")
         super().__init__(form, threads)
         config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
         if form.precision == "FP32":
             config["INFERENCE_PRECISION_HINT"] = "f32"
-        core: Any = openvino.Core()
+        core = openvino_core()
         model: Any = core.read_model(path)
         shape = model.input(0).partial_shape
         self.input_size = _fixed_size([axis.get_length() if axis.is_static else None for axis in shape])

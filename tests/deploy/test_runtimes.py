@@ -65,6 +65,23 @@ def test_exact_forms_predict_what_the_model_predicts(load, model, images, form):
     assert np.array_equal(prediction.pred_mask[clear], expected.pred_mask.numpy()[clear])
 
 
+def test_a_signal_is_heard_after_files_are_dropped_in_the_order_of_loading(exported):
+    """OpenVINO's cores give the thread a stack for signals, and do not clear up after one another."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+from anomalib_anoseg.deploy.runtimes import Form, load_runtime
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+first, second = (load_runtime(Form("openvino", "FP32"), Path(sys.argv[1])) for _ in range(2))
+del first
+del second
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    path = exported[0]["openvino", "FP32"]
+    run = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (0, "heard\n"), run.stderr
+
+
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_forms_share_shapes_and_types(load, model, images, form):
     runtime = load(form)

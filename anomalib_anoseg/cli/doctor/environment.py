@@ -15,6 +15,7 @@ import torch
 from anomalib_anoseg._autoload import registration
 from anomalib_anoseg.common.machine import instruction_sets, package_version, processor
 from anomalib_anoseg.common.messages import one_line
+from anomalib_anoseg.deploy.openvino_core import openvino_core
 
 if TYPE_CHECKING:
     from anomalib_anoseg.cli.doctor.output import Findings
@@ -107,7 +108,7 @@ def _openvino_rows() -> Rows:
     if find_spec("openvino") is None:
         return []
     try:
-        core: Any = import_module("openvino").Core()
+        core = openvino_core()
         hint = core.get_property("CPU", "INFERENCE_PRECISION_HINT").to_string()
     except Exception as error:  # noqa: BLE001 - OpenVINO raises its own kinds on processors that it does not support
         return [("OpenVINO", f"does not start: {one_line(str(error))}")]
