@@ -172,7 +172,7 @@ def test_names_the_remedy_for_a_missing_library(load, monkeypatch, form):
 
 
 def test_a_missing_library_of_a_library_is_told_as_it_is(load, monkeypatch):
-    monkeypatch.setattr("anomalib_anoseg.deploy.runtimes.import_module", lambda _: __import__("no_such_module"))
+    monkeypatch.setattr("anomalib_anoseg.deploy.openvino_core.import_module", lambda _: __import__("no_such_module"))
     with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_module'"):
         load(Form("openvino", "FP32"))
 

@@ -15,6 +15,7 @@ from PIL import Image
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg._autoload import registration
 from anomalib_anoseg.cli.doctor import doctor, environment
+from anomalib_anoseg.deploy import openvino_core
 from anomalib_anoseg.deploy.forms import export_forms
 from anomalib_anoseg.deploy.metadata import own_entries, write_onnx_metadata
 from anomalib_anoseg.deploy.runtimes import Form, OnnxRuntime
@@ -120,7 +121,7 @@ def test_an_openvino_that_does_not_start_is_shown(monkeypatch):
         def Core(self):  # noqa: N802
             raise RuntimeError("no\ndevice")
 
-    monkeypatch.setattr(environment, "import_module", lambda name: Broken() if name == "openvino" else __import__(name))
+    monkeypatch.setattr(openvino_core, "import_module", lambda _: Broken())
     assert environment._openvino_rows() == [("OpenVINO", "does not start: no device")]
 
 
