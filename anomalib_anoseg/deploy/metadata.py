@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalib_anoseg.common.files import write_json
+from anomalib_anoseg.deploy.openvino_core import openvino_core
 from anomalib_anoseg.deploy.record import KEY
 
 __all__ = [
@@ -95,8 +96,7 @@ def read_openvino_record(path: Path) -> str:
     Args:
         path (Path): The ``.xml`` file.
     """
-    openvino: Any = import_module("openvino")
-    return openvino_entries(openvino.Core().read_model(path))[KEY.removeprefix(PREFIX)]
+    return openvino_entries(openvino_core().read_model(path))[KEY.removeprefix(PREFIX)]
 
 
 def write_record(path: Path, record: str) -> None:

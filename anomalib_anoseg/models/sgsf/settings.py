@@ -169,7 +169,7 @@ class AnomalySettings(Settings):
         rotation_p: Probability of rotating a training image by up to 90 degrees, in ``[0, 1]``. The default is DRAEM's.
         p: Probability of an anomaly on an image, in ``[0, 1]``. The default is the paper's.
         patch_share: Share of the images that get AnoSeg's patches in place of noise, in ``[0, 1]``; the group
-            says which [ours].
+            ``patches`` says which [ours].
         pairs: Whether the network sees each image as it is beside the same with its anomaly, twice the batch [ours].
     """
 
