@@ -95,8 +95,8 @@ def keep_openvino():
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers():
-    """Run one process more than there are cores: tests wait for the processes that they start."""
-    return (os.cpu_count() or 1) + 1
+    """Run two processes more than there are cores: tests wait for the processes that they start."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.hookimpl(optionalhook=True)

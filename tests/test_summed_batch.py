@@ -15,7 +15,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
-import json, sys
+import gc, json, sys
+gc.disable()  # what imports leave is not searched
 import torch
 import torch.distributed as dist
 from anomalib.data import MVTecAD
@@ -26,6 +27,8 @@ from lightning.pytorch.plugins.layer_sync import LayerSync
 from torch import nn
 from torch.distributed.nn.functional import all_gather
 from torch.utils.data import DataLoader, DistributedSampler
+gc.freeze()
+gc.enable()
 
 torch.set_num_threads(1)
 root, out = sys.argv[1:]

@@ -5,6 +5,7 @@ its subcommand is called, so that ``anomalib-anoseg --help`` needs neither torch
 """
 
 import errno
+import gc
 import re
 import sys
 import traceback
@@ -154,9 +155,15 @@ def _add_function(parser: "ArgumentParser", function: Callable[..., Any]) -> Non
 
 
 def _load(module: str, function: str) -> Callable[..., Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # anomalib's own warnings do not concern the user
-        return getattr(import_module(f"anomalib_anoseg.{module}"), function)
+    """Import a subcommand's function; to search what imports leave for garbage would take as long again."""
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # anomalib's own warnings do not concern the user
+            return getattr(import_module(f"anomalib_anoseg.{module}"), function)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _raised_by_this_package(error: BaseException) -> bool:

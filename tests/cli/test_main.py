@@ -39,6 +39,15 @@ def test_help_is_quick_because_it_loads_nothing():
     assert "board" in process.stdout
 
 
+def test_imports_of_a_subcommand_are_not_searched_for_garbage():
+    code = (
+        "import gc\nfrom anomalib_anoseg.cli.main import main\n"
+        "try: main(['config', '--help'])\nexcept SystemExit: print(gc.isenabled(), gc.get_freeze_count() > 1000)"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "True True"
+
+
 def test_module_is_the_command():
     process = subprocess.run(
         [sys.executable, "-m", "anomalib_anoseg", "--version"], capture_output=True, text=True, check=True

@@ -19,7 +19,7 @@ def start(tmp_path):
     library.mkdir()
     for name in SHADOWS:
         (folder / f"{name}.py").write_text("raise SystemExit('ran')\n")
-    (library / "mine.py").write_text("def main(): print('mine is found')\n")
+    (library / "mine.py").write_text("import gc\ndef main(): print(gc.isenabled(), gc.get_freeze_count() > 1000)\n")
     paths = os.pathsep.join(filter(None, (str(library), os.environ.get("PYTHONPATH"))))
 
     def start(*arguments):
@@ -37,4 +37,4 @@ def test_files_in_the_current_folder_do_not_run(start):
 
 
 def test_what_the_user_put_on_the_path_is_found(start):
-    assert start("-c", isolated("mine")).stdout == "mine is found\n"
+    assert start("-c", isolated("mine")).stdout == "True True\n", "what is imported is not searched for garbage"
