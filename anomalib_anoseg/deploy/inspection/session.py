@@ -161,7 +161,11 @@ def _decide(record: Record | None, thresholds: dict[str, str], path: Path, rate:
         except ValueError:
             known = ", ".join(f"{point.false_alarm_rate:g}" for point in record.operating_points)
             raise ValueError(f"--rate {rate:g} is no operating point of {path}. It has {known}.") from None
-        return Decision(point.image_score, point.pixel_score)
+        note = (
+            f"{path.name} does not say how the held-out good pictures look: a change of light or focus, with which no "
+            "rate holds, will not be noticed. Train and export again, so that it is."
+        )
+        return Decision(point.image_score, point.pixel_score, "" if record.appearance else note)
     raw = f"{path.name} was never calibrated, so its scores are raw. Train with validation images, and export again."
     if record is not None:
         decided = record.thresholds

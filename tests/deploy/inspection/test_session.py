@@ -15,7 +15,8 @@ from .conftest import RECORD, make_picture
 @pytest.mark.parametrize(("rate", "image", "pixel"), [(None, 0.5, 0.5), (0.01, 0.75, 0.65), (0.05, 0.6, 0.55)])
 def test_the_rate_chooses_thresholds_of_the_record(model, rate, image, pixel):
     loaded = Session(model, rate)
-    assert loaded.decision == (image, pixel, "")
+    assert loaded.decision[:2] == (image, pixel)
+    assert bool(loaded.decision.note) is (rate is not None), "nothing tells whether a rate holds"
     for bright, is_anomalous in {image + 0.01: True, image - 0.01: False}.items():
         judgement = loaded.judge(make_picture(bright=bright))
         assert judgement.score == pytest.approx(round(255 * bright) / 255)

@@ -166,6 +166,13 @@ def test_nothing_is_said_of_what_cannot_be_told(inspect, model, checked, camera,
     assert not capsys.readouterr().err
 
 
+def test_a_rate_that_cannot_be_watched_is_named(inspect, model, checked, camera, capsys):
+    for path, is_named in ((model, True), (checked, False)):
+        inspect(camera(1), path=path, rate=0.05, out=path.parent / "out")
+        told = capsys.readouterr().err
+        assert ("model.onnx does not say how the held-out good pictures look" in told) == is_named
+
+
 def test_a_watch_tells_when_the_light_changes_and_when_it_is_back(
     inspect, checked, camera, tmp_path, monkeypatch, capsys
 ):
