@@ -1,11 +1,14 @@
 """A synthetic run folder, as the board writes it, with figures that a test can compute by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+
+from anomalib_anoseg.board.run.run_folder import Row
 
 METRICS = (
     "image_AUROC",
@@ -216,3 +219,24 @@ def make_cost(row):
 
 def write_json(path, content):
     path.write_text(json.dumps(content))
+
+
+def row_of(job, **changes):
+    """What a job that measured next to nothing leaves."""
+    row = Row(
+        id=job.id,
+        label=job.label,
+        model="anomalib_anoseg.AnoSeg",
+        dataset=job.dataset,
+        category=job.category,
+        seed=job.seed,
+        settings={},
+        metrics={"image_AUROC": 0.5},
+        defects={},
+        trivial=False,
+        training={},
+        peak_memory_mb=1.0,
+        parameters=1,
+        provenance={},
+    )
+    return replace(row, **changes)

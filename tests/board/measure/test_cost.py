@@ -12,10 +12,11 @@ from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.board.measure import cost
 from anomalib_anoseg.board.measure.cost import measure_cost
 from anomalib_anoseg.board.run.rebuild import load_job
-from anomalib_anoseg.board.run.run_folder import Board, Job, Row, RunFolder
+from anomalib_anoseg.board.run.run_folder import Board, Job, RunFolder
 from anomalib_anoseg.data import DemoTextures
 from anomalib_anoseg.deploy.rebuild import load_model
 from anomalib_anoseg.deploy.runtimes import FORMS
+from tests.board.conftest import row_of
 
 QUICK = {"batches": (1, 2), "rounds": 2, "seconds": 0.01, "calibration_images": 4}
 NAMES = [form.name for form in FORMS]
@@ -23,22 +24,7 @@ ACCURACY = ("image_AUROC", "pixel_AUROC", "pixel_AP", "pixel_IoU")
 
 
 def row(label, category="brick", seed=0):
-    return Row(
-        f"{label}-{category}-seed{seed}-0123abcd",
-        label,
-        "anomalib_anoseg.AnoSeg",
-        "DemoTextures",
-        category,
-        seed,
-        settings={},
-        metrics={},
-        defects={},
-        trivial=False,
-        training={},
-        peak_memory_mb=1.0,
-        parameters=1,
-        provenance={},
-    )
+    return row_of(Job(f"{label}-{category}-seed{seed}-0123abcd", label, "AnoSeg", "DemoTextures", category, seed))
 
 
 def make_runs(path, rows):

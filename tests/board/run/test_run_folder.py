@@ -1,34 +1,14 @@
 """The folder of a board."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
-from anomalib_anoseg.board.run.run_folder import Board, Job, Row, RunFolder
+from anomalib_anoseg.board.run.run_folder import Board, Job, RunFolder
 from anomalib_anoseg.common.files import write_json
+from tests.board.conftest import row_of
 
 JOBS = [Job(f"Padim-screw-seed{seed}-0", "Padim", "Padim", "MVTecAD", "screw", seed) for seed in (0, 1)]
-
-
-def row_of(job, **changes):
-    row = Row(
-        id=job.id,
-        label=job.label,
-        model="anomalib.models.Padim",
-        dataset=job.dataset,
-        category=job.category,
-        seed=job.seed,
-        settings={},
-        metrics={"image_AUROC": 0.5},
-        defects={},
-        trivial=False,
-        training={},
-        peak_memory_mb=1.0,
-        parameters=1,
-        provenance={},
-    )
-    return replace(row, **changes)
 
 
 @pytest.fixture
