@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -16,6 +17,7 @@ import yaml
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.data import DemoTextures
+from anomalib_anoseg.models.sgsf.patch_model import PatchGuidedModel
 from anomalib_anoseg.transforms import SaliencyPerlin
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +37,8 @@ TINY_KINDS = {
     "SGSF": {"preset": "sgsf_laptop", "network.width": 0.125, "kinds.cracks": 0.5},
 }
 TINY_TRIALS = {name: SHIPPED_TRIALS[name] | SMALL for name in TRIALS}
+TINY_EXPERTS = {"own": {}, "noise": {"textures": "noise"}, "breadth": {"kinds.cracks": 0.5}}
+BUILT_ON = {"experts": "kinds"}
 FEWER = {
     "at_the_line": {
         "make_data": lambda _: DemoTextures(
@@ -70,6 +74,22 @@ TINY = {
     "calibration": ["--test", "--markdown", "--summary", "summary.json"],
     "cost": ["--quick", "--markdown"],
     "hostile_input": ["--cases", "12", "--only", "board"],
+    "experts": [
+        "experts",
+        "--kinds",
+        "experts.yaml",
+        "--weights",
+        "weights.pth",
+        "--size",
+        "64",
+        "--steps",
+        "1",
+        "--seeds",
+        "0",
+        "1",
+        "--csv",
+        "experts.csv",
+    ],
     "export_parity": ["--steps", "1", "--markdown"],
     "false_alarms": ["--preset", "laptop", "--steps", "1", "--markdown"],
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
@@ -133,14 +153,17 @@ def run_here(module, options, folder):
     (folder / "trials.yaml").write_text(yaml.safe_dump(TINY_TRIALS, sort_keys=False))
     torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), folder / "weights.pth")
     (folder / "kinds.yaml").write_text(yaml.safe_dump(TINY_KINDS, sort_keys=False))
+    (folder / "experts.yaml").write_text(yaml.safe_dump(TINY_EXPERTS, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", [module, *options])
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.syspath_prepend(ROOT)
         patch.chdir(folder)
         script = importlib.import_module(module)
-        for name, value in FEWER.get(module.rpartition(".")[2], {}).items():
-            patch.setattr(script, name, value)
+        name = module.rpartition(".")[2]
+        shrunk = load(BUILT_ON[name]) if name in BUILT_ON else script
+        for constant, value in FEWER.get(BUILT_ON.get(name, name), {}).items():
+            patch.setattr(shrunk, constant, value)
         script.main()
 
 
@@ -295,6 +318,40 @@ def test_kinds_are_judged_by_each_kind_of_drawn_defect_and_beside_real_ones(run)
         assert row["wide"] == pytest.approx(sum(of_kinds) / 10, abs=1e-4)
         assert row["drawn"] == pytest.approx(sum(of_kinds[:5]) / 5, abs=1e-4)
         assert 0 < row["real"] < 1
+
+
+def test_experts_are_judged_alone_and_in_teams(run):
+    rows = run("experts")["rows"]
+    alone = [("own", "0"), ("noise", "0"), ("breadth", "0"), ("own", "1"), ("noise", "1"), ("breadth", "1")]
+    teams = [("own + noise", "0"), ("own + noise", "1"), *((f"{name} + {name}", "0+1") for name in TINY_EXPERTS)]
+    assert {(row["experts"], row["seed"]) for row in rows} == {*alone, *teams} and len(rows) == 11
+    for row in rows:
+        assert row["choice"] == pytest.approx((row["wide"] + row["forged"]) / 2)
+        assert all(0 <= row[figure] <= 1 for figure in load("experts").FIGURES)
+
+
+def test_experts_are_averaged_as_one_network_with_all_their_decoders():
+    experts, see = load("experts"), load("image_scores").see
+    images, decoders, kept = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)), [], []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        decoders.append(PatchGuidedModel("mobilenetv3_small_050", averaging=0.9).averaged.module)
+    networks = PatchGuidedModel("mobilenetv3_small_050", averaging=0.9, score_window=11).eval()
+    networks.fill_memory((255 * images).byte(), torch.arange(3))
+    for decoder in decoders:
+        networks.averaged.module = decoder.eval()
+        seen = dict(see(SimpleNamespace(model=networks), "real", images))
+        kept.append({"real": torch.from_numpy(seen["real/logits"])})
+    networks.averaged.module = MeanOf(decoders)
+    maps, scores = experts.maps_and_scores(experts.average(kept))
+    found = networks(images)
+    torch.testing.assert_close(maps["real"], found.anomaly_map)
+    torch.testing.assert_close(scores["real"], found.pred_score)
+
+
+class MeanOf(torch.nn.ModuleList):
+    def forward(self, features):
+        return torch.stack([decoder(list(features)) for decoder in self]).mean(0)
 
 
 def test_more_kinds_are_drawn_on_the_object_and_leave_the_rest_alone():

@@ -83,18 +83,19 @@ def run(changes: dict[str, Any], folder: Path | None, seed: int, options: argpar
     """Train one trial on one set and judge it."""
     changes = {"image_size": (options.size, options.size)} | changes
     model = of_preset(changes.pop("preset"), options.weights, changes, seed=seed, **BARE)
+    clock = Clock()
+    trainer = fit(model, folder, callbacks=[clock, BudgetTimer(options.seconds, "cpu", clock.stopwatch)])
+    return {"steps": trainer.fit_loop.total_batch_idx + 1} | judge(model.eval(), folder)
+
+
+def fit(model: Any, folder: Path | None, **limits: Any) -> Trainer:  # noqa: ANN401
+    """Train on at most 60 good pictures of a set, until one of the trainer's limits."""
     data = read_data(folder)
     data.train_data = thin(data.train_data, TRAINED)
     data.setup = lambda **_: None  # the trainer's call would take all pictures again
-    clock = Clock()
-    trainer = Trainer(
-        max_epochs=-1,
-        limit_val_batches=0,
-        callbacks=[clock, BudgetTimer(options.seconds, "cpu", clock.stopwatch)],
-        **QUIET,
-    )
+    trainer = Trainer(max_epochs=-1, limit_val_batches=0, **limits, **QUIET)
     trainer.fit(model, datamodule=data)
-    return {"steps": trainer.fit_loop.total_batch_idx + 1} | judge(model.eval(), folder)
+    return trainer
 
 
 def judge(model: Any, folder: Path | None) -> Row:  # noqa: ANN401

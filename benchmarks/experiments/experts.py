@@ -1,0 +1,266 @@
+"""Experts: several small decoders on one frozen encoder and one memory, each taught by another kind of anomaly.
+
+Encoder and memory of `sgsf_laptop_pretrained` stay as they are, and each expert forges images of its own. So experts
+are trained one by one, and what they predict is averaged afterwards: their logits, before the softmax; the image score
+is that of the averaged map. Page: experts.md.
+
+    python -m benchmarks.experiments.experts runs/experts --steps 75 --weights datasets/tf_efficientnet_lite0.pth \
+        --set datasets/mvtec/{screw,toothbrush} datasets/magnetic_tile/tile datasets/cookie/cookie --csv experts.csv
+    python -m benchmarks.experiments.experts --report benchmarks/results/experts.csv
+
+The folder keeps the logits of each expert for all pictures that judge it. Files in it are not made again.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from torch import Tensor
+from torchmetrics.functional.classification import binary_average_precision
+
+from anomalib_anoseg.data.defects import DEFECTS
+from anomalib_anoseg.models.image_score import score_map
+from anomalib_anoseg.transforms.textures import NoiseTextures
+from benchmarks.common import BARE, Row, begin, make_parser, preset, write_json
+from benchmarks.experiments.drawing import WIDE
+from benchmarks.experiments.image_scores import auroc, see
+from benchmarks.experiments.judging import DEMO, JUDGING_SEED, after_normal
+from benchmarks.experiments.kinds import drawn_defects, fit, real_defects
+from benchmarks.experiments.trainings import of_preset
+
+Pictures = dict[str, tuple[Tensor, Tensor]]  # images and masks by kind
+Team = tuple[tuple[str, int], ...]  # each expert's kind and seed
+
+PRESET = "sgsf_laptop_pretrained"
+KINDS = Path(__file__).with_suffix(".yaml")
+SHIPPED = ("own", 150)  # the kind and the steps of the preset
+BREADTH = "breadth"  # one decoder that learns from several kinds
+UNTAUGHT = ("scratches", "deformed", "blurred")  # forged kinds from which no expert learns
+FORGER: dict[str, Any] = {"guidance.kind": "none", "network.width": 0.125}  # of a model that only forges
+APART = 10  # between seeds of kinds, so that no two experts begin alike
+SORTS = ("one expert", "two of one kind", "two kinds")
+JUDGES = ("drawn", "wide", "forged", "taught")
+FIGURES = (*JUDGES, "choice", "real", "image, wide", "image, real")
+
+
+def main() -> None:
+    """Train what is missing, or judge all that is there, or only report."""
+    options = parse_options()
+    begin(options)
+    if options.report:
+        print(report(pd.read_csv(options.report)))
+        return
+    kinds = read(options.kinds)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for seed, folder, name in product(options.seeds, options.set or [None], options.only or kinds):
+        file = options.folder / f"{name_of(folder)},{name},{options.steps},{seed}.npz"
+        if not file.exists():
+            pictures = judging_pictures(folder, options.size, options.kinds)
+            model = make(kinds[name], options.size, seed + APART * list(kinds).index(name), options.weights)
+            fit(model, folder, max_steps=options.steps)
+            np.savez(file, **dict(look(model.eval(), pictures)))
+            print(file.stem, flush=True)
+    if options.csv:
+        table = pd.DataFrame(row for folder in options.set or [None] for row in judge_all(folder, list(kinds), options))
+        write_json(options, rows=table.to_dict("records"))
+        table.round(3).to_csv(options.csv, index=False, lineterminator="\n")
+        print(report(table))
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser(__doc__, "set", "weights", "threads")
+    parser.add_argument("folder", type=Path, nargs="?", help="where the logits of experts are kept")
+    parser.add_argument("--kinds", type=Path, default=KINDS, help="YAML: name -> changes of the preset")
+    parser.add_argument("--only", nargs="*", help="names of kinds (default: all)")
+    parser.add_argument("--size", type=int, default=128, help="side of the images in pixels")
+    parser.add_argument("--steps", type=int, default=75, help="of every training")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--csv", type=Path, metavar="PATH", help="judge all that the folder holds, and write a table")
+    parser.add_argument("--report", type=Path, metavar="CSV", help="only print the tables of a file that --csv wrote")
+    options = parser.parse_args()
+    if not options.folder and not options.report:
+        parser.error("trainings need a folder, where they are kept")
+    return options
+
+
+def read(kinds: Path) -> dict[str, dict[str, Any]]:
+    """Read what experts learn from."""
+    content: dict[str, dict[str, Any]] = yaml.safe_load(kinds.read_text(encoding="utf-8"))
+    return content
+
+
+def name_of(folder: Path | None) -> str:
+    """Name a set."""
+    return folder.name if folder else DEMO
+
+
+def make(changes: Mapping[str, Any], size: int, seed: int = 0, weights: Path | None = None) -> Any:  # noqa: ANN401
+    """Make the model of a kind: the preset with its changes."""
+    changes = {"image_size": (size, size)} | dict(changes)
+    is_noise = changes.pop("textures", None) == "noise"
+    model = of_preset(PRESET, weights, changes, seed=seed, **BARE)
+    if is_noise:
+        model.augmenter.textures = NoiseTextures()
+    return model
+
+
+@cache
+def judging_pictures(folder: Path | None, size: int, kinds: Path) -> Pictures:
+    """Make the pictures that judge: held-out good ones, with drawn and with forged defects, and real test pictures."""
+    good, drawn = drawn_defects(folder, (size, size))
+    taught = {name: changes for name, changes in read(kinds).items() if name != BREADTH}
+    forged: Pictures = {}
+    for name, changes in (taught | {name: {f"kinds.{name}": 1.0} for name in UNTAUGHT}).items():
+        augmenter = make({**changes, **FORGER}, size).augmenter
+        generator = torch.Generator().manual_seed(JUDGING_SEED)
+        forged[f"forged {name}"] = augmenter.forge(good, generator=generator)
+    real = real_defects(folder, (size, size))
+    return {"good": (good, torch.zeros_like(good[:, :1])), **drawn, **forged, "real": real}
+
+
+def look(model: Any, pictures: Pictures) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
+    """Predict logits of anomalous ``(N, H, W)`` for the pictures of each kind."""
+    for kind, (images, _) in pictures.items():
+        yield kind, dict(see(model, kind, images))[f"{kind}/logits"]
+
+
+def judge_all(folder: Path | None, kinds: list[str], options: argparse.Namespace) -> Iterator[Row]:
+    """Judge each team whose experts are there."""
+    files: dict[int, dict[tuple[str, int], Path]] = {}
+    for file in sorted(options.folder.glob(f"{name_of(folder)},*.npz")):
+        _, name, steps, seed = file.stem.split(",")
+        files.setdefault(int(steps), {})[name, int(seed)] = file
+    masks = {kind: mask for kind, (_, mask) in judging_pictures(folder, options.size, options.kinds).items()}
+    for steps, found in files.items():
+        experts = {expert: load(file) for expert, file in found.items()}
+        for team in make_teams(kinds, sorted({seed for _, seed in experts})):
+            if set(team) <= set(experts):
+                names, seeds = zip(*team, strict=True)
+                yield {
+                    "set": name_of(folder),
+                    "experts": " + ".join(names),
+                    "steps": steps,
+                    "seed": "+".join(map(str, sorted(set(seeds)))),
+                    **judge(average([experts[expert] for expert in team]), masks),
+                }
+
+
+def make_teams(kinds: Sequence[str], seeds: Sequence[int]) -> Iterator[Team]:
+    """List teams: single experts, two of one kind, two of two, and more in the order of the kinds."""
+    special = [name for name in kinds if name != BREADTH]
+    teams: list[tuple[str, ...]] = [(name,) for name in kinds]
+    teams += [*combinations(special, 2), *(tuple(special[:count]) for count in range(3, len(special) + 1))]
+    yield from (tuple((name, seed) for name in team) for seed, team in product(seeds, teams))
+    yield from (tuple((name, seed) for seed in pair) for pair, name in product(combinations(seeds, 2), kinds))
+
+
+def load(file: Path) -> dict[str, Tensor]:
+    """Read the logits of an expert."""
+    with np.load(file) as content:
+        return {kind: torch.from_numpy(content[kind]) for kind in content.files}
+
+
+def average(experts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Average the logits of experts, as one network with all of them would: before the softmax."""
+    return {kind: torch.stack([expert[kind] for expert in experts]).mean(0) for kind in experts[0]}
+
+
+def judge(logits: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Row:
+    """Measure pixel AP by each judge, and image AUROC of the map's score as the model computes it."""
+    maps, scores = maps_and_scores(logits)
+    has_defect = {kind: mask.flatten(1).any(1) for kind, mask in masks.items()}
+    good = maps.pop("good")
+    real = precision(maps.pop("real"), masks["real"])
+    ap = {kind: precision(*after_normal(good, (values, masks[kind]))) for kind, values in maps.items()}
+    untaught = [f"forged {name}" for name in UNTAUGHT]
+    judges = {
+        "drawn": list(DEFECTS),
+        "wide": list(WIDE),
+        "forged": untaught,
+        "taught": [kind for kind in ap if kind.startswith("forged ") and kind not in untaught],
+    }
+    means = {judge: float(np.mean([ap[kind] for kind in kinds])) for judge, kinds in judges.items()}
+    drawn = torch.cat([scores[kind][has_defect[kind]] for kind in WIDE])
+    return means | {
+        "choice": (means["wide"] + means["forged"]) / 2,
+        "real": real,
+        "image, wide": auroc(scores["good"], drawn),
+        "image, real": auroc(scores["real"][~has_defect["real"]], scores["real"][has_defect["real"]]),
+    }
+
+
+def maps_and_scores(logits: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Make anomaly maps ``(N, 1, H, W)`` and image scores ``(N,)`` as the model does."""
+    maps = {kind: values.sigmoid()[:, None] for kind, values in logits.items()}
+    window = preset(PRESET)["network"]["score_window"]
+    return maps, {kind: score_map(values, window) for kind, values in maps.items()}
+
+
+def precision(maps: Tensor, masks: Tensor) -> float:
+    """Measure average precision over all pixels."""
+    return binary_average_precision(maps.flatten(), masks.flatten().int()).item()
+
+
+def report(table: pd.DataFrame) -> str:
+    """Tabulate each team beside one expert as shipped, two kinds beside two of one, and the judges beside real AP."""
+    table = table.assign(seed=table["seed"].astype(str), size=1 + table["experts"].str.count(r"\+"))
+    tables = [compare(table), *(diversity(rows) for _, rows in table.groupby("steps")), rank(table)]
+    return "\n\n".join(shown.round(3).to_markdown() for shown in tables if len(shown))
+
+
+def compare(table: pd.DataFrame) -> pd.DataFrame:
+    """Average each team over sets and seeds; gains are of `choice`, over one expert as shipped, of equal seeds."""
+    is_shipped = (table["experts"] == SHIPPED[0]) & (table["steps"] == SHIPPED[1])
+    shipped = table[is_shipped].set_index(["set", "seed"])["choice"].to_dict()
+    before = [
+        np.mean([shipped.get((name, one), np.nan) for one in seed.split("+")])
+        for name, seed in zip(table["set"], table["seed"], strict=True)
+    ]
+    table = table.assign(gain=table["choice"] - before, all=table["steps"] * table["size"])
+    team = ["all", "steps", "experts"]
+    by_team = table.groupby(team)
+    means = by_team[[*FIGURES, "gain"]].mean()
+    means.insert(0, "trainings", by_team.size())
+    means["s.e."] = by_team["gain"].sem()
+    means["worst set"] = table.groupby([*team, "set"])["gain"].mean().groupby(team).min()
+    each = table.pivot_table(index=team, columns="set", values="real").add_prefix("real, ")
+    return means.join(each).sort_values(["all", "choice"], ascending=[True, False])
+
+
+def diversity(table: pd.DataFrame) -> pd.DataFrame:
+    """Compare two kinds with two experts of one kind and with one expert, as means over all kinds and pairs.
+
+    Each expert is in as many teams of either sort. Below stands the difference of both sorts, and its standard error
+    over sets.
+    """
+    special = table[(table["size"] <= 2) & ~table["experts"].str.contains(BREADTH)]
+    names = special["experts"].str.split(" + ", regex=False)
+    sorts = names.map(lambda team: SORTS[len(team) + len(set(team)) - 2]).rename("team")
+    by_set = special.groupby([sorts, "set"])[list(FIGURES)].mean()
+    means = by_set.groupby("team").mean()
+    if not {*SORTS} <= set(means.index):
+        return means.iloc[:0]
+    gain = by_set.loc[SORTS[2]] - by_set.loc[SORTS[1]]
+    return pd.concat([means.loc[list(SORTS)], pd.DataFrame({"difference": gain.mean(), "s.e.": gain.sem()}).T])
+
+
+def rank(table: pd.DataFrame) -> pd.DataFrame:
+    """Compute Spearman's correlation of each judge with real AP over the teams: on each set, and the mean."""
+    means = table.groupby(["set", "steps", "experts"])[list(FIGURES)].mean()
+    ranks = {
+        name: {judge: part[judge].corr(part["real"], "spearman") for judge in (*JUDGES, "choice")}
+        for name, part in means.groupby("set")
+    }
+    return pd.DataFrame(ranks).assign(mean=lambda correlations: correlations.mean(axis=1))
+
+
+if __name__ == "__main__":
+    main()
