@@ -238,18 +238,24 @@ def compare(table: pd.DataFrame) -> pd.DataFrame:
 def diversity(table: pd.DataFrame) -> pd.DataFrame:
     """Compare two kinds with two experts of one kind and with one expert, as means over all kinds and pairs.
 
-    Each expert is in as many teams of either sort. Below stands the difference of both sorts, and its standard error
-    over sets.
+    Below stands the difference of both sorts of two, and its standard error over sets.
     """
-    special = table[(table["size"] <= 2) & ~table["experts"].str.contains(BREADTH)]
-    names = special["experts"].str.split(" + ", regex=False)
+    table = pd.concat(rows[has_twins(rows)] for _, rows in table.groupby("set"))
+    names = table["experts"].str.split(" + ", regex=False)
     sorts = names.map(lambda team: SORTS[len(team) + len(set(team)) - 2]).rename("team")
-    by_set = special.groupby([sorts, "set"])[list(FIGURES)].mean()
+    by_set = table.groupby([sorts, "set"])[list(FIGURES)].mean()
     means = by_set.groupby("team").mean()
     if not {*SORTS} <= set(means.index):
         return means.iloc[:0]
     gain = by_set.loc[SORTS[2]] - by_set.loc[SORTS[1]]
     return pd.concat([means.loc[list(SORTS)], pd.DataFrame({"difference": gain.mean(), "s.e.": gain.sem()}).T])
+
+
+def has_twins(table: pd.DataFrame) -> pd.Series:
+    """Find teams of two at most, of kinds with two seeds: so each expert is in as many teams of either sort."""
+    names = table["experts"].str.split(" + ", regex=False)
+    twins = {team[0] for team in names if len(team) == 2 and len(set(team)) == 1} - {BREADTH}
+    return (table["size"] <= 2) & names.map(lambda team: set(team) <= twins)
 
 
 def rank(table: pd.DataFrame) -> pd.DataFrame:
