@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from anomalib_anoseg.common.png_files import read_without_pixels
+
 __all__ = [
     "PICTURE_SUFFIXES",
     "Picture",
@@ -36,12 +38,10 @@ __all__ = [
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
 OPAQUE, BITS = 255, 8
-# Side in pixels of the small grey copies by which pictures are compared.
-THUMBNAIL = 32
+THUMBNAIL = 32  # side in pixels of the small grey copies by which pictures are compared
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # tags of EXIF and TIFF
 THREADS = 8  # at most; each holds a whole picture
-# PNG chunks that may hold an orientation.
-TAGS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+TAGS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # of PNG chunks that may hold an orientation
 OPENING = Lock()  # Pillow's limit of pixels belongs to all threads
 Read = TypeVar("Read")
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device"}
@@ -279,7 +279,7 @@ def _bits_per_channel(image: Any) -> int:  # noqa: ANN401
 def _orientation(image: Any) -> int:  # noqa: ANN401
     """Read the EXIF tag; 1 is upright. Pillow turns TIFF files itself, and decodes PNG files to look for tags."""
     if image.format == "PNG" and not image.info.keys() & {"exif", "xmp"}:
-        content = Path(image.filename).read_bytes()
+        content = read_without_pixels(Path(image.filename))
         if not any(tag in content for tag in TAGS):
             return 1
     try:
