@@ -113,6 +113,12 @@ def test_looks_up_in_parts_what_one_table_finds(own, monkeypatch, tensor_sizes):
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("count", [1, 32, 45])
+def test_files_find_the_first_of_the_largest_products(count):
+    products = torch.randint(3, (2, 7, count)).float().log()  # many are alike, or minus infinity
+    assert torch.equal(patch_memory._largest(products), products.argmax(2))
+
+
 def test_memory_loads_whatever_its_size():
     full, empty = PatchMemory(), PatchMemory()
     full.fill(torch.randn(2, 3, 4, 4), torch.arange(2), 7)
