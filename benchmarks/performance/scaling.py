@@ -223,7 +223,7 @@ def plot(found: dict[str, Curves], path: Path) -> None:
             axis.set_xticks(list(next(iter(curves.values()))))
         add_legend(figure, handles)
         figure.savefig(path, dpi=80)
-    Image.open(path).quantize(24).save(path, optimize=True)
+    Image.open(path).quantize(28).save(path, optimize=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -259,7 +259,6 @@ def main() -> int:
     print(*(f"{outcome}: {text}" for outcome, text in verdicts), sep="\n")
     if options.plot:
         plot(found, options.plot)
-    write_json(options, curves=found, verdicts=verdicts)
     return exit_status({outcome for outcome, _ in verdicts}) if options.check else 0
 
 
