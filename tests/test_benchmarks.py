@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [path for path in (ROOT / "benchmarks").rglob("*.md") if RESULTS not in path.parents]
 BOARDS = ROOT / "benchmarks" / "board"
-PICTURES = {".jpg", ".png"}
+PICTURES = {".jpg", ".png", ".webp"}
 # Chosen from what commands write, as their pages say.
 BY_HAND = {"board/means.png", "demo.webp", "inspect.webp", "patches_alone/report.md", "patches_alone_tile/report.md"}
-PERFORMANCE = {"at_the_line", "augmentation", "cost", "pictures", "scaling", "startup", "training_step"}
+PERFORMANCE = {"at_the_line", "augmentation", "cost", "inference", "pictures", "scaling", "startup", "training_step"}
 SHARED = {"__init__", "common", "drawing", "judging", "trainings"}
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
 SHIPPED_TRIALS = yaml.safe_load((ROOT / "benchmarks" / "experiments" / "study.yaml").read_text(encoding="utf-8"))
@@ -57,6 +57,7 @@ FEWER = {
         ),
         "of_preset": lambda *_, **more: AnoSeg((64, 64), network={"width": 0.125}, **more),
     },
+    "inference": {"untrained": lambda side: [("AnoSeg", AnoSeg((side, side), network={"width": 0.125}))]},
     "kinds": {"TRAINED": 8, "HELD_OUT": 2, "TESTED": 6},
     "calibration": {"FORGED_IMAGES": 16, "DRAWN_ON": 4},
     "image_scores": {
@@ -104,10 +105,11 @@ TINY = {
         "--candidates",
         "each.csv",
     ],
+    "inference": ["--sides", "64", "--pictures", "own", "--rounds", "1"],
     "kills": ["--kills", "1", "--epochs", "1", "--pictures", "30", "--only", "training", "inspection", "--markdown"],
     "kinds": ["--trials", "kinds.yaml", "--size", "64", "--seconds", "0.5", "--csv", "kinds.csv"],
     "own_thresholds": ["--markdown"],
-    "pictures": ["--pictures", "10", "--megapixels", "0.02", "--size", "64", "--epochs", "1", "--markdown"],
+    "pictures": ["--pictures", "10", "--megapixels", "0.02", "--size", "64", "--steps", "1", "--markdown"],
     "pixel_loss": ["--steps", "1", "--every", "1", "--size", "64", "--width", "0.125", "--batch", "2"],
     "saliency": ["--size", "64", "--draws", "1", "--sheet", "sheet.jpg", "--markdown"],
     "scaling": [
@@ -240,7 +242,9 @@ def test_the_repository_stays_below_three_megabytes():
     assert sum((ROOT / name).stat().st_size for name in listed.stdout.split("\0") if name) < 3e6
 
 
-@pytest.mark.parametrize("name", ["at_the_line", "hostile_input", "kills", "pictures", "startup", "pixel_loss"])
+@pytest.mark.parametrize(
+    "name", ["at_the_line", "hostile_input", "inference", "kills", "pictures", "startup", "pixel_loss"]
+)
 def test_script_runs_and_writes_its_report(name, run):
     assert run(name)
 
