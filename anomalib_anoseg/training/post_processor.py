@@ -209,7 +209,9 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Calibrate on training images if there are no others."""
-        if not self.use_training_images or any(trainer.num_val_batches) or self._find_anomalies(pl_module) is None:
+        # Lightning counts the batches when it first validates, which may be in a later epoch.
+        is_validated = any(trainer.num_val_batches) or (trainer.enable_validation and not trainer.num_val_batches)
+        if not self.use_training_images or is_validated or self._find_anomalies(pl_module) is None:
             return
         self.calibrated_on = "forged on training images"
         pl_module.on_validation_model_eval()

@@ -21,12 +21,13 @@ from anomalib_anoseg.transforms import HardCutPaste
 MAX_CALIBRATION_PIXELS = calibration.MAX_CALIBRATION_PIXELS
 
 
-def fit(data, path, epochs=1, **arguments):
+def fit(data, path, epochs=1, every=1, **arguments):
     model = AnoSeg(image_size=(64, 64), network={"width": 0.125}, visualizer=False, **arguments)
     engine = Engine(
         accelerator="cpu",
         default_root_dir=path,
         max_epochs=epochs,
+        check_val_every_n_epoch=every,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -104,6 +105,12 @@ def test_held_out_normal_images_suffice(normal_only, tmp_path):
     assert model.post_processor.calibrated_on == "forged on held-out images"
     assert values(model.post_processor).isfinite().all()
     assert model.post_processor.image_min < model.post_processor.image_max
+
+
+def test_training_images_are_left_alone_until_a_later_validation(normal_only, tmp_path, monkeypatch):
+    monkeypatch.setattr(post_processing.held_out, "some_images", lambda *_: pytest.fail("read in every epoch"))
+    model = fit(normal_only(val_split_mode="from_train", val_split_ratio=0.25), tmp_path, epochs=2, every=10)
+    assert model.post_processor.calibrated_on == "forged on held-out images"
 
 
 @pytest.mark.parametrize("split", ["same_as_test", "none"])
