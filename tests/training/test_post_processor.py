@@ -113,10 +113,10 @@ def test_training_images_are_left_alone_until_a_later_validation(normal_only, tm
     assert model.post_processor.calibrated_on == "forged on held-out images"
 
 
-@pytest.mark.parametrize("split", ["same_as_test", "none"])
-def test_training_images_are_the_last_resort_and_said_to_be(normal_only, tmp_path, split):
+@pytest.mark.parametrize(("split", "every"), [("same_as_test", 1), ("none", 1), ("none", 10)])
+def test_training_images_are_the_last_resort_and_said_to_be(normal_only, tmp_path, split, every):
     with pytest.warns(UserWarning, match=r"forged on training images\. There were no validation images: hold some out"):
-        model = fit(normal_only(val_split_mode=split), tmp_path)
+        model = fit(normal_only(val_split_mode=split), tmp_path, epochs=2, every=every)
     assert model.post_processor.calibrated_on == "forged on training images"
     assert model.post_processor.operating_points == []
     assert values(model.post_processor).isfinite().all()
