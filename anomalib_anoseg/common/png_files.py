@@ -17,7 +17,7 @@ def read_without_pixels(path: Path) -> bytes:
         >>> from PIL import Image
         >>> path = Path(mkdtemp()) / "noise.png"
         >>> Image.effect_noise((64, 64), 100).save(path)
-        >>> path.stat().st_size > 4000, len(read_without_pixels(path)) < 60
+        >>> path.stat().st_size > 1000, len(read_without_pixels(path)) < 60
         (True, True)
     """
     kept = []
