@@ -155,7 +155,7 @@ def _add_function(parser: "ArgumentParser", function: Callable[..., Any]) -> Non
 
 
 def _load(module: str, function: str) -> Callable[..., Any]:
-    """Import a subcommand's function; to search what imports leave for garbage would take as long again."""
+    """Import a subcommand's function; what imports leave stays to the end, and is not searched for garbage."""
     gc.disable()
     try:
         with warnings.catch_warnings():

@@ -12,7 +12,7 @@ def isolated(module: str) -> str:
     Its own switch against that (``-P``) exists from 3.11 on. ``PYTHONPATH``, editable installs and files ``.pth`` work
     as ever, and the package is found as well if the caller runs from a clone.
 
-    What the imports leave stays to the end of the process, and is not searched for garbage: it starts a fifth sooner.
+    What the imports leave stays to the end of the process, and is not searched for garbage: it starts and ends sooner.
 
     Args:
         module: Full name of the module.

@@ -223,7 +223,7 @@ def plot(found: dict[str, Curves], path: Path) -> None:
             axis.set_xticks(list(next(iter(curves.values()))))
         add_legend(figure, handles)
         figure.savefig(path, dpi=80)
-    Image.open(path).quantize(28).save(path, optimize=True)
+    Image.open(path).quantize(28).save(path, optimize=True, lossless=True)
 
 
 def arguments() -> argparse.Namespace:
