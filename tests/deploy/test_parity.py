@@ -80,10 +80,13 @@ def make_sgsf(guidance, draw_picture):
 
 @torch.no_grad()
 def set_thresholds(model, images):
-    """Set thresholds and ranges by what is predicted for images, so that scores lie on both sides of 0.5."""
+    """Set thresholds and ranges by what is predicted for images, so that scores lie well on both sides of 0.5."""
     raw = model.model(images)
-    for level, values in {"image": raw.pred_score, "pixel": raw.anomaly_map}.items():
-        found = {"_{}_threshold": values.mean(), "{}_min": raw.anomaly_map.min(), "{}_max": raw.anomaly_map.max()}
+    scores = raw.pred_score.sort().values
+    widest = scores.diff().argmax()  # the mean of all may happen to be one of them
+    thresholds = {"image": scores[widest : widest + 2].mean(), "pixel": raw.anomaly_map.mean()}
+    for level, threshold in thresholds.items():
+        found = {"_{}_threshold": threshold, "{}_min": raw.anomaly_map.min(), "{}_max": raw.anomaly_map.max()}
         for name, value in found.items():
             getattr(model.post_processor, name.format(level)).copy_(value)
 
