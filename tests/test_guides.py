@@ -17,6 +17,7 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.cli.inspect import make_parser
 from anomalib_anoseg.common.presets import find_preset
 from anomalib_anoseg.deploy.forms import export_forms
 from anomalib_anoseg.deploy.runtimes import Form, load_runtime
@@ -24,10 +25,13 @@ from anomalib_anoseg.deploy.runtimes import Form, load_runtime
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "anomalib_anoseg"
 FOR_INTEGRATORS = PACKAGE / "deploy" / "README.md"
+TO_INSPECTIONS = PACKAGE / "deploy" / "inspection" / "README.md"
 MAX_LINES = {
     ROOT / "README.md": 150,
     PACKAGE / "README.md": 120,
     PACKAGE / "board" / "README.md": 100,
+    FOR_INTEGRATORS: 230,
+    TO_INSPECTIONS: 130,
     PACKAGE / "models" / "anoseg" / "README.md": 150,
     PACKAGE / "models" / "sgsf" / "README.md": 150,
 }
@@ -54,6 +58,14 @@ def list_pages() -> list[Path]:
 
 
 PAGES = list_pages()
+
+
+def blocks_of(page: Path, kind: str) -> list[str]:
+    return [code for found, code in BLOCK.findall(page.read_text(encoding="utf-8")) if found == kind]
+
+
+def commands_of(page: Path) -> list[str]:
+    return "".join(blocks_of(page, "bash")).replace("\\\n", " ").splitlines()
 
 
 def name_of(path: Path) -> str:
@@ -109,13 +121,14 @@ def test_readme_holds_the_test_command_that_ci_reads():
 
 @pytest.fixture(scope="module")
 def shipped(demo_checkpoint, tmp_path_factory) -> Path:
-    """A folder with a small model as ONNX and OpenVINO files where the command exports them, and a picture."""
+    """A folder with a small model as ONNX and OpenVINO files, and a picture."""
     folder = tmp_path_factory.mktemp("shipped")
     model = AnoSeg.load_from_checkpoint(demo_checkpoint, weights_only=True, map_location="cpu")
     forms = [Form("onnxruntime", "float32"), Form("openvino", "FP32")]
-    _, left_out = export_forms(model, folder / "results", None, list, forms)
+    files, left_out = export_forms(model, folder / "results", None, list, forms)
     assert not left_out
-    shutil.move(folder / "results" / "FP32" / "weights" / "openvino", folder / "results" / "weights" / "openvino")
+    for exported in files.values():
+        shutil.copytree(exported.parent, folder, dirs_exist_ok=True)
     pixels = np.random.default_rng(0).integers(0, 256, (80, 112, 3), np.uint8)
     Image.fromarray(pixels).save(folder / "part.png")
     return folder
@@ -123,10 +136,14 @@ def shipped(demo_checkpoint, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def snippets() -> dict[str, str]:
-    """The page's Python, by the library that it uses."""
-    blocks = [code for kind, code in BLOCK.findall(FOR_INTEGRATORS.read_text(encoding="utf-8")) if kind == "python"]
-    imports = ("onnxruntime", "openvino", "threading", "json")
-    return {library: code for code in blocks for library in imports if f"import {library}" in code}
+    """The page's Python, by the library that it uses; the others build on that for OpenVINO."""
+    imports = ("onnxruntime", "openvino", "threading")
+    blocks = blocks_of(FOR_INTEGRATORS, "python")
+    found = {next((name for name in imports if f"import {name}" in code), "rate"): code for code in blocks}
+    assert len(found) == len(blocks) == len(imports) + 1
+    before, _, verdict = found["openvino"].rpartition("\n\n")
+    picture, _, _ = before.rpartition("\n\n")
+    return found | {"onnxruntime": "\n".join((picture, found["onnxruntime"], verdict))}
 
 
 def run(snippet: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **names) -> dict:
@@ -149,13 +166,15 @@ def test_snippets_for_integrators_run_and_keep_the_contract(shipped, snippets, m
         assert np.array_equal(result["pred_mask"], result["anomaly_map"] > 0.5)
     for name in ("pred_score", "anomaly_map"):
         assert np.allclose(in_onnx["result"][name], in_openvino["result"][name], atol=1e-3)
-    thresholds = in_onnx["thresholds"]
-    assert float(thresholds["anomalib_anoseg.image_threshold"]) == pytest.approx(in_openvino["threshold"])
+    assert in_onnx["record"] == in_openvino["record"]
+    metadata, name = in_onnx["session"].get_modelmeta().custom_metadata_map, "anomalib_anoseg.image_threshold"
+    threshold = float(in_openvino["model"].get_rt_info(["framework", name]).astype(str))
+    assert float(metadata[name]) == pytest.approx(threshold) == in_onnx["record"]["thresholds"]["image"]["raw"]
 
 
 def test_one_line_changes_the_rate_of_false_alarms(shipped, snippets, monkeypatch, capsys):
     names = run(snippets["onnxruntime"], shipped, monkeypatch)
-    names |= run(snippets["json"], shipped, monkeypatch, **names)
+    names |= run(snippets["rate"], shipped, monkeypatch, **names)
     assert "25.0% of good parts, between 0.0% and 70.8%" in capsys.readouterr().out, "three pictures are held out"
     assert names["label"] == (names["result"]["pred_score"] > names["record"]["operating_points"][0]["image_score"])
     assert names["mask"].shape == (1, 1, 64, 64)
@@ -169,15 +188,15 @@ def test_cpp_snippet_says_what_python_says(shipped, tmp_path):
     library = next(package.glob("libs/libopenvino.so*"), None)
     if compiler is None or library is None or not (package / "include" / "openvino" / "openvino.hpp").is_file():
         pytest.skip("no g++, or a package of OpenVINO without headers")
-    blocks = [code for kind, code in BLOCK.findall(FOR_INTEGRATORS.read_text(encoding="utf-8")) if kind == "cpp"]
-    (tmp_path / "main.cpp").write_text(next(code for code in blocks if "openvino.hpp" in code))
+    programs = blocks_of(FOR_INTEGRATORS, "cpp")
+    (tmp_path / "main.cpp").write_text(next(code for code in programs if "openvino.hpp" in code))
     (tmp_path / "opencv2").mkdir()
     for name in ("dnn.hpp", "imgcodecs.hpp"):
         (tmp_path / "opencv2" / name).write_text(f'#pragma once\n#include "{ROOT / "tests" / "opencv_stand_in.hpp"}"\n')
     folders = [f"-I{tmp_path}", f"-I{package / 'include'}", f"-Wl,-rpath,{library.parent}"]
     options = ["-std=c++17", *folders, "main.cpp", str(library), "-Wl,--allow-shlib-undefined", "-o", "main"]
     subprocess.run([compiler, *options], cwd=tmp_path, check=True)
-    for file in (shipped / "results" / "weights" / "openvino").glob("model.*"):
+    for file in (shipped / "model.xml", shipped / "model.bin"):
         shutil.copy(file, tmp_path)
     with Image.open(shipped / "part.png") as picture:
         picture.save(tmp_path / "part.png", "PPM")
@@ -196,13 +215,13 @@ def test_commands_for_integrators_export_as_printed(monkeypatch, tmp_path):
     original = Engine.export
     monkeypatch.setattr(Engine, "export", wraps(original)(lambda _, **arguments: exports.append(arguments)))
     monkeypatch.chdir(tmp_path)
-    blocks = [code for kind, code in BLOCK.findall(FOR_INTEGRATORS.read_text(encoding="utf-8")) if kind == "bash"]
     path = r'"\$\(anomalib-anoseg config (\w+)\)"'
-    for line in "".join(blocks).replace("\\\n", " ").splitlines():
+    for line in commands_of(FOR_INTEGRATORS):
         command = re.sub(rf'"\$\(cat {path}\)"', lambda name: shlex.quote(find_preset(name[1]).read_text()), line)
-        program, *arguments = shlex.split(re.sub(path, lambda name: shlex.quote(str(find_preset(name[1]))), command))
-        if program == "anomalib":
-            AnomalibCLI(arguments)
+        command = re.sub(path, lambda name: shlex.quote(str(find_preset(name[1]))), command)
+        words = shlex.split(command, comments=True)
+        if words[:1] == ["anomalib"]:
+            AnomalibCLI(words[1:])
     plain, int8 = exports
     assert plain.get("datamodule") is None
     assert int8["compression_type"] == CompressionType.INT8_PTQ
@@ -227,3 +246,12 @@ def test_the_page_for_integrators_names_every_field():
 
     page = FOR_INTEGRATORS.read_text(encoding="utf-8")
     assert [name for name in FIELDS if f"`{name}`" not in page] == []
+
+
+def test_the_guide_to_inspections_holds_its_command_and_names_every_option():
+    parser, page = make_parser(), TO_INSPECTIONS.read_text(encoding="utf-8")
+    commands = [shlex.split(line, comments=True) for line in commands_of(TO_INSPECTIONS)]
+    (command,) = (words[2:] for words in commands if words[:2] == ["anomalib-anoseg", "inspect"])
+    assert parser.parse_args(command).out == Path("results")
+    options = [option for action in parser._actions for option in action.option_strings]
+    assert [name for name in options if f"`{name}" not in page] == ["-h", "--help"]

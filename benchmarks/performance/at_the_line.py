@@ -1,10 +1,10 @@
 """Measure what `anomalib-anoseg inspect` needs at the line: the size of its environment, and a first picture's time.
 
-For each runtime an environment is made by the commands of the guide for integrators. A model of the recommended preset
+For each runtime an environment is made by the commands of the guide to inspections. A model of the recommended preset
 is trained for some steps on the demonstration data and exported. Then processes are started in turns, each of which
 judges a picture of 5 megapixels and draws its overlay, from the start of the command to its end: processor time, which
 other processes do not stretch, and wall time. The size is that of `site-packages` without pip and setuptools, as `du`
-counts it. Page: ../../anomalib_anoseg/deploy/README.md.
+counts it. Page: at_the_line.md.
 
     python -m benchmarks.performance.at_the_line --markdown --check
 """
