@@ -12,7 +12,8 @@ pixel_threshold.md, image_threshold.md, number_of_forged_images.md, laptop_thres
 Trainings are job folders of a board. Run this where the board ran, because their data may have relative paths. Without
 any, a network that saw a few pictures of the demonstration data shows that the script works.
 
-    python -m benchmarks.experiments.calibration runs/as_shipped{,_tile}/jobs/AnoSeg-* --test --json calibration.json
+    python -m benchmarks.experiments.calibration runs/published_decoder{,_tile}/jobs/AnoSeg-with-noise-* --test \
+        --json calibration.json
     python -m benchmarks.experiments.calibration --others calibration.json --markdown --summary summary.json
 """
 

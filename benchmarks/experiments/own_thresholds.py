@@ -8,7 +8,7 @@ images any pixel is marked. For the record: nothing may be chosen by it. Page: o
 Trainings are job folders of a board. Run this where the board ran, because their data may have relative paths. Without
 any, a network that saw a few pictures of the demonstration data shows that the script works.
 
-    python -m benchmarks.experiments.own_thresholds runs/as_shipped{,_tile}/jobs/AnoSeg-* \
+    python -m benchmarks.experiments.own_thresholds runs/published_decoder{,_tile}/jobs/AnoSeg-with-noise-* \
         --json own_thresholds.json --markdown
 """
 
