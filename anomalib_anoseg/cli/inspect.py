@@ -23,6 +23,7 @@ exit status:
   2    an argument or the file is wrong, or a result cannot be written
   3    some pictures could not be judged: see "error" in results.jsonl
   130  after Ctrl-C; the same command goes on
+  141  what reads the output has ended, such as `head`; all results are written
 
 All pictures count that have results in DIR, also those of earlier runs."""
 

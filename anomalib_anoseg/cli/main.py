@@ -6,13 +6,17 @@ its subcommand is called, so that ``anomalib-anoseg --help`` needs neither torch
 
 import errno
 import gc
+import io
+import os
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from argparse import ArgumentError
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
-from inspect import signature
+from inspect import getdoc, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_origin, get_type_hints
 
@@ -32,6 +36,7 @@ COMMANDS = {
     "preview": ("Show anomalies forged on your images.", "cli.preview", "preview"),
     "doctor": ("Show what is installed, and compare runtimes.", "cli.doctor", "doctor"),
 }
+PROGRAM = "anomalib-anoseg"
 # Arguments that are given without their names.
 POSITIONAL = {"runs", "name"}
 # What to do about errors of the system; what was there before is still whole.
@@ -41,7 +46,11 @@ REMEDIES = {
     errno.EROFS: "Name a place that can be written.",
     errno.EACCES: "Change its permissions, or name another place.",
     errno.EPERM: "Change its permissions, or name another place.",
+    errno.EEXIST: "It is a file: name a folder.",
+    errno.ENOTDIR: "A folder in this path is a file: name another place.",
+    errno.ENOENT: "Check its spelling.",
 }
+OTHER_REMEDY = "Name another place."
 RESUMED = {"board", "cost", "inspect"}
 
 
@@ -54,28 +63,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With 0 if all went well, 1 if a board is incomplete, the doctor found a problem or an inspection an
             anomalous picture, 2 if an argument or a file is wrong, 3 if an inspection could not judge a picture, 130
-            after Ctrl-C.
+            after Ctrl-C, 141 if what reads the output has ended, such as ``head``.
     """  # noqa: DOC502
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = next((word for word in arguments if not word.startswith("-")), None)
+    with _printing():
+        sys.exit(_status(arguments, chosen))
+
+
+def _status(arguments: Sequence[str], chosen: str | None) -> int:
+    """Run the command and choose its exit status."""
     try:
-        result = _inspect(arguments[1:]) if arguments[:1] == ["inspect"] else _run(arguments, chosen)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # anomalib's own do not concern the user
+            result = _inspect(arguments[1:]) if arguments[:1] == ["inspect"] else _run(arguments, chosen)
     except KeyboardInterrupt:
         more = " What is finished is kept; run the same command again to go on." if chosen in RESUMED else ""
         print(f"\nInterrupted.{more}", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
+        return 130
     if chosen == "inspect":
-        sys.exit(inspect.status_of(result))
+        return inspect.status_of(result)
     # A board returns what is missing, the doctor what is wrong.
-    sys.exit(1 if chosen in {"board", "doctor"} and result else 0)
+    return 1 if chosen in {"board", "doctor"} and result else 0
+
+
+@contextmanager
+def _printing() -> Generator[None]:
+    """Let neither a name that cannot be printed nor a reader that has ended, such as ``head``, cause an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":  # a closed one is None
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with ExitStack() as ending:
+            if sys.stdout is not None:
+                ending.callback(sys.stdout.flush)
+            yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again at the exit
+        sys.exit(141)
 
 
 def _inspect(arguments: Sequence[str]) -> Any:  # noqa: ANN401
-    """Run the subcommand that needs nothing but the standard library for its arguments."""
+    """Run the subcommand that needs nothing but the standard library for its arguments."""  # noqa: DOC501
     parser = inspect.make_parser()
     given = vars(parser.parse_args(arguments))
     try:
-        return _call(inspect.inspect, given, lambda line: parser.exit(2, f"{parser.prog}: error: {line}\n"))
+        return _call(inspect.inspect, given, "inspect")
+    except BrokenPipeError:
+        raise
     except Exception:  # noqa: BLE001 - 1 would say that all were judged
         traceback.print_exc()
         sys.exit(2)
@@ -91,63 +126,82 @@ def _run(arguments: Sequence[str], chosen: str | None) -> Any:  # noqa: ANN401
             "Only `anomalib-anoseg inspect` works here, because jsonargparse is not installed. "
             "`pip install anomalib-anoseg` brings all that the other commands need.\n",
         )
-    parser = ArgumentParser(prog="anomalib-anoseg", description="Commands around training with anomalib.")
+    # Otherwise it prints its errors itself, in many lines.
+    parser = ArgumentParser(prog=PROGRAM, description="Commands around training with anomalib.", exit_on_error=False)
     parser.add_argument("--version", action="version", version=_version())
     subcommands = parser.add_subcommands()
     for name, (summary, module, function) in COMMANDS.items():
-        subparser = ArgumentParser(description=summary)
+        subparser = ArgumentParser(description=summary, exit_on_error=False)
         if name == chosen:
             _add_function(subparser, _load(module, function))
         subcommands.add_subcommand(name, subparser, help=summary)
-    parsed = parser.parse_args(arguments)
+    try:
+        parsed = parser.parse_args(arguments)
+    except ArgumentError as error:
+        name = chosen if chosen in COMMANDS else ""
+        _refuse(name, f"{_refusal(error).rstrip('.')}. See `{f'{PROGRAM} {name}'.rstrip()} --help`.")
     name = parsed.subcommand
     _, module, function = COMMANDS[name]
     call = _load(module, function)
     try:
         given = parser.instantiate_classes(parsed)[name].as_dict()
     except Exception as error:  # noqa: BLE001 - every class refuses its arguments in its own way
-        parser.error(_refusal(error))
+        _refuse(name, _refusal(error))
     known = signature(call).parameters
-    return _call(call, {key: value for key, value in given.items() if key in known}, parser.error)
+    return _call(call, {key: value for key, value in given.items() if key in known}, name)
 
 
-def _call(call: Callable[..., Any], arguments: dict[str, Any], refuse: Callable[[str], NoReturn]) -> Any:  # noqa: ANN401
+def _call(call: Callable[..., Any], arguments: dict[str, Any], name: str) -> Any:  # noqa: ANN401
     """Call a subcommand's function; what is the user's to mend becomes a line."""  # noqa: DOC501
     try:
         return call(**arguments)
+    except BrokenPipeError:
+        raise
     except (OSError, ModuleNotFoundError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             file = "" if error.filename is None else f"{error.filename}: "
-            refuse(f"{file}{error.strerror}. {REMEDIES.get(error.errno, '')}")
+            _refuse(name, f"{file}{error.strerror}. {REMEDIES.get(error.errno, OTHER_REMEDY)}")
         if not _raised_by_this_package(error):
             raise
-        refuse(str(error))
+        _refuse(name, str(error))
+
+
+def _refuse(name: str, line: str) -> NoReturn:
+    """End a subcommand with a line."""
+    print(f"{PROGRAM} {name}".rstrip() + f": error: {line}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
 
 
 def _refusal(error: Exception) -> str:
-    """Say in a line why a class refused its arguments.
+    """Say in a line why arguments were refused.
 
-    If the argument may also be ``None``, jsonargparse keeps the class's own words only in a list within its message.
+    If the argument may also be ``None``, jsonargparse keeps a class's own words only in a list within its message.
     """
-    listed = re.search(r"\nErrors:\n(.*?)\nGiven value type", str(error), re.DOTALL)
+    text = re.sub(r'^Parser key "([^"]*)":', r"\1:", str(error))
+    unknown = re.search(r"Expected a path but (.*) either not accessible or invalid\n", text)
+    if unknown and re.search(r"Expected a dot import path|\n +No module named", text):
+        return f"{text.partition(':')[0]}: {unknown[1]!r} is neither a known class nor a YAML file that there is."
+    listed = re.search(r"\n *Errors:\n(.*?)\n *Given value type", text, re.DOTALL)
     reasons = re.split(r"(?:^|\n) *- ", listed[1]) if listed else []
-    own = str(error) if _raised_by_this_package(error) else error
+    own = text if isinstance(error, ArgumentError) or _raised_by_this_package(error) else error
     return one_line(" ".join(reason for reason in reasons if reason and "NoneType" not in reason) or own, 600)
 
 
 def _add_function(parser: "ArgumentParser", function: Callable[..., Any]) -> None:
     """Add a function's arguments to a parser."""
+    from docstring_parser import parse  # noqa: PLC0415 - jsonargparse reads docstrings by it, too
     from jsonargparse import ActionConfigFile  # noqa: PLC0415
 
     positional = [name for name in signature(function).parameters if name in POSITIONAL]
+    described = {entry.arg_name: entry.description for entry in parse(getdoc(function) or "").params}
     for name in positional:
         hint = get_type_hints(function)[name]
+        options: dict[str, Any] = {"type": hint}
         if get_origin(hint) in {list, Sequence}:
-            parser.add_argument(name, nargs="+", type=Path)
+            options = {"type": Path, "nargs": "+"}
         elif signature(function).parameters[name].default is None:
-            parser.add_argument(name, nargs="?")
-        else:
-            parser.add_argument(name, type=hint)
+            options = {"nargs": "?"}
+        parser.add_argument(name, help=described.get(name), **options)
     if "config" not in signature(function).parameters:
         parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file with any of these arguments.")
     # With sub_configs `--data FILE.yaml` reads a data module's file, as in anomalib's own command.
@@ -158,9 +212,7 @@ def _load(module: str, function: str) -> Callable[..., Any]:
     """Import a subcommand's function; what imports leave stays to the end, and is not searched for garbage."""
     gc.disable()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # anomalib's own warnings do not concern the user
-            return getattr(import_module(f"anomalib_anoseg.{module}"), function)
+        return getattr(import_module(f"anomalib_anoseg.{module}"), function)
     finally:
         gc.freeze()
         gc.enable()
@@ -175,4 +227,4 @@ def _raised_by_this_package(error: BaseException) -> bool:
 def _version() -> str:
     from anomalib_anoseg import __version__  # noqa: PLC0415
 
-    return f"anomalib-anoseg {__version__}"
+    return f"{PROGRAM} {__version__}"
