@@ -150,6 +150,7 @@ class Journal:
 
         Raises:
             ValueError: If another process writes here.
+            PermissionError: If this one may not.
         """
         try:
             self._lock.acquire()
@@ -157,6 +158,8 @@ class Journal:
             raise ValueError(
                 f"--out: another inspection writes to {self._folder}. Stop it, or name another folder."
             ) from None
+        except PermissionError:  # nothing can be written here either
+            raise
         except (OSError, NotImplementedError) as error:
             problem = f"{self._folder} cannot be locked ({one_line(error)}). Let no other inspection write there."
             print(problem, file=sys.stderr)  # noqa: T201

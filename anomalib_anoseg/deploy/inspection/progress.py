@@ -21,7 +21,7 @@ class Progress:
 
     def __init__(self, tally: Tally, total: int | None) -> None:
         self._tally, self._total = tally, total
-        self._is_shown = sys.stderr.isatty()
+        self._is_shown = sys.stderr is not None and sys.stderr.isatty()  # a service may have none
         self._begin, self._last, self.done = time.monotonic(), 0.0, 0
 
     def advance(self, *, judged: bool = True) -> None:

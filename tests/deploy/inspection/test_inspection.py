@@ -199,6 +199,21 @@ def test_a_drive_without_locks_is_named(inspect, parts, tmp_path, monkeypatch, c
     )
 
 
+def test_a_folder_that_may_not_be_written_is_no_drive_without_locks(inspect, parts, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "out/.lock")
+
+    monkeypatch.setattr(journal.FileLock, "acquire", fail)
+    with pytest.raises(PermissionError):
+        inspect(parts)
+    assert "cannot be locked" not in capsys.readouterr().err
+
+
+def test_a_service_without_stderr_gets_its_results(inspect, parts, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert len(inspect(parts)) == 4
+
+
 def test_results_within_the_folder_are_no_pictures(inspect, parts):
     for _ in range(2):
         results = inspect(parts, out=parts, overlays="all", masks=True)
