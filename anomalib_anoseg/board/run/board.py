@@ -13,6 +13,7 @@ The configuration is one of ``anomalib benchmark``, with its grid syntax. A boar
 - A model that would download is left out, and a line says so before the first job.
 """
 
+import math
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from anomalib_anoseg.board.run.grid import Task, read_tasks
 from anomalib_anoseg.board.run.run_folder import Board, Job, RunFolder
+from anomalib_anoseg.common.checks import check_value
 from anomalib_anoseg.common.files import write_json
 from anomalib_anoseg.common.jobs.cluster import Cluster
 from anomalib_anoseg.common.jobs.one_machine import OneMachine
@@ -68,6 +70,7 @@ def run_board(
         FileNotFoundError: If there is no such configuration, or it names a file that there is not.
         ValueError: If the configuration cannot be used; the message says what to change.
     """
+    check_value("save_every", save_every, 0.0, math.inf)
     if scheduler is not None and workers > 1:
         raise ValueError(f"workers: the scheduler's workers run the jobs. Leave --workers {workers} out.")
     try:

@@ -422,6 +422,7 @@ def test_a_second_board_in_the_same_folder_is_refused(tmp_path):
     ("options", "message"),
     [
         ({"workers": 0}, "workers must be 1 or more, got 0"),
+        ({"save_every": -1.0}, r"save_every must lie within \[0.0, inf\], got -1.0"),
         ({"threads": 0}, "threads must be 1 or more, got 0"),
         ({"workers": 2, "scheduler": "tcp://there"}, "workers: the scheduler's workers run the jobs"),
         ({"workers": 10_000}, r"workers must be \d+ or less, one for each core, got 10000"),
