@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomalib_anoseg.common.png_files import read_without_pixels
+from anomalib_anoseg.common.picture_headers import bits_per_channel, count_pages, orientation_of
 
 __all__ = [
     "PICTURE_SUFFIXES",
@@ -39,9 +39,7 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", "
 EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
 OPAQUE, BITS = 255, 8
 THUMBNAIL = 32  # side in pixels of the small grey copies by which pictures are compared
-ORIENTATION, BITS_PER_SAMPLE = 0x0112, 258  # tags of EXIF and TIFF
 THREADS = 8  # at most; each holds a whole picture
-TAGS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # of PNG chunks that may hold an orientation
 OPENING = Lock()  # Pillow's limit of pixels belongs to all threads
 Read = TypeVar("Read")
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device"}
@@ -241,7 +239,7 @@ def _find_problem(image: Any) -> str:  # noqa: ANN401 - formats have attributes 
 
     Pixels are decoded only if the header does not tell.
     """
-    mode, bits = image.mode, _bits_per_channel(image)
+    mode, bits, problem = image.mode, bits_per_channel(image), ""
     if mode == "LAB":
         return (
             "is in the colour space LAB (mode 'LAB'), which has 8 bits a channel but cannot be read as RGB. "
@@ -254,38 +252,20 @@ def _find_problem(image: Any) -> str:  # noqa: ANN401 - formats have attributes 
             "which would be clipped to white. Convert the images to 8 bits, with the same scale for all of them."
         )
     if bits > BITS:
-        return (
+        problem = (
             f"has {bits} bits a channel, of which anomalib reads the upper 8: pictures of a 12-bit camera become "
             "nearly black. Convert the images to 8 bits, with the same scale for all of them."
         )
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != OPAQUE:
-        return "has transparent pixels, whose colour is arbitrary. Flatten the images onto a background."
-    if (orientation := _orientation(image)) > 1:
-        return (
+    elif image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != OPAQUE:
+        problem = "has transparent pixels, whose colour is arbitrary. Flatten the images onto a background."
+    elif (orientation := orientation_of(image)) > 1:
+        problem = (
             f"is stored turned or mirrored (EXIF orientation {orientation}), which anomalib ignores: it would lie on "
             "its side. Write it upright, with PIL.ImageOps.exif_transpose or `mogrify -auto-orient`."
         )
-    return ""
-
-
-def _bits_per_channel(image: Any) -> int:  # noqa: ANN401
-    """Bits in the file: Pillow reads colours of 16 bits as 8 and does not say so."""
-    if image.format == "PNG":
-        with Path(image.filename).open("rb") as file:
-            return file.read(25)[24]  # signature 8, length 4, IHDR 4, width 4, height 4, bit depth 1
-    return int(max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))) if image.format == "TIFF" else BITS
-
-
-def _orientation(image: Any) -> int:  # noqa: ANN401
-    """Read the EXIF tag; 1 is upright. Pillow turns TIFF files itself, and decodes PNG files to look for tags."""
-    if image.format == "PNG" and not image.info.keys() & {"exif", "xmp"}:
-        content = read_without_pixels(Path(image.filename))
-        if not any(tag in content for tag in TAGS):
-            return 1
-    try:
-        return int(image.getexif().get(ORIENTATION, 1) or 1)
-    except Exception:  # noqa: BLE001 - EXIF may be corrupt, which harms no pixel
-        return 1
+    elif (pages := count_pages(image)) > 1:
+        problem = f"holds {pages} pictures, of which anomalib reads the first alone. Save each as a file of its own."
+    return problem
 
 
 def _is_constant(image: Image.Image) -> bool:

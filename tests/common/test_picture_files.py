@@ -64,6 +64,17 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
+def pages(kind):
+    """A TIFF file with a second page of a kind: 0 is a picture, 1 a smaller copy."""
+
+    def write(path):
+        with tifffile.TiffWriter(path) as file:
+            file.write(np.asarray(picture()), photometric="rgb")
+            file.write(np.asarray(picture())[::2, ::2], photometric="rgb", subfiletype=kind)
+
+    return write
+
+
 def link(target):
     return lambda path: path.symlink_to(path.parent / target)
 
@@ -91,6 +102,8 @@ KINDS = {
     "turned JPEG": ("a.jpg", turned(6), r"turned or mirrored \(EXIF orientation 6\).*exif_transpose"),
     "PNG turned behind its pixels": ("a.png", turned_late, r"EXIF orientation 6\).*exif_transpose"),
     "mirrored PNG": ("a.png", turned(2), r"EXIF orientation 2\).*exif_transpose"),
+    "TIFF of two pages": ("a.tif", pages(0), "holds 2 pictures, of which anomalib reads the first alone. Save each"),
+    "animation": ("a.webp", save(picture(), save_all=True, append_images=[picture("L")]), "holds 2 pictures.*Save"),
     "line scan": ("a.ppm", large, "has 300000 x 4096 pixels, more than the 178,956,970.*Cut.*MAX_IM"),
     "truncated PNG": ("a.png", truncated, "not an image, or is corrupt.*Replace or remove"),
     "truncated JPEG": ("a.jpg", truncated, "not an image, or is corrupt .*[Tt]runcated.*Replace or remove"),
@@ -133,6 +146,7 @@ GOOD = {
     "upright JPEG": ("a.jpg", turned(1)),
     "broken EXIF": ("a.jpg", save(picture(), exif=b"Exif\0\0II*\0\xff\xff\xff\xff")),
     "TIFF turned by Pillow": ("a.tif", save(picture(), tiffinfo={0x0112: 6})),
+    "TIFF with a smaller copy": ("a.tif", pages(1)),
     "grey TIFF": ("a.tif", save(picture("L"))),
     "opaque": ("a.png", save(picture("RGBA"))),
     "palette": ("a.png", save(picture("P"))),
