@@ -87,7 +87,7 @@ class StepDecay:
         return self.factor ** sum(progress >= milestone for milestone in self.milestones)
 
 
-def timed(decay: Decay, trainer: Trainer, window: tuple[float, float] = (0.0, 1.0)) -> Decay | Callable[[int], float]:
+def timed(decay: Decay, trainer: Trainer, window: tuple[float, float] = (0.0, 1.0)) -> Callable[[int], float]:
     """Let a decay follow the trainer's timer as well, if it has one: whichever is farther counts.
 
     Args:
@@ -96,16 +96,17 @@ def timed(decay: Decay, trainer: Trainer, window: tuple[float, float] = (0.0, 1.
         window: Fractions of the time at which the decay starts and ends, for a part of a training.
 
     Returns:
-        Decay | Callable[[int], float]: What :class:`torch.optim.lr_scheduler.LambdaLR` takes; without a timer the
-        decay itself.
+        Callable[[int], float]: What :class:`torch.optim.lr_scheduler.LambdaLR` takes. A function, because the
+        attributes of an object go into checkpoints: a training that goes on for longer would get back its former
+        length, and learn nothing more.
     """
-    if time_progress(trainer) is None:
-        return decay
     start, end = window
 
-    # A function: the scheduler would write the attributes of an object, and so the timer, into checkpoints.
     def follow(step: int) -> float:
-        return decay.at(max(step / decay.total, ((time_progress(trainer) or 0.0) - start) / (end - start)))
+        elapsed = time_progress(trainer)
+        if elapsed is None:
+            return decay(step)
+        return decay.at(max(step / decay.total, (elapsed - start) / (end - start)))
 
     return follow
 

@@ -29,10 +29,11 @@ def test_learning_rate_falls_in_steps():
     assert StepDecay((0.5,), 0.1, float("inf"))(10**6) == 1
 
 
-def test_without_time_steps_count():
+@pytest.mark.parametrize("callbacks", [[], [Timer()]], ids=["none", "measures, but bounds nothing"])
+def test_without_time_steps_count(callbacks):
     decay = LinearDecay(0.5, 100)
-    assert timed(decay, trainer()) is decay
-    assert timed(decay, trainer(callbacks=[Timer()])) is decay  # measures, but bounds nothing
+    follow = timed(decay, trainer(callbacks=callbacks))
+    assert [follow(step) for step in (0, 50, 75, 100)] == [decay(step) for step in (0, 50, 75, 100)]
 
 
 def test_with_time_whatever_is_farther_counts(monkeypatch):
@@ -43,6 +44,11 @@ def test_with_time_whatever_is_farther_counts(monkeypatch):
     assert follow(0) == 0
 
 
-def test_checkpoints_do_not_hold_the_timer():
-    scheduler = LambdaLR(SGD([torch.zeros(1)], 1.0), timed(LinearDecay(0.5, 100), trainer(max_time="00:00:00:40")))
-    assert scheduler.state_dict()["lr_lambdas"] == [None]
+@pytest.mark.parametrize("settings", [{}, {"max_time": "00:00:00:40"}], ids=str)
+def test_checkpoints_hold_neither_the_timer_nor_the_length(settings):
+    """A training that goes on for longer follows its new length, whatever an earlier version had saved."""
+    saved = LambdaLR(SGD([torch.zeros(1)], 1.0), timed(LinearDecay(0.5, 2), trainer(**settings))).state_dict()
+    assert saved["lr_lambdas"] == [None]
+    scheduler = LambdaLR(SGD([torch.zeros(1)], 1.0), timed(LinearDecay(0.5, 100), trainer(**settings)))
+    scheduler.load_state_dict(saved | {"lr_lambdas": [{"start": 0.5, "total": 2}]})
+    assert scheduler.lr_lambdas[0](75) == pytest.approx(0.5)
