@@ -5,6 +5,7 @@ current stage follows from the number of optimiser steps taken. Checkpoints hold
 continues in its stage. GANs need Lightning's manual optimisation; this module does it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
@@ -103,11 +104,17 @@ class Stages:
         """Count the steps of each optimiser in this training; infinite if neither epochs nor steps bound it.
 
         Lightning's ``max_steps`` counts the steps of all optimisers; ``optimizers`` is how many of them step together,
-        on average over the training.
+        on average over the training. The last batch of an epoch always ends a step.
         """
-        trainer = self.model.trainer
-        steps = trainer.estimated_stepping_batches / self.settings.accumulate_grad_batches
-        return min(steps, trainer.max_steps / optimizers) if trainer.max_steps > 0 else steps
+        trainer, epochs = self.model.trainer, self.model.trainer.max_epochs
+        by_steps = trainer.max_steps / optimizers if trainer.max_steps > 0 else math.inf
+        if epochs is None or epochs == -1:
+            return by_steps
+        trainer.fit_loop.setup_data()  # which counts the batches
+        batches = trainer.num_training_batches
+        if math.isinf(batches):
+            return by_steps
+        return min(math.ceil(batches / self.settings.accumulate_grad_batches) * max(epochs, 1), by_steps)
 
     def advance(self, batch_idx: int) -> Stage:
         """Start the next stage if it is due; never between batches whose gradients are accumulated."""

@@ -189,6 +189,21 @@ def test_stages_follow_max_steps(arguments, steps, batches, module_data, tmp_pat
     assert recorder.rates[-1] == pytest.approx([0] * len(recorder.rates[-1]))
 
 
+@pytest.mark.parametrize(
+    ("batches", "trainer"),
+    [(4, {"max_epochs": 4}), (2, {"max_epochs": -1, "max_steps": 4})],
+    ids=["an epoch ends within a step", "max_steps"],
+)
+def test_learning_rate_falls_over_all_steps_of_several_batches(batches, trainer, module_data, tmp_path):
+    recorder = Recorder()
+    model = tiny(
+        detector={"enabled": False}, losses={"adversarial": False}, optimizer={"accumulate_grad_batches": batches}
+    )
+    engine = fit(model, module_data, tmp_path, None, [recorder], limit_val_batches=0, **trainer)
+    assert engine.trainer.global_step == 4
+    assert [rate / 2e-4 for (rate,) in recorder.rates] == pytest.approx([1, 1, 1, 1, 1, 0.5, 0.5, 0])
+
+
 def test_stages_follow_time(module_data, tmp_path, monkeypatch):
     recorder = Recorder()
     # A fifth of the time for each batch, in a training of ten: time comes first, as it does for learning rates.
