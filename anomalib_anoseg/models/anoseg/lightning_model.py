@@ -329,14 +329,14 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
             anomaly_map = self.model.predict_map(normal)
         reconstruction = detector(normal, anomaly_map)
         generator, discriminator = self.stages.optimizers
-        with discriminator.toggle_model(sync_grad=is_step):
+        with self.stages.learning(discriminator, is_step):
             real = detector.judge(normal, no_anomaly).logits
             fake = detector.judge(reconstruction.detach(), anomaly_map).logits
             judged: DetectorDiscriminatorLoss = self.detector_loss.discriminator(
                 real, fake, detector.judge(forged, mask).logits
             )
             self.stages.backward_and_step(judged.total, discriminator, is_step)
-        with generator.toggle_model(sync_grad=is_step):
+        with self.stages.learning(generator, is_step):
             with torch.no_grad():
                 features = detector.features(normal, no_anomaly)
             terms: DetectorGeneratorLoss = self.detector_loss.generator(
@@ -356,7 +356,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
     def _train_discriminator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> Tensor:
         """Train the discriminator to tell (image, mask) from (reconstruction, map), one forward pass each."""
         optimizer = self.stages.optimizers[1]
-        with optimizer.toggle_model(sync_grad=is_step):
+        with self.stages.learning(optimizer, is_step):
             judged_real = self.model.discriminate(image, mask)
             judged_fake = self.model.discriminate(*output.detached_pair())
             loss = discriminator_loss(judged_real, judged_fake)
@@ -366,7 +366,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
     def _train_generator(self, output: AnoSegOutput, image: Tensor, mask: Tensor, is_step: bool) -> GeneratorLoss:
         """Train encoder and decoders with all losses; the discriminator's weights get no gradient here."""
         optimizer = self.stages.optimizers[0]
-        with optimizer.toggle_model(sync_grad=is_step):
+        with self.stages.learning(optimizer, is_step):
             judged = None if self.model.discriminator is None else self.model.discriminate(*output.pair())
             reconstruction = output.reconstruction if self.masked_reconstruction else None
             terms: GeneratorLoss = self.loss(output.logits, reconstruction, image, mask, judged)

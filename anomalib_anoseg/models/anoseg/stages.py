@@ -6,7 +6,8 @@ continues in its stage. GANs need Lightning's manual optimisation; this module d
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from lightning.pytorch import LightningModule
@@ -163,6 +164,18 @@ class Stages:
     def is_step(self, batch_idx: int) -> bool:
         """Tell whether the optimisers step after this batch."""
         return (batch_idx + 1) % self.settings.accumulate_grad_batches == 0 or self.model.trainer.is_last_batch
+
+    @contextmanager
+    def learning(self, optimizer: LightningOptimizer, is_step: bool) -> Generator[None, None, None]:
+        """Let the parameters of one optimiser alone get gradients, and all others again afterwards.
+
+        Lightning leaves the others without gradients if a step fails: no later training of this model could go on.
+        """
+        try:
+            with optimizer.toggle_model(sync_grad=is_step):
+                yield
+        finally:
+            self.model.untoggle_optimizer(optimizer)
 
     def backward_and_step(self, loss: Tensor, optimizer: LightningOptimizer, is_step: bool) -> None:
         """Compute the gradients of a scalar loss and, if ``is_step``, let an optimiser take a step."""

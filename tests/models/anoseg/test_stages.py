@@ -204,6 +204,21 @@ def test_learning_rate_falls_over_all_steps_of_several_batches(batches, trainer,
     assert [rate / 2e-4 for (rate,) in recorder.rates] == pytest.approx([1, 1, 1, 1, 1, 0.5, 0.5, 0])
 
 
+class Failure(Callback):
+    """Ends a training in the midst of a step, as too little memory does."""
+
+    def on_before_optimizer_step(self, *args):
+        del args
+        raise RuntimeError("out of memory")
+
+
+def test_training_can_begin_anew_where_a_step_failed(module_data, tmp_path):
+    model = tiny(detector={"enabled": False})
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(model, module_data, tmp_path, callbacks=[Failure()])
+    assert all(parameter.requires_grad for parameter in model.model.segmenter.parameters())
+
+
 def test_stages_follow_time(module_data, tmp_path, monkeypatch):
     recorder = Recorder()
     # A fifth of the time for each batch, in a training of ten: time comes first, as it does for learning rates.
