@@ -165,7 +165,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         self.hparams.update(as_plain(encoder, network, patches, noise, kinds, losses, detector, calibration, optimizer))
         self.automatic_optimization = False
         self.image_size = image_size
-        self.pre_trained, self._has_weights = encoder.pre_trained, False
+        self.pre_trained = encoder.pre_trained
         self.segmentation_checkpoint = detector.segmentation_checkpoint
         self.stages = Stages(self, optimizer, _divide_training(detector), self._list_parameters)
         self.masked_reconstruction = losses.masked_reconstruction
@@ -247,7 +247,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
                 self.model.detector.compile()
 
     def on_fit_start(self) -> None:
-        """Load the configured initial weights, unless a checkpoint to resume from has brought its own.
+        """Load the configured initial weights, unless the model was trained, or weights were loaded into it.
 
         Raises:
             ValueError: If the checkpoint and this model differ in ``encoder.frozen``.
@@ -256,12 +256,12 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         shaping = {"encoder.frozen": bool} if is_resumed and "segmentation" in self.stages.shares else {}
         if misfit := explain_misfit(self.saved_arguments or {}, self.hparams, shaping):
             raise ValueError(misfit)
-        if not self._has_weights and self.saved_arguments is None:
-            if self.segmentation_checkpoint is not None:
-                load_segmentation(self.model, self.segmentation_checkpoint, self.hparams, self.shaping_arguments)
-            elif self.pre_trained:
-                self.model.load_pretrained(None if self.pre_trained is True else self.pre_trained)
-        self._has_weights = True
+        if self.has_learned:
+            return
+        if self.segmentation_checkpoint is not None:
+            load_segmentation(self.model, self.segmentation_checkpoint, self.hparams, self.shaping_arguments)
+        elif self.pre_trained:
+            self.model.load_pretrained(None if self.pre_trained is True else self.pre_trained)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Select the calibration of the image score in use."""

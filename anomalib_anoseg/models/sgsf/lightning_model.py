@@ -176,7 +176,6 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         self.seed, self.max_epochs = seed, max_epochs
         set_false_alarm_rate(self.post_processor, calibration.false_alarm_rate)
         self.references: ReferenceSet | None = None
-        self._has_weights = False
         self._seen: tuple[Tensor, Tensor | None] | None = None
 
         self.augmenter = anomalies.create_transform(patches, kinds)
@@ -212,13 +211,12 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
     def on_fit_start(self) -> None:
         """Read the references, and fill the bank, from which inference takes them.
 
-        The extractor's pre-trained weights are loaded once, unless a checkpoint to resume from has brought its own.
+        The extractor's pre-trained weights are loaded, unless the model was trained, or weights were loaded into it.
         """
         if not self.model.needs_bank:
             return
-        if not self._has_weights and self.saved_arguments is None:
+        if not self.has_learned:
             self.model.load_pretrained()
-        self._has_weights = True
         self.references = self._collect_references()
         # A single one is the medoid of all.
         count = 1 if self.model.guidance == "single" else self.bank_settings.size

@@ -392,6 +392,9 @@ def test_pretrained_weights_are_loaded_once(tiny_data, tmp_path, monkeypatch):
     engine.trainer.save_checkpoint(tmp_path / "model.ckpt")
     fit(tiny(encoder={"pre_trained": "weights.pth"}), tiny_data, tmp_path, tmp_path / "model.ckpt", max_epochs=2)
     fit(AnoSeg.load_from_checkpoint(tmp_path / "model.ckpt", visualizer=False), tiny_data, tmp_path)
+    given = tiny(encoder={"pre_trained": "weights.pth"})
+    given.load_state_dict(model.state_dict())
+    given.on_fit_start()
     assert loaded == ["weights.pth"]
     fit(tiny(encoder={"pre_trained": True}), tiny_data, tmp_path)
     assert loaded == ["weights.pth", None]
