@@ -179,6 +179,8 @@ def check_model(
         )
     if seed is not None and seed < 0:
         raise ValueError(f"seed must be a whole number >= 0, or null for none, got {seed}.")
+    if max_epochs is not None and max_epochs != -1 and max_epochs < 1:
+        raise ValueError(f"max_epochs must be 1 or more, -1 for no end, or null for the trainer's, got {max_epochs}.")
 
 
 def find_place(name: str, groups: Sequence[type[Settings]], renamed: Mapping[str, str]) -> str | None:

@@ -355,6 +355,8 @@ def test_overfits_four_images(network, train_on_four, training_seed):
         ({"network": {"score_window": 4}}, "network.score_window must be an odd number of pixels, 1 or more, got 4"),
         ({"optimizer": {"accumulate_grad_batches": 0}}, "optimizer.accumulate_grad_batches must be 1 or more, got 0"),
         ({"seed": -1}, "seed must be a whole number >= 0"),
+        ({"max_epochs": 0}, "max_epochs must be 1 or more, -1 for no end, or null for the trainer's, got 0"),
+        ({"max_epochs": -2}, "max_epochs must be 1 or more"),
         ({"patches": {"hard_p": 1.5}}, "patches.hard_p must lie within"),
         ({"patches": {"jitter": (0.5, 0.5, 0.5)}}, "patches.jitter must be (brightness, contrast, saturation, hue)"),
         ({"patches": {"jitter": (0.5, 0.5, 0.5, 0.6)}}, "patches.jitter (hue) must lie within [0.0, 0.5], got 0.6"),
