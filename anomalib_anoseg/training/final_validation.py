@@ -13,16 +13,22 @@ class FinalValidation(Callback):
 
     anomalib writes a checkpoint after each validation. Lightning skips the last validation where ``max_steps`` ends an
     epoch early, or ``check_val_every_n_epoch`` does not divide the number of epochs: the training since the validation
-    before would be lost, or all of it. An interval of :data:`NEVER` is respected.
+    before would be lost, or all of it. An interval of :data:`NEVER` is respected, and so is a datamodule without
+    validation images, whom anomalib asks for them nevertheless.
     """
 
     def __init__(self) -> None:
-        self._interval: int | None = None
+        self._options: dict[str, Any] = {}
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note how often the user wants to validate."""
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note the trainer's options, and validate on nothing where nothing is held out."""
         del pl_module
-        self._interval = trainer.check_val_every_n_epoch
+        if stage != "fit":
+            return
+        self._options = {name: getattr(trainer, name) for name in ("check_val_every_n_epoch", "limit_val_batches")}
+        datamodule = getattr(trainer, "datamodule", None)
+        if getattr(datamodule, "val_data", None) is None and getattr(datamodule, "val_split_mode", None) == "none":
+            trainer.limit_val_batches = 0
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Ask for a validation after the last batch: Lightning validates where a callback stops the training."""
@@ -33,9 +39,15 @@ class FinalValidation(Callback):
                 trainer.check_val_every_n_epoch = 1
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the trainer as it was, for another fit."""
+        """Leave the trainer as it was, for another verb."""
         del pl_module
-        trainer.check_val_every_n_epoch = self._interval
+        for name, value in self._options.items():
+            setattr(trainer, name, value)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Do so where a training fails, too."""
+        del exception
+        self.on_fit_end(trainer, pl_module)
 
 
 def _is_at_end(trainer: Trainer) -> bool:

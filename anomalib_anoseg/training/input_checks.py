@@ -94,8 +94,6 @@ class InputCheck(Callback):
         train_data, val_data, test_data = (_get_data(trainer, f"{name}_data") for name in ("train", "val", "test"))
         if train_data is not None and len(train_data) == 0:
             raise ValueError(NO_TRAINING_IMAGES)
-        if val_data is None and getattr(getattr(trainer, "datamodule", None), "val_split_mode", None) == "none":
-            trainer.limit_val_batches = 0  # anomalib asks such a datamodule for its validation images nevertheless
         datasets = [dataset for dataset in (train_data, val_data) if dataset is not None and len(dataset) > 0]
         known = {path for dataset in datasets for path in served_paths(dataset)}
         self._check_files(trainer, [*datasets, test_data], known)

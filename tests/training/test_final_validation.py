@@ -1,6 +1,6 @@
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
@@ -76,9 +76,42 @@ def test_a_training_that_runs_out_of_time_does_too(tmp_path):
     assert saved == 7
 
 
+class Failure(Callback):
+    """Ends a training during its last validation."""
+
+    def on_validation_start(self, *_):
+        raise RuntimeError("failed")
+
+
+class NothingHeldOut(LightningDataModule):
+    """Asked for validation images all the same."""
+
+    val_split_mode = "none"
+
+    def train_dataloader(self):
+        return DataLoader(torch.ones(5, 1))
+
+    def val_dataloader(self):
+        raise AttributeError("val_data")
+
+
 def test_leaves_the_trainer_as_it_was(tmp_path):
     trainer, *_ = fit(tmp_path, max_epochs=3, check_val_every_n_epoch=2)
     assert trainer.check_val_every_n_epoch == 2
+    trainer.fit_loop.max_epochs = 5
+    trainer.callbacks.append(Failure())
+    with pytest.raises(RuntimeError, match="failed"):
+        trainer.fit(Recorder(), DataLoader(torch.ones(5, 1)), DataLoader(torch.ones(1, 1)))
+    assert trainer.check_val_every_n_epoch == 2
+
+
+def test_without_validation_images_none_are_read_now_but_later(tmp_path):
+    trainer, *_ = fit(tmp_path, max_epochs=1)
+    trainer.fit_loop.max_epochs, model = 2, Recorder()
+    trainer.fit(model, datamodule=NothingHeldOut())
+    assert (trainer.current_epoch, model.validated) == (2, [])
+    trainer.validate(model, DataLoader(torch.ones(1, 1)), verbose=False)
+    assert len(model.validated) == 1
 
 
 def test_never_means_never(tmp_path):
