@@ -80,9 +80,15 @@ class SelfSupervisedModel(OneClass, LightningModule, Calibratable):  # noqa: PLR
             batch: See :func:`~anomalib_anoseg.training.input_checks.as_images`.
             *args: Passed on to anomalib.
             **kwargs: Passed on to anomalib.
+
+        Raises:
+            RuntimeError: In training mode, in which the networks predict something else.
         """
+        images = as_images(batch)
+        if self.training:
+            raise RuntimeError("Call eval() before predicting: in training mode the networks return what losses need.")
         use_matrix_resize(self.pre_processor)
-        return super().forward(as_images(batch), *args, **kwargs)
+        return super().forward(images, *args, **kwargs)
 
     def configure_callbacks(self) -> Sequence[Callback]:
         """Add to anomalib's callbacks: reading once, checks, seeds, a final validation, safe checkpoints."""

@@ -192,7 +192,7 @@ def as_images(batch: torch.Tensor) -> torch.Tensor:
         batch: ``(B, 3, H, W)`` or ``(3, H, W)``, floating point, in ``[0, 1]``; float64 becomes float32.
 
     Raises:
-        ValueError: If they are not RGB, or no floating point numbers.
+        ValueError: If they are not RGB, or no floating point numbers in ``[0, 1]``.
 
     Example:
         >>> as_images(torch.rand(3, 64, 64, dtype=torch.float64)).shape
@@ -203,6 +203,8 @@ def as_images(batch: torch.Tensor) -> torch.Tensor:
             f"Images must be RGB, (B, 3, H, W) or (3, H, W), floating point in [0, 1]; got {batch.dtype} "
             f"{tuple(batch.shape)}. Repeat the channel of grey images; divide 8-bit values by 255."
         )
+    if not torch.compiler.is_compiling():  # an exported file knows no values
+        check_images(batch, "what was passed")
     images = batch if batch.ndim == 4 else batch[None]  # noqa: PLR2004
     return images.float() if images.dtype == torch.float64 else images
 

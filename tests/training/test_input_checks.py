@@ -499,6 +499,19 @@ def test_images_in_memory_are_refused_with_the_reason(image, got):
         AnoSeg((64, 64), network={"width": 0.125})(image)
 
 
+@pytest.mark.parametrize(
+    "image", [255 * torch.ones(1, 3, 64, 64), torch.full((3, 64, 64), torch.nan)], ids=["8 bits", "NaN"]
+)
+def test_images_in_memory_have_a_range(image):
+    with pytest.raises(ValueError, match=r"in \[0, 1\]; what was passed is .*Divide 8-bit values by 255"):
+        AnoSeg((64, 64), network={"width": 0.125}).eval()(image)
+
+
+def test_training_mode_predicts_nothing():
+    with pytest.raises(RuntimeError, match=r"Call eval\(\) before predicting"):
+        AnoSeg((64, 64), network={"width": 0.125})(torch.rand(1, 3, 64, 64))
+
+
 def test_a_single_image_in_memory_and_float64_are_predicted():
     model, image = AnoSeg((64, 64), network={"width": 0.125}).eval(), torch.rand(3, 80, 70)
     with torch.no_grad():
