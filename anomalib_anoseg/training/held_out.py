@@ -78,8 +78,8 @@ def has_anomalies(loader: DataLoader[Any]) -> bool:
 def some_images(loader: DataLoader[Any], pl_module: LightningModule) -> tuple[Tensor, list[str]]:
     """Evenly spaced training images, as the model sees them, ``(N, 3, H, W)``, ``N`` up to 64, and their files."""
     dataset: Any = loader.dataset
-    indices = range(0, len(dataset), max(1, len(dataset) // MAX_NORMAL_IMAGES))[:MAX_NORMAL_IMAGES]
-    items = [dataset[index] for index in indices]
+    count = min(len(dataset), MAX_NORMAL_IMAGES)
+    items = [dataset[place * len(dataset) // count] for place in range(count)]
     images = torch.stack([item.image for item in items]).to(pl_module.device)
     paths = [item.image_path for item in items if getattr(item, "image_path", None)]
     transform: Any = getattr(pl_module.pre_processor, "transform", None)

@@ -2,6 +2,7 @@
 
 import copy
 from itertools import starmap
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lightning.pytorch import Trainer
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.models.ignored_region import IgnoredRegion
-from anomalib_anoseg.training import calibration
+from anomalib_anoseg.training import calibration, held_out
 from anomalib_anoseg.training import post_processor as post_processing
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.transforms import HardCutPaste
@@ -122,6 +123,16 @@ def test_training_images_are_the_last_resort_and_said_to_be(normal_only, tmp_pat
     assert values(model.post_processor).isfinite().all()
     assert model.model.training
     assert list(tmp_path.rglob("model.ckpt"))
+
+
+def test_training_images_are_taken_from_all_of_them():
+    dataset = [SimpleNamespace(image=torch.full((1,), float(place)), image_path=None) for place in range(100)]
+    images, _ = held_out.some_images(
+        SimpleNamespace(dataset=dataset), SimpleNamespace(device="cpu", pre_processor=None)
+    )
+    assert len(images) == 64
+    assert images.flatten().diff().unique().tolist() == [1, 2]
+    assert images.max() > 97
 
 
 def test_real_anomalies_are_used_as_anomalib_does(tiny_data, tmp_path):
