@@ -197,7 +197,7 @@ class SGSFModel(nn.Module):
         index = self.bank.nearest(self.embed(image)) if len(self.bank) > 1 else None
         if self.bank_features == "computed":
             return self.inference_network.prepare(self.bank.pictures(index))
-        if not self.bank.has_stored:
+        if self._is_outdated or not self.bank.has_stored:
             self.store_features()
         return self.bank.stored(index)
 

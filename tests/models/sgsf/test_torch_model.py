@@ -195,6 +195,17 @@ def test_export_drops_what_only_training_needs(make_model, averaging, guidance, 
     assert guidance == "none" or (len(light.bank.images) > 0) == needs_auto_encoder
 
 
+def test_references_follow_the_weights_without_a_trainer(make_model, batch):
+    model, image = make_model(), batch()
+    model.train()(image, batch(seed=8))
+    with torch.no_grad():
+        for parameter in model.network.autoencoder.parameters():
+            parameter.mul_(0.9)
+    found = model.eval()(image).anomaly_map
+    model.store_features()
+    assert torch.equal(found, model(image).anomaly_map)
+
+
 def test_evaluation_uses_the_averaged_weights(make_model, batch):
     model, image = make_model(averaging=0.9), batch()
     before = model(image).anomaly_map
