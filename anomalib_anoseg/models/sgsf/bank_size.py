@@ -87,7 +87,8 @@ class BankSize:
         remedies.append(f"bank.limit={math.ceil(self.megabytes)} to accept it")
         return (
             f"{self.count} references take {_show(self.megabytes)} of each exported file, more than "
-            f"bank.limit={limit:g}. Choose {', or '.join(remedies)}."
+            f"bank.limit={limit:g}. Choose {', or '.join(remedies)}. After the training choose in Python, because "
+            "`anomalib export` keeps what was trained: SGSF.load_from_checkpoint(FILE, guidance={'kind': 'single'})."
         )
 
 

@@ -61,6 +61,7 @@ def test_excess_names_the_settings_that_take_less(size, remedies):
     assert told.startswith(f"{size.count} references take {size.megabytes:.0f} MB of each exported file")
     assert all(remedy in told for remedy in remedies)
     assert told.count(" or ") + 1 == len(remedies)
+    assert "SGSF.load_from_checkpoint(FILE, guidance={'kind': 'single'})" in told
 
 
 def test_model_warns_before_training_and_at_export(tiny_data, tmp_path):
