@@ -53,11 +53,12 @@ class SelfCalibratingPostProcessor(CalibratedPostProcessor):
     - Validation images with anomalies among them: used as anomalib does.
     - Normal validation images alone: each of the first 64 is predicted without and with a forged anomaly, repeatedly
       until there are ``forged_images``: otherwise the threshold depends on a few random anomalies. Validations during a
-      training forge at most 20. Large images get fewer anomalies than small ones, to save memory, but at least one
-      each. Where a model declares other anomalies for maps, the pixel threshold and the range of maps are found on
-      those alone, and those of image scores on both: a network marks the bold anomalies of its training with more
-      confidence than real defects, so that the best threshold for them is too high for defects. An image can then have
-      a marked mask though its image score is normal.
+      training forge at most 20, also the one after which ``EarlyStopping`` ends it; ``Engine.validate`` forges all.
+      Large images get fewer anomalies than small ones, to save memory, but at least one each. Where a model declares
+      other anomalies for maps, the pixel threshold and the range of maps are found on those alone, and those of image
+      scores on both: a network marks the bold anomalies of its training with more confidence than real defects, so that
+      the best threshold for them is too high for defects. An image can then have a marked mask though its image score
+      is normal.
     - No validation images: the same with training images, with a warning, because a model knows those too well.
 
     No image is predicted twice: the calibration reuses the validation's predictions for normal images. All image scores

@@ -15,7 +15,7 @@ class BatchTextures(Textures):
     """Use other images of the batch as textures, upside down and with their rows shifted cyclically.
 
     Objects lie in the same place in all images: unmoved, another image would often show the same there. An image may
-    also get itself.
+    also get itself, and in a batch of one it does: moved and distorted, it shows as well as another one.
 
     Example:
         >>> import torch
