@@ -98,7 +98,7 @@ class NothingHeldOut(LightningDataModule):
 def test_leaves_the_trainer_as_it_was(tmp_path):
     trainer, *_ = fit(tmp_path, max_epochs=3, check_val_every_n_epoch=2)
     assert trainer.check_val_every_n_epoch == 2
-    trainer.fit_loop.max_epochs = 5
+    trainer.fit_loop.max_epochs = 4
     trainer.callbacks.append(Failure())
     with pytest.raises(RuntimeError, match="failed"):
         trainer.fit(Recorder(), DataLoader(torch.ones(5, 1)), DataLoader(torch.ones(1, 1)))
