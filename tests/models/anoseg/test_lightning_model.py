@@ -322,7 +322,8 @@ def test_schedule_knows_the_length(arguments, trainer, steps, tiny_data, tmp_pat
     class Stop(Callback):
         def on_train_start(self, trainer, pl_module):
             del pl_module
-            self.totals = [config.scheduler.lr_lambdas[0].total for config in trainer.lr_scheduler_configs]
+            decays = [config.scheduler.lr_lambdas[0] for config in trainer.lr_scheduler_configs]
+            self.totals = [next(step for step in range(100) if decay(step) == 0) for decay in decays]
             trainer.should_stop = True
 
     stop = Stop()

@@ -220,7 +220,8 @@ def test_learning_rate_falls_at_fractions_of_the_training(tiny_data, tmp_path):
     stop = Stop()
     fit(tiny(), tiny_data, tmp_path, callbacks=[stop], max_epochs=6, accumulate_grad_batches=2)
     assert stop.config.interval == "step"
-    assert stop.config.scheduler.lr_lambdas[0].total == 6
+    decay = stop.config.scheduler.lr_lambdas[0]
+    assert [decay(step) for step in range(7)] == pytest.approx([1, 1, 1, 0.1, 0.1, 0.01, 0.001])
 
 
 def test_calibrates_on_training_images_if_there_are_no_others(tiny_data, tmp_path):
