@@ -150,7 +150,7 @@ class CutPaste(SalientAnomaly):
         marked &= self.is_chosen(params, image)
         forged = torch.where(marked, pasted.to(image.dtype), image)
         if self.flags["mark"] == "changed":
-            marked &= find_changed(forged, image)
+            marked = marked.logical_and(find_changed(forged, image))  # not in place: the gradient needs the former
         return ForgedBatch(forged, marked.to(image.dtype))
 
     def _source(self) -> list[tuple[int, SeededAugmentation]]:

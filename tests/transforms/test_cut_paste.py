@@ -180,6 +180,13 @@ def test_mask_can_mark_changed_pixels_alone():
     assert 0.3 < mask.mean() / CutPaste(rotation_p=0.0).manual_seed(0).forge(image).mask.mean() < 0.7
 
 
+def test_gradient_reaches_the_image_through_changed_pixels():
+    image = torch.rand(2, 3, 16, 16, requires_grad=True)
+    CutPaste(mark="changed", count=2).manual_seed(0).forge(image).image.sum().backward()
+    assert image.grad.isfinite().all()
+    assert image.grad.abs().sum() > 0
+
+
 def test_refuses_to_mark_anything_else():
     with pytest.raises(ValueError, match="mark must be 'patch' or 'changed', got 'edge'"):
         CutPaste(mark="edge")
