@@ -278,8 +278,9 @@ class SyntheticAnomaly(SeededAugmentation):
         if planted is None or any(planted_by.get(name) is not value for name, value in params.items()):
             raise ValueError("A mask follows its image: transform the image by these parameters first.")
         mask = _with_channel(input)
-        rotated = self.rotate(mask, params)
-        rotated = mask if rotated is mask else rotated.round()
+        levels = mask if mask.is_floating_point() else mask.float()
+        rotated = self.rotate(levels, params)
+        rotated = mask if rotated is levels else rotated.round().to(mask.dtype)
         return rotated.masked_fill(planted.to(input.device, torch.bool, non_blocking=True), 1).view_as(input)
 
 

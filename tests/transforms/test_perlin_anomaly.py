@@ -127,6 +127,18 @@ def test_saliency_confines_the_mask_and_is_rotated_with_the_image():
     assert mask[:, :, 8:40, 16:32].sum() < mask.sum()
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+def test_a_mask_of_any_dtype_is_rotated_like_one_of_floats(dtype):
+    mask = torch.zeros(4, 1, 32, 32)
+    mask[..., :10, 5:20] = 1
+    transform = SaliencyPerlin(rotation_p=1.0).manual_seed(0)
+    transform(torch.rand(4, 3, 32, 32))
+    expected = transform.transform_masks(mask)
+    moved = transform.transform_masks(mask.to(dtype))
+    assert moved.dtype == dtype
+    assert torch.equal(moved.float(), expected)
+
+
 def test_threshold_adapts_to_the_salient_area():
     size, level = (48, 64), 0.75
     transform = SaliencyPerlin(Square(level), threshold=(0.05, 0.4), rotation_p=0.0, redraws=0, p=1.0).manual_seed(0)
