@@ -133,8 +133,8 @@ def iou_curve_compute(histogram: Tensor) -> tuple[Tensor, Tensor]:
     above = histogram.flip(1).cumsum(1).flip(1)[:, 1:]
     false, true = torch.cat((above, torch.zeros_like(above[:, :1])), 1)
     positives = histogram[1].sum()
-    iou = torch.where(positives > 0, true / (positives + false), torch.nan)
-    return iou, torch.arange(bins + 1, device=histogram.device) / bins
+    iou = torch.where(positives > 0, true.float() / (positives + false), torch.nan)
+    return iou, torch.arange(bins + 1, dtype=torch.float32, device=histogram.device) / bins
 
 
 def area_compute(iou: Tensor, thresholds: Tensor) -> Tensor:

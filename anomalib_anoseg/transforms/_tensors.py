@@ -22,9 +22,11 @@ def find_changed(after: Tensor, before: Tensor) -> Tensor:
     return ((after - before).abs() > VISIBLE).any(1, keepdim=True)
 
 
-def constant(values: Sequence[float] | Sequence[Sequence[float]], device: torch.device) -> Tensor:
+def constant(
+    values: Sequence[float] | Sequence[Sequence[float]], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Copy numbers to a device without making the host wait, as ``torch.tensor(..., device=device)`` would."""
-    return torch.tensor(values).to(device, non_blocking=True)
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
 def on_device(params: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

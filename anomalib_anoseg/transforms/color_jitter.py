@@ -93,7 +93,7 @@ class RandomColorJitter(SeededAugmentation):
 
 def color_matrix(saturation: Tensor, hue: Tensor, luma: Tensor) -> Tensor:
     """Compose saturation about the luma and rotation about the grey axis (Rodrigues' formula), ``(B, 3, 3)``."""
-    identity = torch.eye(3, device=luma.device)
+    identity = torch.eye(3, dtype=luma.dtype, device=luma.device)
     desaturation = torch.ones_like(identity) * luma
     saturate = torch.lerp(desaturation, identity, saturation[:, None, None])
 

@@ -78,13 +78,13 @@ def _line_weights(frequency: Tensor, length: int, lines: int) -> tuple[Tensor, T
         to the pixel, in cells.
     """
     # Only one division, of whole numbers, so that the position of a pixel on a line is exact.
-    position = torch.arange(length, device=frequency.device) * frequency[:, None] / length
+    position = (torch.arange(length, device=frequency.device) * frequency[:, None]).float() / length
     line = position.floor()
     # The lines before and after a pixel, and the pixel's distance beyond them.
     lines_near = torch.stack((line, line + 1), -1)
     distance = position[..., None] - lines_near
     reach = 1 - distance.abs()
     near = reach**3 * (10 + reach * (6 * reach - 15))
-    weight = torch.zeros(*position.shape, lines, device=frequency.device)
+    weight = position.new_zeros(*position.shape, lines)
     index = lines_near.long()
     return weight.scatter(2, index, near), weight.scatter(2, index, near * distance)

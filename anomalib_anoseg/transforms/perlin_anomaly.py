@@ -94,7 +94,7 @@ class PerlinAnomaly(SalientAnomaly):
         """Draw noise, all its redraws, texture, opacity and rotation for every image."""
         flags, count, rotation_p = self.flags, shape[0], self.flags["rotation_p"]
         noises = (count, 1 + flags["redraws"])
-        frequencies = constant(flags["frequencies"], stream.device)
+        frequencies = constant(flags["frequencies"], stream.device, torch.int64)
         params = {
             "frequency": frequencies[stream.choice((*noises, 2), len(frequencies))],
             "gradients": stream.uniform((*noises, LATTICE_LINES, LATTICE_LINES), 0.0, 2 * torch.pi),

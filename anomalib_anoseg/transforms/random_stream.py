@@ -18,8 +18,8 @@ class RandomStream(NamedTuple):
     generator: torch.Generator | None = None
 
     def uniform(self, shape: tuple[int, ...], low: float, high: float) -> Tensor:
-        """Draw float32 values from ``U(low, high)``."""
-        return torch.empty(shape, device=self.device).uniform_(low, high, generator=self.generator)
+        """Draw float32 values from ``U(low, high)``, whatever torch's default dtype is."""
+        return torch.empty(shape, dtype=torch.float32, device=self.device).uniform_(low, high, generator=self.generator)
 
     def choice(self, shape: tuple[int, ...], count: int) -> Tensor:
         """Draw int64 values from ``{0, ..., count - 1}``."""

@@ -55,7 +55,7 @@ class RandomQuarterRotation(SeededAugmentation):
         height, width = image.shape[-2:]
         if height != width:
             return image.flip((-2, -1))
-        angle = constant(self.flags["angles"], image.device)[params["angle"]][:, None, None]
+        angle = constant(self.flags["angles"], image.device, torch.int64)[params["angle"]][:, None, None]
         columns, last = torch.arange(width, device=image.device), width - 1
         rows = columns[:, None]
         # Where does the pixel that ends up at (row, column) come from? 180 degrees mirror both; 90 and 270 swap them.
@@ -81,7 +81,7 @@ def rotate(image: Tensor, degrees: Tensor, padding: str, mode: str = "bilinear")
         ``(B, C, H, W)``, dtype of ``image``.
     """
     height, width = image.shape[-2:]
-    columns, rows = ((torch.arange(side, device=image.device) + 0.5 - side / 2) for side in (width, height))
+    columns, rows = ((torch.arange(side, device=image.device).float() + 0.5 - side / 2) for side in (width, height))
     radians = degrees.deg2rad()[:, None, None]
     cos, sin = radians.cos(), radians.sin()
     # The positions to sample, in halves of a side: a column's part plus a row's part, by broadcasting, which is several

@@ -127,6 +127,18 @@ def test_scores_outside_go_to_the_nearer_end_and_nan_is_never_anomalous():
     torch.testing.assert_close(binary_iou_curve(strange, target), binary_iou_curve(plain, target))
 
 
+def test_the_default_dtype_changes_nothing():
+    preds, target = make_maps()
+    expected = binary_iou_curve(preds, target)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        curve = binary_iou_curve(preds, target)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for value, same in zip(curve, expected, strict=True):
+        assert torch.equal(value, same)
+
+
 def test_target_may_be_an_8_bit_mask():
     preds, target = make_maps()
     torch.testing.assert_close(

@@ -233,6 +233,19 @@ def test_works_under_autocast_as_without(transform_class):
         assert torch.equal(transform_class(p=1.0).manual_seed(0)(image), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_changes_nothing(transform_class, dtype):
+    """Lightning sets it during a step with ``precision="bf16-true"`` and the like."""
+    image = torch.rand(4, 3, 32, 32)
+    expected = transform_class(p=1.0).manual_seed(0)(image)
+    torch.set_default_dtype(dtype)
+    try:
+        output = transform_class(p=1.0).manual_seed(0)(image)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(output, expected)
+
+
 def test_copies_and_pickles(transform_class):
     transform, image = transform_class(p=1.0).manual_seed(0), torch.rand(2, 3, 32, 32)
     twin, thawed = copy.deepcopy(transform), pickle.loads(pickle.dumps(transform))

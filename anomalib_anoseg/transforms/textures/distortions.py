@@ -70,7 +70,7 @@ def draw_distortions(stream: RandomStream, count: int, channels: int = 3) -> dic
         ``gamma`` ``(B, C)``; ``posterize`` (bits kept), int64 ``(B,)``.
     """
     device, spread = stream.device, stratified_uniform(stream, count)
-    chosen = constant(SETS, device)[(spread * len(SETS)).long().clamp(max=len(SETS) - 1)].bool()
+    chosen = constant(SETS, device, torch.bool)[(spread * len(SETS)).long().clamp(max=len(SETS) - 1)]
     low, high = constant(list(zip(*RANGES.values(), strict=True)), device)[..., None]
     strengths = torch.lerp(low, high, stream.uniform((len(RANGES), count), 0.0, 1.0))
     return dict(zip(RANGES, strengths, strict=True)) | {
@@ -140,10 +140,10 @@ def _look_up_tones(image: Tensor, params: dict[str, Tensor]) -> Tensor:
     start = torch.arange(0, tables * LEVELS, LEVELS, device=image.device, dtype=torch.int32)[:, None, None]
     stride = max(1, min(height, width) // HISTOGRAM_SIDE)
     sample = (image[..., ::stride, ::stride].flatten(0, 1) + start).flatten().long()
-    histogram = torch.zeros(tables * LEVELS, device=image.device)
+    histogram = torch.zeros(tables * LEVELS, dtype=torch.float32, device=image.device)
     histogram.scatter_add_(0, sample, torch.ones_like(sample, dtype=torch.float32))
     table = _tone_table(histogram.view(*shape, LEVELS), params).flatten()
-    output = torch.empty(image.shape, device=image.device)
+    output = torch.empty(image.shape, dtype=torch.float32, device=image.device)
     for levels, begin, looked_up in in_parts((height, width), image.flatten(0, 1), start, output.flatten(0, 1)):
         torch.index_select(table, 0, levels.int().add_(begin).flatten(), out=looked_up.view(-1))
     return output
@@ -169,8 +169,8 @@ def _sharpen(image: Tensor, factor: Tensor) -> Tensor:
 def _tone_table(histogram: Tensor, params: dict[str, Tensor]) -> Tensor:
     """Compose the chosen mappings of single values into tables ``(B, C, 256)`` for images with that histogram."""
     factor, offset, threshold = (params[name][:, None, None] for name in ("factor", "offset", "solarize"))
-    step = 2.0 ** (8 - params["posterize"][:, None, None]) / (LEVELS - 1)
-    table = torch.linspace(0, 1, LEVELS, device=histogram.device).expand_as(histogram)
+    step = 2.0 ** (8 - params["posterize"].float()[:, None, None]) / (LEVELS - 1)
+    table = torch.linspace(0, 1, LEVELS, dtype=histogram.dtype, device=histogram.device).expand_as(histogram)
 
     def where_chosen(name: str, changed: Tensor) -> Tensor:
         return torch.where(params["chosen"][:, DISTORTIONS.index(name), None, None], changed, table)
