@@ -35,7 +35,8 @@ class AlteredPlace(SalientAnomaly):
         x, y = center.unbind(-1)
         center = torch.stack((x * (image.shape[-1] - 1), y * (image.shape[-2] - 1)), -1)
         forged = self.alter(original, center, params).clamp(0, 1).to(image.dtype)
-        marked = find_changed(forged, image) & self.is_chosen(params, image)
+        # A value outside [0, 1] that was only clamped is no change.
+        marked = find_changed(forged, image.clamp(0, 1)) & self.is_chosen(params, image)
         return ForgedBatch(torch.where(marked, forged, image), marked.to(image.dtype))
 
 
