@@ -68,7 +68,11 @@ class SeededAugmentation(IntensityAugmentationBase2D):
         return per_image(gate > 0.5, image)  # noqa: PLR2004
 
     def manual_seed(self, seed: int) -> Self:
-        """Draw from the transform's own generator, on its device, from now on, starting at ``seed``."""
+        """Draw from the transform's own generator, on its device, from now on, starting at ``seed``.
+
+        Copies go on alike: all workers of a data loader would forge the same anomalies, in each epoch. Leave it out
+        there, since PyTorch seeds their global streams apart, or call it in ``worker_init_fn``.
+        """
         if self.generator is None:
             self.generator = torch.Generator(self.device)
         self.generator.manual_seed(seed)
@@ -97,7 +101,12 @@ class SeededAugmentation(IntensityAugmentationBase2D):
         Returns:
             The parameters that the class describes, and kornia's ``batch_prob`` ``(B,)``, 1 for the images to
             transform, and ``forward_input_shape``.
+
+        Raises:
+            ValueError: If a container set ``same_on_batch``.
         """
+        if self.same_on_batch:
+            raise ValueError(f"{type(self).__name__} draws anew for each image: leave out same_on_batch=True.")
         stream = RandomStream(self.device, self.generator) if stream is None else stream
         params = self.draw_parameters(shape, stream)
         params["batch_prob"] = (stream.uniform((shape[0],), 0.0, 1.0) < self.p).float()
@@ -292,7 +301,8 @@ def _check_images(input: Tensor) -> Tensor:
     """
     if input.ndim not in {3, 4} or not input.is_floating_point():
         raise ValueError(
-            f"Images must be floating point of shape (B, C, H, W) or (C, H, W), got {input.dtype} {tuple(input.shape)}."
+            "Images must be floating point of shape (B, C, H, W) or (C, H, W), with values in [0, 1], got "
+            f"{input.dtype} {tuple(input.shape)}; divide 8-bit values by 255."
         )
     return as_batch(input)
 

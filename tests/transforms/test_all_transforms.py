@@ -322,6 +322,13 @@ def test_refuses_boxes_and_keypoints(transform_class):
         transform_class().transform_keypoints(torch.rand(1, 1, 2))
 
 
+@pytest.mark.parametrize("transform_class", [RandomHalfSwap, HardCutPaste])
+def test_refuses_to_draw_once_for_a_batch(transform_class):
+    container = AugmentationSequential(transform_class(), data_keys=["input"], same_on_batch=True)
+    with pytest.raises(ValueError, match="draws anew for each image: leave out same_on_batch=True"):
+        container(torch.rand(2, 3, 16, 16))
+
+
 @pytest.mark.parametrize("image", [torch.rand(8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)])
 def test_refuses_what_is_no_image(transform_class, image):
     with pytest.raises(ValueError, match="Images must be floating point of shape"):
