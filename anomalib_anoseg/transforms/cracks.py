@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from anomalib_anoseg.common.checks import check_interval, check_value
-from anomalib_anoseg.transforms._tensors import per_image
+from anomalib_anoseg.transforms._tensors import in_parts, per_image
 from anomalib_anoseg.transforms.altered import AlteredPlace
 from anomalib_anoseg.transforms.blobs import offsets
 from anomalib_anoseg.transforms.random_stream import RandomStream
@@ -128,11 +128,16 @@ def _walk(course: Tensor, turns: Tensor, piece: Tensor) -> tuple[Tensor, Tensor]
 def _cover(corners: Tensor, width: Tensor, image: Tensor) -> Tensor:
     """Draw a line with smooth rims, whose width falls to a fifth towards its end: ``(B, 1, H, W)``, in ``[0, 1]``."""
     begin, along = corners[:, :-1], corners.diff(dim=1)
-    x, y = (at.unflatten(0, begin.shape[:2])[:, :, 0] for at in offsets(begin.flatten(0, 1), image.shape[-2:]))
+    size = image.shape[-2], image.shape[-1]
+    x, y = (at.unflatten(0, begin.shape[:2])[:, :, 0] for at in offsets(begin.flatten(0, 1), size))
     dx, dy = along[..., 0, None, None], along[..., 1, None, None]
-    way = ((x * dx + y * dy) / (dx * dx + dy * dy)).clamp(0, 1)
-    distance = (x - way * dx).hypot(y - way * dy)
     number = torch.arange(PIECES, device=image.device)[:, None, None]
-    half = per_image(width, image) / 2 * (1 - 0.8 * (number + way) / PIECES)
-    # A line thinner than a pixel covers a part of it.
-    return (half + 0.5 - distance).clamp(min=0).minimum(2 * half).clamp(max=1).amax(1, keepdim=True)
+    covers = []
+    for (rows,) in in_parts(size, y.movedim(2, 0)):
+        y = rows.movedim(0, 2)
+        way = ((x * dx + y * dy) / (dx * dx + dy * dy)).clamp(0, 1)
+        distance = (x - way * dx).hypot(y - way * dy)
+        half = per_image(width, image) / 2 * (1 - 0.8 * (number + way) / PIECES)
+        # A line thinner than a pixel covers a part of it.
+        covers += [(half + 0.5 - distance).clamp(min=0).minimum(2 * half).clamp(max=1).amax(1, keepdim=True)]
+    return torch.cat(covers, 2)
