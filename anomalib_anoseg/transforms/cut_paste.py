@@ -114,6 +114,7 @@ class CutPaste(SalientAnomaly):
             "mark": mark,
         }
         self.source = nn.ModuleList(source)
+        self.needs_batch = any(getattr(transform, "needs_batch", False) for transform in source)
 
     def draw_parameters(self, shape: Sequence[int], stream: RandomStream) -> dict[str, Tensor]:
         """Draw the patches of every image and the parameters of the source."""

@@ -103,14 +103,16 @@ class OneOf(SyntheticAnomaly):
         """Plant in each image the anomaly of its transform, see :meth:`SyntheticAnomaly.plant`."""
         forged, mask = image, torch.zeros_like(image[:, :1])
         for number, kind in self._numbered():
-            own = under_prefix(f"{number}.", params)
-            if f"place.{number}" not in params:
+            own, places = under_prefix(f"{number}.", params), params.get(f"place.{number}")
+            if places is None:
                 planted = kind.plant(image, own)
                 is_own = per_image(params["kind"] == number, image)
                 forged = torch.where(is_own, planted.image, forged)
                 mask = torch.where(is_own, planted.mask, mask)
                 continue
-            images, is_own = (at[0] for at in selected_images(params[f"place.{number}"].to(image.device)))
+            if not places.shape[-1]:  # its weight gives it no image
+                continue
+            images, is_own = (at[0] for at in selected_images(places.to(image.device)))
             planted = kind.plant(image.index_select(0, images), rows_of(own, images))
             is_own = per_image(is_own, image)
             forged, mask = (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from kornia.augmentation import AugmentationSequential
 
-from anomalib_anoseg.transforms import Cracks, CutPaste, DraemPerlin, HardCutPaste, OneOf, SaliencyPerlin
+from anomalib_anoseg.transforms import Cracks, CutPaste, DraemPerlin, HardCutPaste, OneOf, SaliencyPerlin, cut_paste
 from anomalib_anoseg.transforms._tensors import under_prefix
 from anomalib_anoseg.transforms.saliency import Saliency
 
@@ -58,6 +58,25 @@ def test_a_transform_that_needs_no_batch_runs_on_no_more_images_than_its_share(m
         assert both.name_kinds() == [both.names[number] for number in drawn["kind"]]
         counts.add(both.name_kinds().count("cracks"))
     assert counts == {2, 3}
+
+
+def test_patches_run_on_no_more_images_than_their_share_unless_they_are_cut_from_other_images(monkeypatch):
+    seen, paste = [], cut_paste._paste
+    monkeypatch.setattr(cut_paste, "_paste", lambda *given: seen.append(len(given[0])) or paste(*given))
+    image = torch.rand(8, 3, 32, 32)
+    for source, count in ((), 4), ([SaliencyPerlin(rotation_p=0.0)], 8):
+        both, seen[:] = OneOf([CutPaste(source=source), DraemPerlin(p=1.0)]).manual_seed(0), []
+        forged, mask = both.forge(image)
+        assert seen == [count]
+        whole = both.kinds[0].forge(image, under_prefix("0.", both._params))
+        is_own = both._params["kind"] == 0
+        assert torch.equal(forged[is_own], whole.image[is_own])
+        assert torch.equal(mask[is_own], whole.mask[is_own])
+
+
+def test_a_kind_without_weight_gets_no_images():
+    kinds = [CutPaste(), CutPaste(saliency="border_contrast"), Cracks(saliency="spectral_residual")]
+    assert OneOf(kinds, [1, 0, 0]).forge(torch.rand(4, 3, 32, 32)).mask.flatten(1).any(1).all()
 
 
 def test_masks_go_where_their_images_go():
