@@ -22,7 +22,7 @@ class AUPRO(Defined, anomalib.metrics.AUPRO):  # type: ignore[misc]
         **kwargs: Arguments of :class:`anomalib.metrics.AUPRO`.
 
     Raises:
-        ValueError: If ``fpr_limit`` is not within ``[0, 1]``.
+        ValueError: If ``fpr_limit`` is not within ``(0, 1]``: there is no area up to 0.
 
     Example:
         >>> AUPRO(fields=["anomaly_map", "gt_mask"], prefix="pixel_").name
@@ -32,5 +32,5 @@ class AUPRO(Defined, anomalib.metrics.AUPRO):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         super().__init__(*args, **kwargs)
         fpr_limit: Any = self.fpr_limit
-        check_value("fpr_limit", fpr_limit.item(), 0.0, 1.0)
+        check_value("fpr_limit", fpr_limit.item(), 1e-6, 1.0)
         self.register_buffer("fpr_limit", fpr_limit, persistent=False)

@@ -31,6 +31,11 @@ def test_checkpoints_do_not_depend_on_it():
     assert AUPRO(**FIELDS, fpr_limit=0.1).fpr_limit.item() == pytest.approx(0.1)
 
 
+def test_a_limit_without_an_area_is_refused():
+    with pytest.raises(ValueError, match="fpr_limit must lie within"):
+        AUPRO(**FIELDS, fpr_limit=0.0)
+
+
 def test_nothing_anomalous_is_undefined_and_no_masks_are_no_value():
     metric = AUPRO(**FIELDS)
     metric.update(ImageBatch(image=torch.zeros(2, 3, 16, 16), anomaly_map=torch.rand(2, 16, 16)))
