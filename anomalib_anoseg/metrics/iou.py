@@ -57,6 +57,10 @@ class ScoreHistogram(Metric):
         self.normal += normal
         self.anomalous += anomalous
 
+    def plot(self, val: Any = None, ax: Any = None) -> Any:  # noqa: ANN401
+        """Plot the value, this metric's or those that ``compute`` gave, with matplotlib: figure and axes."""
+        return self._plot(val, ax)
+
     def _curve(self) -> tuple[Tensor, Tensor]:
         return iou_curve_compute(torch.stack((self.normal, self.anomalous)))
 
@@ -88,9 +92,9 @@ class BinaryIoUCurve(ScoreHistogram):
         """Compute IoU and thresholds."""
         return self._curve()
 
-    def plot(self, curve: tuple[Tensor, Tensor] | None = None, ax: Any = None) -> Any:  # noqa: ANN401
+    def plot(self, val: tuple[Tensor, Tensor] | None = None, ax: Any = None) -> Any:  # noqa: ANN401
         """Plot the curve, this metric's or one that ``compute`` gave, with matplotlib: figure and axes."""
-        iou, thresholds = curve or self.compute()
+        iou, thresholds = val or self.compute()
         return plot_curve(
             (thresholds.cpu(), iou.cpu(), thresholds.cpu()),
             ax=ax,

@@ -196,6 +196,15 @@ def test_curve_plots_itself():
     torch.testing.assert_close(torch.tensor(axes.lines[0].get_ydata()), metric.compute()[0])
 
 
+@pytest.mark.parametrize("module", [BinaryBestIoU, BinaryIoUCurveArea])
+def test_values_plot_themselves(module):
+    mpl.use("Agg")
+    metric = module(bins=BINS)
+    metric.update(*make_maps())
+    _, axes = metric.plot()
+    assert axes.lines[0].get_ydata() == [metric.compute()]
+
+
 def test_masks_over_all_images():
     truth = torch.zeros(2, 4, 4, dtype=torch.bool)
     truth[0, :2] = True
