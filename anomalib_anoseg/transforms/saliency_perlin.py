@@ -47,6 +47,8 @@ class SaliencyPerlin(PerlinAnomaly):
         - A mask is tested for emptiness on a grid of 48 pixels per side, so that redraws cost little.
         - A mask ``(B, 1, H, W)`` is rotated with its image and gets 1 on anomalous pixels. In a container give the keys
           as ``["input", "mask"]``, in this order.
+        - The noise is rotated about the middle, with 0 outside, as in DRAEM: in a long image the ends
+          hardly get an anomaly, and more masks stay empty.
         - A folder of saliency maps needs the files of the images: call :meth:`forge` with ``paths``.
         - No loop over the batch, no host synchronisation (except to read a folder's files).
 

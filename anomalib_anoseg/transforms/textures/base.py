@@ -34,7 +34,7 @@ class Textures(nn.Module):
     def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Get the undistorted texture for each of ``(B, C, H, W)`` images: that shape or ``(B, 1, H, W)``, uint8.
 
-        The caller may overwrite it.
+        It must be contiguous. The caller may overwrite it.
         """
         raise NotImplementedError
 
