@@ -78,7 +78,7 @@ def _line_weights(frequency: Tensor, length: int, lines: int) -> tuple[Tensor, T
         to the pixel, in cells.
     """
     # Only one division, of whole numbers, so that the position of a pixel on a line is exact.
-    position = (torch.arange(length, device=frequency.device) * frequency[:, None]).float() / length
+    position = torch.arange(length, dtype=torch.float32, device=frequency.device) * frequency[:, None] / length
     line = position.floor()
     # The lines before and after a pixel, and the pixel's distance beyond them.
     lines_near = torch.stack((line, line + 1), -1)

@@ -81,7 +81,8 @@ def rotate(image: Tensor, degrees: Tensor, padding: str, mode: str = "bilinear")
         ``(B, C, H, W)``, dtype of ``image``.
     """
     height, width = image.shape[-2:]
-    columns, rows = ((torch.arange(side, device=image.device).float() + 0.5 - side / 2) for side in (width, height))
+    sides = ((side, torch.arange(side, dtype=torch.float32, device=image.device)) for side in (width, height))
+    columns, rows = (numbers + 0.5 - side / 2 for side, numbers in sides)
     radians = degrees.deg2rad()[:, None, None]
     cos, sin = radians.cos(), radians.sin()
     # The positions to sample, in halves of a side: a column's part plus a row's part, by broadcasting, which is several
