@@ -130,16 +130,27 @@ class CalibrationSettings(Settings):
             set by good pictures that were held out: no more than this share lies above the image threshold, and no more
             has any marked pixel. A rate needs ``1 / rate - 1`` of them, such as 99 for 0.01. ``null`` sets thresholds
             where F1 is best on defects, forged ones if there are no real ones.
+        opacity: Range of the weight over the image below, within ``[0.01, 1]``, of the forged anomalies that set the
+            pixel threshold and the range of maps; ``null`` for that of training. A network marks what it learned from
+            with more confidence than real defects, so faint ones give a lower threshold, which fits defects better
+            [ours].
     """
 
     group: ClassVar[str] = "calibration"
     former_prefix: ClassVar[str] = "calibration_"
 
     false_alarm_rate: float | None = None
+    opacity: tuple[float, float] | None = None
 
     def check(self) -> None:
-        """Check the rate."""
+        """Check all fields."""
         self.within(*LIMITS, "false_alarm_rate")
+        self.within(0.01, 1.0, "opacity")
+
+    @property
+    def changes(self) -> dict[str, tuple[float, float]]:
+        """The ranges that differ from those of training."""
+        return {} if self.opacity is None else {"opacity": self.opacity}
 
 
 def check_model(

@@ -31,12 +31,13 @@ class CalibrationAnomalies:
 
     Attributes:
         image: Forges those for the thresholds and ranges of image scores.
-        map: Forges those for the pixel threshold and the range of maps, which then count for image scores as well.
-            ``None`` if ``image`` serves for both.
+        map: Forges those for the pixel threshold and the range of maps. ``None`` if ``image`` serves for both.
+        scores_count: Whether the image scores of what ``map`` forges count, too, for their threshold.
     """
 
     image: SyntheticAnomaly
     map: SyntheticAnomaly | None = None
+    scores_count: bool = True
 
 
 class Region(Protocol):
@@ -267,6 +268,8 @@ def forge_and_predict(
                 yield Labelled(Prediction(judged.prediction.scores), judged.label)
                 view = ForgedBatch(*(part[is_visible] for part in view))
                 judged = _after_normal(normal.select(is_visible), view, predict(view.image))
+                if not anomalies.scores_count:
+                    judged = judged._replace(label=None)
         yield judged
 
 

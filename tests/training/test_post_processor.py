@@ -96,6 +96,26 @@ def normal_only(tiny_root):
     return make
 
 
+@pytest.mark.parametrize("scores_count", [True, False])
+def test_image_scores_of_anomalies_for_maps_count_if_the_model_says_so(scores_count):
+    """Where they do not, thresholds are those of either kind of anomalies alone."""
+    images = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    network = Meter(images)
+    bold, faint = HardCutPaste(p=1.0, opacity=(0.9, 1.0)), HardCutPaste(p=1.0, opacity=(0.1, 0.2))
+
+    def found(*augmenters, **options):
+        anomalies, predict = calibration.CalibrationAnomalies(*augmenters, **options), calibration.predict
+        normal = predict(network, images)
+        batches = calibration.forge_and_predict(lambda image: predict(network, image), images, normal, anomalies, [3])
+        thresholds = calibration.calibrate(batches)
+        return thresholds.images[calibration.ONLY_SCORE].threshold.item(), thresholds.maps.threshold.item()
+
+    image, pixel = found(bold, faint, scores_count=scores_count)
+    assert pixel == found(faint)[1] < found(bold)[1]
+    assert (image == found(bold)[0]) != scores_count
+    assert found(faint)[0] <= image
+
+
 def test_host_has_no_thresholds_without_bad_parts(normal_only, tmp_path):
     model = fit(normal_only(val_split_mode="same_as_test"), tmp_path, post_processor=PostProcessor())
     assert values(model.post_processor).isnan().all()

@@ -177,26 +177,23 @@ class CalibrationSettings(settings.CalibrationSettings):
             set by good pictures that were held out: no more than this share lies above the image threshold, and no more
             has any marked pixel. A rate needs ``1 / rate - 1`` of them, such as 99 for 0.01. ``null`` sets thresholds
             where F1 is best on defects, forged ones if there are no real ones.
-        area: Range of a calibration patch's area as a fraction of the image's, within ``[0.0001, 1]``; ``null`` for
-            ``patches.area``.
         opacity: Range of a calibration anomaly's weight over the image below, within ``[0.01, 1]``, patches and
             noise-shaped ones alike; ``null`` for that of training.
+        area: Range of a calibration patch's area as a fraction of the image's, within ``[0.0001, 1]``; ``null`` for
+            ``patches.area``.
     """
 
     area: tuple[float, float] | None = None
-    opacity: tuple[float, float] | None = None
 
     def check(self) -> None:
         """Check all fields."""
         super().check()
         self.within(1e-4, 1.0, "area")
-        self.within(0.01, 1.0, "opacity")
 
     @property
     def changes(self) -> dict[str, tuple[float, float]]:
         """The ranges that differ from those of training."""
-        given = {"area": self.area, "opacity": self.opacity}
-        return {name: value for name, value in given.items() if value is not None}
+        return super().changes if self.area is None else {**super().changes, "area": self.area}
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         self.ignore_mask, self.count_ignored = ignore_mask, count_ignored
         self.seed, self.max_epochs = seed, max_epochs
         set_false_alarm_rate(self.post_processor, calibration.false_alarm_rate)
+        self._calibration_changes = calibration.changes
         self.references: ReferenceSet | None = None
         self._seen: tuple[Tensor, Tensor | None] | None = None
 
@@ -187,9 +188,14 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
 
     @property
     def calibration_anomalies(self) -> CalibrationAnomalies:
-        """Anomalies of training, but on images that are not rotated: test images are not rotated either."""
-        upright = change_ranges(self.augmenter, {"rotation_p": 0.0})
-        return CalibrationAnomalies(self.region.outside(upright))
+        """Anomalies of training, but on images that are not rotated: test images are not rotated either.
+
+        For maps they have the ranges of ``calibration``, if any are set.
+        """
+        outside, upright = self.region.outside, change_ranges(self.augmenter, {"rotation_p": 0.0})
+        changes = self._calibration_changes
+        faint = outside(change_ranges(upright, changes)) if changes else None
+        return CalibrationAnomalies(outside(upright), faint, scores_count=False)
 
     @property
     def only_size(self) -> tuple[int, int] | None:

@@ -236,6 +236,15 @@ def test_calibrates_on_training_images_if_there_are_no_others(tiny_data, tmp_pat
     assert model.augmenter.flags["rotation_p"] == pytest.approx(1)
 
 
+def test_faint_noise_sets_the_pixel_threshold_and_counts_for_no_image_score():
+    model = tiny(anomalies={"rotation_p": 1.0}, calibration={"opacity": (0.1, 0.2)})
+    faint, image = model.calibration_anomalies.map, model.calibration_anomalies.image
+    assert (faint.flags["opacity"], image.flags["opacity"]) == ((0.1, 0.2), (0.1, 1.0))
+    assert faint.flags["rotation_p"] == image.flags["rotation_p"] == 0
+    assert not model.calibration_anomalies.scores_count
+    assert tiny().calibration_anomalies.map is None
+
+
 def test_tiles_are_refused(tiny_data, tmp_path):
     with pytest.raises(ValueError, match="SGSF compares whole images"):
         fit(tiny(), tiny_data, tmp_path, callbacks=[TilerConfigurationCallback(enable=True, tile_size=32, stride=32)])
