@@ -1,7 +1,6 @@
 """Thresholds and ranges of scores, found on real anomalies or on anomalies forged on normal images.
 
-Pure functions. They need only a model's predictions and the anomalies that it declares, see :class:`Calibratable`.
-:class:`~anomalib_anoseg.training.post_processor.SelfCalibratingPostProcessor` calls them while a model trains.
+Pure functions of a model's predictions and of the anomalies that it declares, see :class:`Calibratable`.
 """
 
 import math
@@ -32,7 +31,7 @@ class CalibrationAnomalies:
     Attributes:
         image: Forges those for the thresholds and ranges of image scores.
         map: Forges those for the pixel threshold and the range of maps. ``None`` if ``image`` serves for both.
-        scores_count: Whether the image scores of what ``map`` forges count, too, for their threshold.
+        scores_count: Whether image scores of what ``map`` forges count for their threshold, too.
     """
 
     image: SyntheticAnomaly
@@ -242,13 +241,12 @@ def forge_and_predict(
 ) -> Iterator[Labelled]:
     """Forge an anomaly on each image with each augmenter, predict, and prepend the normal images.
 
-    An image that the augmenter for maps leaves unchanged is left out, together with its normal image: as one more
-    normal image it would move the threshold of image scores. If all are unchanged, the
-    augmenter for images serves for the maps as well.
+    An image that the augmenter for maps leaves unchanged is left out, and its normal image, as one more would move
+    thresholds. If all are, the augmenter for images serves for maps, too.
 
     Args:
         predict: Predicts for ``(B, C, H, W)`` images.
-        image: ``(B, C, H, W)`` normal images, as ``predict`` takes them.
+        image: Normal ones, as ``predict`` takes them.
         normal: What it predicts for them.
         anomalies: The augmenters.
         seeds: Anomalies are forged once with each.
@@ -267,9 +265,8 @@ def forge_and_predict(
             if is_visible.any():
                 yield Labelled(Prediction(judged.prediction.scores), judged.label)
                 view = ForgedBatch(*(part[is_visible] for part in view))
-                judged = _after_normal(normal.select(is_visible), view, predict(view.image))
-                if not anomalies.scores_count:
-                    judged = judged._replace(label=None)
+                faint = _after_normal(normal.select(is_visible), view, predict(view.image))
+                judged = faint if anomalies.scores_count else faint._replace(label=None)
         yield judged
 
 

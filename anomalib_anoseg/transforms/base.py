@@ -70,8 +70,7 @@ class SeededAugmentation(IntensityAugmentationBase2D):
     def manual_seed(self, seed: int) -> Self:
         """Draw from the transform's own generator, on its device, from now on, starting at ``seed``.
 
-        Copies go on alike: all workers of a data loader would forge the same anomalies, in each epoch. Leave it out
-        there, since PyTorch seeds their global streams apart, or call it in ``worker_init_fn``.
+        Copies go on alike: all workers of a data loader would forge the same. Call it in ``worker_init_fn``, or not.
         """
         if self.generator is None:
             self.generator = torch.Generator(self.device)
