@@ -1,14 +1,14 @@
-"""Count what trained AnoSeg models find and miss on test images at their own thresholds.
+"""Count what trained models find and miss on test images at their own thresholds.
 
-Each training is calibrated as in `configs/laptop_pretrained.yaml`, without test images. The report says which share of
-the best IoU its pixel threshold reaches. For good images and each kind of defect it counts how many are called
+Each training is calibrated as its preset with ImageNet weights does it, without test images. The report says which
+share of the best IoU its pixel threshold reaches. For good images and each kind of defect it counts how many are called
 anomalous, on how many defects no pixel is marked or the mask hardly overlaps the ground truth, and on how many good
 images any pixel is marked. For the record: nothing may be chosen by it. Page: own_thresholds.md.
 
 Trainings are job folders of a board. Run this where the board ran, because their data may have relative paths. Without
 any, a network that saw a few pictures of the demonstration data shows that the script works.
 
-    python -m benchmarks.experiments.own_thresholds runs/published_decoder{,_tile}/jobs/AnoSeg-with-noise-* \
+    python -m benchmarks.experiments.own_thresholds runs/as_shipped{,_tile}/jobs/{AnoSeg,SGSF}-* \
         --json own_thresholds.json --markdown
 """
 
@@ -21,11 +21,12 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torchmetrics.functional.classification import binary_jaccard_index
 
-from anomalib_anoseg import AnoSeg
+from anomalib_anoseg import SGSF, AnoSeg
 from benchmarks.common import BARE, QUIET, Row, begin, make_parser, preset, write_json
 from benchmarks.experiments.judging import scores
 from benchmarks.experiments.trainings import demonstration, trainings, with_sets
 
+PRESETS: dict[type, str] = {AnoSeg: "laptop_pretrained", SGSF: "sgsf_laptop_pretrained"}
 GOOD = "good"
 POOR_IOU = 0.1
 PREDICTED = ("anomaly_map", "gt_mask", "pred_mask", "pred_label")  # fields of anomalib's batches
@@ -55,19 +56,20 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser(__doc__, "markdown")
-    parser.add_argument("jobs", type=Path, nargs="*", help="job folders of a board with AnoSeg")
+    parser.add_argument("jobs", type=Path, nargs="*", help="job folders of a board with AnoSeg or SGSF")
     return parser.parse_args()
 
 
-def as_shipped(trained: AnoSeg) -> AnoSeg:
-    """Give a training's weights to a model that calibrates itself as the shipped configuration does."""
-    calibration = {"calibration": preset("laptop_pretrained")["calibration"]}
-    model = AnoSeg(**(dict(trained.hparams) | calibration | BARE | {"post_processor": True}))
+def as_shipped(trained: Any) -> Any:  # noqa: ANN401
+    """Give a training's weights to a model that calibrates itself as its preset does."""
+    kind = type(trained)
+    calibration = {"calibration": preset(PRESETS[kind]).get("calibration", {})}
+    model = kind(**(dict(trained.hparams) | calibration | BARE | {"post_processor": True}))
     model.model.load_state_dict(trained.model.state_dict())
     return model
 
 
-def predict(model: AnoSeg, data: Any) -> Decisions:  # noqa: ANN401
+def predict(model: Any, data: Any) -> Decisions:  # noqa: ANN401
     """Calibrate on held-out images and predict the test images."""
     trainer = Trainer(**QUIET)
     trainer.validate(model, datamodule=data, verbose=False)
@@ -106,12 +108,12 @@ def marks_on_defects(marked: Tensor, masks: Tensor) -> Row:
 
 
 def report(rows: list[Row]) -> str:
-    """Tabulate what the pixel threshold leaves on each set, with the range over seeds, and mean counts."""
+    """Tabulate what the pixel threshold leaves of each configuration on each set, with its range, and mean counts."""
     table = with_sets(rows)
     is_overall = table["kind"] == "all"
-    shares = table[is_overall].groupby("set", sort=False)
+    shares = table[is_overall].groupby(["configuration", "set"], sort=False)
     left = shares[["IoU", "best IoU", "share"]].mean().join(shares["share"].agg(["min", "max"]).add_prefix("share, "))
-    counts = table[~is_overall].groupby(["set", "kind"], sort=False).mean(numeric_only=True)
+    counts = table[~is_overall].groupby(["configuration", "set", "kind"], sort=False).mean(numeric_only=True)
     counts = counts.drop(columns=["IoU", "best IoU", "share"])
     return "\n\n".join([left.round(3).to_markdown(), counts.round(1).reset_index().to_markdown(index=False)])
 
