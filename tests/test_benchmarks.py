@@ -26,7 +26,7 @@ PAGES = [path for path in (ROOT / "benchmarks").rglob("*.md") if RESULTS not in 
 BOARDS = ROOT / "benchmarks" / "board"
 PICTURES = {".jpg", ".png", ".webp"}
 # Chosen from what commands write, as their pages say.
-BY_HAND = {"board/means.webp", "demo.webp", "inspect.webp", "patches_alone/report.md", "patches_alone_tile/report.md"}
+BY_HAND = {"board/means.webp", "demo.webp", "inspect.webp"}
 PERFORMANCE = {"at_the_line", "augmentation", "cost", "inference", "pictures", "scaling", "startup", "training_step"}
 SHARED = {"__init__", "common", "drawing", "judging", "trainings"}
 TRIALS = ["half of the batch", *(f"all losses, patches anywhere, {change}" for change in ("half Perlin", "detector"))]
