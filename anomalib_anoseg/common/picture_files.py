@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomalib_anoseg.common.picture_headers import bits_per_channel, count_pages, orientation_of
+from anomalib_anoseg.common.picture_headers import BITS, bits_per_channel, count_pages, orientation_of
 
 __all__ = [
     "PICTURE_SUFFIXES",
@@ -37,7 +37,7 @@ __all__ = [
 # The endings of which anomalib lists files.
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
 EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
-OPAQUE, BITS = 255, 8
+OPAQUE = 255
 THUMBNAIL = 32  # side in pixels of the small grey copies by which pictures are compared
 THREADS = 8  # at most; each holds a whole picture
 OPENING = Lock()  # Pillow's limit of pixels belongs to all threads

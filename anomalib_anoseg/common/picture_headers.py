@@ -6,9 +6,9 @@ from typing import Any
 
 from PIL import ImageSequence
 
-__all__ = ["bits_per_channel", "count_pages", "orientation_of", "read_without_pixels"]
+__all__ = ["BITS", "bits_per_channel", "count_pages", "orientation_of", "read_without_pixels"]
 
-BITS = 8
+BITS = 8  # a channel, as networks see pictures
 ORIENTATION, BITS_PER_SAMPLE, SUBFILE = 0x0112, 258, 254  # tags of EXIF and TIFF
 TAGS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")  # of PNG chunks that may hold an orientation
 SIGNATURE, HEAD, CHECKSUM = 8, 8, 4  # bytes of a PNG file; a chunk's head is its length and its name
