@@ -83,6 +83,8 @@ def _status(arguments: Sequence[str], chosen: str | None) -> int:
         return 130
     if chosen == "inspect":
         return inspect.status_of(result)
+    if chosen == "report":
+        print(f"Look at {result}")  # noqa: T201
     # A board returns what is missing, the doctor what is wrong.
     return 1 if chosen in {"board", "doctor"} and result else 0
 

@@ -99,6 +99,20 @@ def test_report_takes_folders_without_a_name(offer):
     assert found == [Path("a"), Path("b"), Path("c")]
 
 
+def test_report_says_where_its_page_is(offer, capsys):
+    def report(runs: list[Path]) -> Path:
+        """Write.
+
+        Args:
+            runs: Folders.
+        """
+        return runs[0] / "page.html"
+
+    offer(report=report)
+    assert status("report", "a") == 0
+    assert capsys.readouterr().out == f"Look at {Path('a', 'page.html')}\n"
+
+
 def test_help_describes_arguments_without_a_name(offer, capsys):
     def report(runs: list[Path]) -> None:
         """Write.
