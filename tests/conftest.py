@@ -16,6 +16,8 @@ from PIL import Image
 
 # Model hubs must not be asked for anything: everything here works off-line.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# OpenVINO tells its makers of every conversion, unless it runs there; for each message it forks all of this process.
+os.environ.setdefault("CI", "true")
 
 # What imports leave stays to the end: nothing searches it for garbage, now or later, which takes a fifth of all time.
 gc.disable()

@@ -407,16 +407,16 @@ print(json.dumps([failed, modules]))
 # ---------------------------------------------------------------------------------------------- the console script
 
 
-def test_command_knows_the_bare_name():
-    process = run(CONSOLE_SCRIPT, "train", "--model", "AnoSeg", "--print_config")
+def test_command_knows_the_bare_name(fork, tmp_path):
+    process = fork(CONSOLE_SCRIPT, "train", "--model", "AnoSeg", "--print_config", cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert "class_path: anomalib_anoseg.AnoSeg" in process.stdout
     assert complaints(process) == []
 
 
-def test_command_knows_the_dotted_path_even_when_switched_off():
+def test_command_knows_the_dotted_path_even_when_switched_off(fork, tmp_path):
     command = (CONSOLE_SCRIPT, "train", "--model", "anomalib_anoseg.AnoSeg", "--print_config")
-    process = run(*command, ANOMALIB_ANOSEG_AUTOLOAD="0")
+    process = fork(*command, cwd=tmp_path, ANOMALIB_ANOSEG_AUTOLOAD="0")
     assert process.returncode == 0, process.stderr
     assert "class_path: anomalib_anoseg.AnoSeg" in process.stdout
 
