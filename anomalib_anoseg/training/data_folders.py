@@ -12,7 +12,7 @@ from anomalib_anoseg.common.mask_files import examine_pairs
 from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.common.picture_files import PICTURE_SUFFIXES, examine_file, shown
 
-__all__ = ["NO_TRAINING_IMAGES", "UNCLEAR", "DataFolders", "explain_refusal", "set_up"]
+__all__ = ["NO_TRAINING_IMAGES", "UNCLEAR", "DataFolders", "explain_missing_folder", "explain_refusal", "set_up"]
 
 NO_TRAINING_IMAGES = (
     "No training images were found. Put normal images into the folder that `data` names (train/good in MVTec AD's "
@@ -101,6 +101,24 @@ def explain_refusal(datamodule: Any, error: BaseException) -> str | None:  # noq
     return f"{cause} ({type(datamodule).__name__} stopped with: {one_line(shown(str(error)))})" if cause else None
 
 
+def explain_missing_folder(datamodule: Any) -> str | None:  # noqa: ANN401
+    """Name the folder of pictures that a datamodule was given and that does not exist, and the settings to correct.
+
+    Example:
+        >>> from anomalib.data import Folder
+        >>> print(explain_missing_folder(Folder("parts", "nowhere/good")))
+        There is no folder nowhere/good. Correct root or normal_dir of `data`.
+    """
+    root = getattr(datamodule, "root", None)
+    setting = NORMAL[0] if hasattr(datamodule, NORMAL[0]) else "category"
+    given = getattr(datamodule, setting, None)
+    folders = [given] if isinstance(given, (str, os.PathLike)) else given or ()
+    missing = (path for folder in folders if not (path := Path(root or "") / folder).exists())
+    return next(
+        (f"There is no folder {shown(str(path))}. Correct root or {setting} of `data`." for path in missing), None
+    )
+
+
 def _find_cause(datamodule: Any, error: BaseException) -> str | None:  # noqa: ANN401
     if NOT_ASCII in str(error):
         path = str(error).partition(": ")[2]
@@ -113,6 +131,8 @@ def _find_cause(datamodule: Any, error: BaseException) -> str | None:  # noqa: A
     if train_data:
         is_split = getattr(getattr(datamodule, "val_split_mode", None), "value", None) == "from_test"
         return NO_TEST_IMAGES if is_split and not getattr(datamodule, "test_data", None) else None
+    if missing := explain_missing_folder(datamodule):
+        return missing
     folders = DataFolders.of(datamodule)
     is_empty = (train_data is not None or folders.lacks_normal) and not isinstance(error, OSError)
     return next(iter(folders.problems()), NO_TRAINING_IMAGES if is_empty else None)

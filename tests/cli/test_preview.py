@@ -308,8 +308,8 @@ def test_data_module_without_training_images(tmp_path):
         preview(tiny(), data, out=tmp_path / "out")
 
 
-def test_words_of_the_data_module_lead_where_the_cause_is_not_known(pictures, tiny_root, tmp_path):
-    with pytest.raises(ValueError, match=r"^Path does not exist: .*misspelt"):
+def test_the_cause_leads_or_else_the_words_of_the_data_module(pictures, tiny_root, tmp_path):
+    with pytest.raises(ValueError, match=r"^There is no folder .*misspelt. Correct root or normal_dir of `data`"):
         preview(tiny(), Folder("parts", pictures / "misspelt"), out=tmp_path / "out")
     data = MVTecAD(tiny_root, "stripes", val_split_mode="from_train", val_split_ratio=1.5)
     with pytest.raises(ValueError, match=r"^All split ratios must be between 0 and 1"):

@@ -21,7 +21,7 @@ from anomalib_anoseg.common.picture_files import (
     reading_threads,
 )
 from anomalib_anoseg.deploy.inspection.shift import explain_shift, look_at
-from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, DataFolders, set_up
+from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, DataFolders, explain_missing_folder, set_up
 from anomalib_anoseg.training.input_checks import image_paths, mask_pairs
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def examine_data(
     found: list[str] = []
     if error is not None:
         folders = DataFolders.of(datamodule)
-        found = folders.problems() or [one_line(str(error) or error, 600)]
+        found = folders.problems() or [explain_missing_folder(datamodule) or one_line(str(error) or error, 600)]
         sets = {"all": _Set([str(path) for path in folders.pictures if not examine_file(path)], [])}
     pictures = _examine_pictures({path for part in sets.values() for path in part.paths})
     found += (picture.problem for picture in pictures.values())

@@ -190,7 +190,7 @@ def test_layouts_of_other_sets(top, tmp_path, write, kind, category, spoilt):
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({"normal_dir": "misspelt"}, "Path does not exist"), ({"val_split_ratio": 1.5}, "All split ratios must be")],
+    [({"mask_dir": "misspelt"}, "Path does not exist"), ({"val_split_ratio": 1.5}, "All split ratios must be")],
 )
 def test_words_of_the_data_module_lead_where_the_cause_is_not_known(top, settings, says):
     settings = {"normal_dir": "train/good", "root": top, "val_split_mode": "from_train"} | settings
@@ -198,9 +198,11 @@ def test_words_of_the_data_module_lead_where_the_cause_is_not_known(top, setting
     assert problem.startswith(says)
 
 
-def test_nothing_is_downloaded(tmp_path):
+def test_a_missing_folder_is_named_and_nothing_is_downloaded(top, tmp_path):
+    (problem,) = examine(Folder("parts", root=top, normal_dir=["train/good", "misspelt"])).problems
+    assert problem.startswith(f"There is no folder {top / 'misspelt'}. Correct root or normal_dir of `data`.")
     (problem,) = examine(MVTecAD(tmp_path / "nowhere", "bottle")).problems
-    assert "was asked for, but" in problem
+    assert problem == f"There is no folder {tmp_path / 'nowhere' / 'bottle'}. Correct root or category of `data`."
 
 
 @pytest.mark.parametrize("spoilt", [False, True])
