@@ -31,7 +31,7 @@ HEADINGS = (
     "label",
     "score differs by",
     "map differs by",
-    "milliseconds",
+    "ms",
 )
 
 

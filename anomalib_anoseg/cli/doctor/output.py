@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 __all__ = ["Findings"]
+
+GAP = 2  # characters between two columns of a table
 
 
 class Findings:
@@ -47,12 +50,24 @@ class Findings:
         lines = list(rows)
         if not lines:
             return
-        table = Table(title=title, title_justify="left", show_header=bool(headings))
-        for heading in headings or [""] * len(lines[0]):
-            table.add_column(heading, overflow="fold")
+        table = Table(
+            title=title, title_justify="left", show_header=bool(headings), box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        head = list(headings) or [""] * len(lines[0])
+        for heading, width in zip(head, self._widths([head, *lines]), strict=True):
+            table.add_column(heading, overflow="fold", width=width)
         for line in lines:
             table.add_row(*map(Text, line))
         self._console.print(table)
+
+    def _widths(self, lines: Sequence[Sequence[str]]) -> list[int | None]:
+        """Give each column its longest word and a part of what is left, or nothing if words must be divided."""
+        columns = list(zip(*lines, strict=True))
+        words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+        wanted = [max(map(len, column)) - word for column, word in zip(columns, words, strict=True)]
+        left = self._console.width - sum(words) - GAP * (len(words) + 1)
+        share = min(1, left / max(1, sum(wanted)))
+        return [word + int(share * more) if left >= 0 else None for word, more in zip(words, wanted, strict=True)]
 
     def busy(self, what: str) -> AbstractContextManager[object]:
         """Show on stderr that work is in progress."""
