@@ -7,7 +7,7 @@ Three networks are judged each time: with the `latest` weights, with these and t
 validation `batch`, and with the `averaged` weights. The second shows whether running statistics lag behind. Pages:
 pixel_loss.md, coordinates.md.
 
-    python -m benchmarks.experiments.pixel_loss --json curves.json --plot curves.png
+    python -m benchmarks.experiments.pixel_loss --json curves.json
     python -m benchmarks.experiments.pixel_loss --root DATA --category CATEGORY --json curves.json
     python -m benchmarks.experiments.pixel_loss --variant '{"small patches": {"patches": {"area": [0.005, 0.1]}}}'
     python -m benchmarks.experiments.pixel_loss --laptop --variant '{"coordinates": {"coordinates": true}, "none": {}}'
@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -57,8 +56,6 @@ def main() -> None:
         variants = {name: merge(laptop, changes) for name, changes in variants.items()}
     curves = {name: train(name, arguments, options) for name, arguments in variants.items()}
     write_json(options, curves=curves)
-    if options.plot:
-        plot(curves, options.plot)
 
 
 def parse_options() -> argparse.Namespace:
@@ -75,7 +72,6 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--precision", default="32-true", help="precision of Lightning, such as bf16-mixed")
-    parser.add_argument("--plot", type=Path)
     return parser.parse_args()
 
 
@@ -166,23 +162,6 @@ def predict(model: Any, images: Tensor, network: str) -> Tensor:  # noqa: ANN401
         value.copy_(saved[key])
     model.averaged = averaged
     return maps
-
-
-def plot(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draw best IoU against the step, for both kinds of anomaly, latest weights thin and averaged ones thick."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
-    for axis, kind in zip(axes, ("forged", "drawn"), strict=True):
-        for index, (name, judgements) in enumerate(curves.items()):
-            steps = [judgement["step"] for judgement in judgements]
-            for network, style in (("latest", {"lw": 0.8, "ls": ":"}), ("averaged", {"lw": 2.0, "label": name})):
-                values = [judgement[f"{kind}/{network}"]["best_iou"] for judgement in judgements]
-                axis.plot(steps, values, color=f"C{index}", **style)
-        axis.set(title=f"{kind} anomalies on held-out images", xlabel="step", ylim=(0, 1))
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("best IoU (dotted: latest weights)")
-    axes[1].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":
