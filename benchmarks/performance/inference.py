@@ -1,8 +1,9 @@
-"""Measure what a picture costs in each runtime, precision and batch, all models in turns, on one thread.
+"""Measure what a picture costs in each runtime, precision and batch, all models in turns.
 
 Jobs of a board come with their trained weights. EfficientAD-S, DRAEM and SuperSimpleNet on its published backbone have
-random ones, which take as long, and no INT8. Pictures are noise, on which no time depends. Times are processor time,
-which other processes do not stretch. Page: runtimes.md. With ``--json`` a second run measures what the file lacks.
+random ones, which take as long, and no INT8. Pictures are noise, on which no time depends. Times on one thread are
+processor time, which other processes do not stretch; on more, wall time: then leave the machine alone. Page:
+runtimes.md. With ``--json`` a second run measures what the file lacks.
 
     python -m benchmarks.performance.inference runs/inference --markdown
 """
@@ -100,7 +101,7 @@ def take_turns(files: Files, pictures: torch.Tensor, options: argparse.Namespace
     """Let all files that can be run take turns; return the milliseconds a picture."""
     turns: dict[str, Callable[[], float]] = {}
     for (label, form), path in files.items():
-        predict = partial(load_runtime(form, path).predict, pictures.numpy())
+        predict = partial(load_runtime(form, path, options.threads).predict, pictures.numpy())
         try:
             predict()
         except Exception as error:  # noqa: BLE001 - each library fails in its own way
@@ -119,14 +120,15 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def scene(side: int, pictures: str) -> str:
+def scene(side: int, pictures: str, threads: int) -> str:
     """Name what all models are measured at."""
-    return f"{side} pixels{', from 5 megapixels' if pictures == 'large' else ''}"
+    more = f", {threads} threads" if threads > 1 else ""
+    return f"{side} pixels{', from 5 megapixels' if pictures == 'large' else ''}{more}"
 
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = make_parser(__doc__, "markdown")
+    parser = make_parser(__doc__, "threads", "markdown")
     parser.add_argument("runs", type=Path, nargs="?", help="folder of a board; without it, random weights alone")
     parser.add_argument("--sides", type=int, nargs="+", default=[128, 256], help="of the networks' pictures, in pixels")
     parser.add_argument("--pictures", nargs="+", choices=SIZES, default=list(SIZES), help="size of what is read")
@@ -142,8 +144,9 @@ def main() -> None:
     earlier = json.loads(options.json.read_text("utf-8")) if options.json and options.json.exists() else {}
     scenes: dict[str, Times] = earlier.get("milliseconds a picture", {})
     for side, pictures in product(options.sides, options.pictures):
-        if scene(side, pictures) not in scenes:
-            scenes[scene(side, pictures)] = measure(side, SIZES[pictures] or (side, side), options)
+        name = scene(side, pictures, options.threads)
+        if name not in scenes:
+            scenes[name] = measure(side, SIZES[pictures] or (side, side), options)
             write_json(options, **{"milliseconds a picture": scenes})
     for title, times in scenes.items():
         columns = list(dict.fromkeys(column for by_form in times.values() for column in by_form))
