@@ -39,7 +39,8 @@ def quantize(model: Model, datamodule: AnomalibDataModule) -> Model:
 
     NNCF takes the ranges of values from these images. Normal images have scores near 0, so the scores of defects would
     be clipped. So anomalies are forged for the networks, and the operations after the last layers, from logits to map,
-    score and labels, stay in floating point.
+    score and labels, stay in floating point. What rounding adds to a layer's outputs is taken off its bias, layer after
+    layer: for all layers at once, much of it would stay in networks of many thin layers.
 
     Args:
         model: Its input is ``(B, 3, H, W)``; any of these may be dynamic.
@@ -56,7 +57,12 @@ def quantize(model: Model, datamodule: AnomalibDataModule) -> Model:
     # The widest range seen, not the mean of each batch's: anomalies are rare, and must not be clipped either.
     widest = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX)
     return nncf.quantize(
-        model, nncf.Dataset(images), subset_size=len(images), ignored_scope=rest, advanced_parameters=widest
+        model,
+        nncf.Dataset(images),
+        subset_size=len(images),
+        fast_bias_correction=False,
+        ignored_scope=rest,
+        advanced_parameters=widest,
     )
 
 
