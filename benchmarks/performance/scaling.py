@@ -1,11 +1,11 @@
-"""Measure how time and memory grow: with the pictures of a training, their size, the batch, and the jobs of a board.
+"""Measure how time and memory grow: with the pictures of a training, their size, the batch, and a board's categories.
 
 Each measurement is a process of its own on one thread; times are processor time, memory is the peak of the process.
 Pictures are PNG files of the networks' size. Encoders get random weights, which take as long as trained ones. The
 exponent of a curve is its slope between its last two points, both axes logarithmic: 1 is linear growth, 0 is none.
 Page: scaling.md. With ``--json`` a second run measures what the file lacks.
 
-    python -m benchmarks.performance.scaling [--only pictures size batch jobs] [--plot PATH] [--markdown] [--check]
+    python -m benchmarks.performance.scaling [--only size batch categories] [--plot PATH] [--markdown] [--check]
 """
 
 import argparse
@@ -29,6 +29,7 @@ from lightning.pytorch import Callback
 from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
+from anomalib_anoseg.board.report.report import write_report
 from anomalib_anoseg.board.run.board import run_board
 from anomalib_anoseg.common.figures import DASHES, STYLE, add_legend, log_axis, panels, point_style
 from anomalib_anoseg.common.memory import forget_peak, peak_memory
@@ -42,8 +43,9 @@ Curves = dict[str, dict[int, Point]]  # of each subject, by what varies
 PRESETS = ("laptop_pretrained", "sgsf_laptop_pretrained")
 MEMORY, FILE = "peak memory, MiB", "checkpoint, MB"
 READING, REFERENCES, VALIDATION = "reading, s", "references and memory, s", "validation with calibration, s"
-STEP, PREDICTION, JOBS = "training step, ms", "prediction of a picture, ms", "board, s"
-VARIED = ("pictures", "size", "batch", "jobs")
+STEP, PREDICTION = "training step, ms", "prediction of a picture, ms"
+JOBS, REPORT = "jobs, s", "report, s"
+VARIED = ("pictures", "size", "batch", "categories")
 STEPS, SIDE, HUNDRED = 4, 128, 100
 OF_BATCH = (STEP, MEMORY)  # what else is measured depends on the number of pictures, which grows with the batch
 # Pictures a step; fewer where their size varies, which else takes more than the memory.
@@ -109,11 +111,12 @@ def train(preset: str, folder: Path, weights: Path, size: int, batch: int) -> Po
         return figures | {PREDICTION: mean_time(partial(model.eval(), torch.rand(1, 3, size, size)))}
 
 
-def run_jobs(count: int, out: Path) -> Point:
-    """Run a board with a number of jobs of the model that learns nothing."""
+def run_categories(count: int, out: Path) -> Point:
+    """Run a board with a job a category, of the model that learns nothing, and write its report."""
     data = {"class_path": "anomalib_anoseg.data.DemoTextures", "init_args": {"num_train": 12, "num_test_good": 2}}
     model = {"class_path": "anomalib_anoseg.board.baselines.ConstantMap", "init_args": {"image_size": [64, 64]}}
-    grid = {"seed": {"grid": list(range(count))}, "model": model, "data": data}
+    categories = [{"label": f"category {number}", **data} for number in range(count)]
+    grid = {"seed": 0, "model": model, "data": {"grid": categories}}
     out.mkdir()
     path = out / "board.yaml"
     path.write_text(yaml.safe_dump({"accelerator": "cpu", "benchmark": grid}), encoding="utf-8")
@@ -122,7 +125,13 @@ def run_jobs(count: int, out: Path) -> Point:
     if missing:
         raise RuntimeError(f"{len(missing)} of {count} jobs failed. Read the logs in {out / 'runs'}.")
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {JOBS: spent.ru_utime + spent.ru_stime, MEMORY: peak_memory() or math.nan}
+    start = clock()
+    write_report([out / "runs"], out / "report")
+    return {
+        JOBS: spent.ru_utime + spent.ru_stime,
+        REPORT: clock() - start,
+        MEMORY: peak_memory() or math.nan,
+    }
 
 
 def alone(call: Callable[[], Point]) -> Point:
@@ -138,8 +147,8 @@ def points(what: str, options: argparse.Namespace, folder: Path) -> Iterator[tup
         tuple[str, int, Callable[[], Point]]: Subject, what varies, and the measurement.
     """
     for value in getattr(options, what):
-        if what == "jobs":
-            yield "a board", value, partial(run_jobs, value, folder / f"jobs{value}")
+        if what == "categories":
+            yield "a board", value, partial(run_categories, value, folder / f"categories{value}")
             continue
         side, batch = (value, SMALL) if what == "size" else (SIDE, value if what == "batch" else BATCH)
         count = value if what == "pictures" else 5 * max(batch, BATCH)
@@ -222,8 +231,8 @@ def plot(found: dict[str, Curves], path: Path) -> None:
             log_axis(axis, what, f"by {what}")
             axis.set_xticks(list(next(iter(curves.values()))))
         add_legend(figure, handles)
-        figure.savefig(path, dpi=80)
-    Image.open(path).quantize(28).save(path, optimize=True, lossless=True)
+        figure.savefig(path, dpi=80, pil_kwargs={"lossless": True})
+    Image.open(path).quantize(12).save(path, optimize=True, lossless=True, method=6)
 
 
 def arguments() -> argparse.Namespace:
@@ -231,9 +240,9 @@ def arguments() -> argparse.Namespace:
     parser = make_parser(__doc__, "seed", "markdown", "check")
     parser.add_argument("--only", nargs="+", choices=VARIED, help="what varies")
     parser.add_argument("--pictures", type=int, nargs="+", default=[100, 1000, 10_000])
-    parser.add_argument("--size", type=int, nargs="+", default=[128, 256, 512], help="sides in pixels")
+    parser.add_argument("--size", type=int, nargs="+", default=[128, 256, 512, 1024], help="sides in pixels")
     parser.add_argument("--batch", type=int, nargs="+", default=[2, 8, 32])
-    parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2, 4], help="of a board")
+    parser.add_argument("--categories", type=int, nargs="+", default=[1, 2, 4, 8], help="of a board")
     parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS)
     parser.add_argument("--plot", type=Path, metavar="PATH", help="write a picture of the curves")
     return parser.parse_args()
