@@ -32,6 +32,7 @@ SLOW = {
     "test_anomalibs_own_benchmark_runs_plain_rows",
     "test_benchmarks",
     "test_browser",
+    "test_commands_for_integrators_export_as_printed",
     "test_compiles_into_one_graph",
     "test_detector_export",
     "test_distributed",
@@ -40,6 +41,8 @@ SLOW = {
     "test_packaging",
     "test_quantization",
     "test_registration",
+    "test_the_demonstration_trains",
+    "test_trains_anomalibs_draem",
 }
 
 

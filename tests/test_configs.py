@@ -36,7 +36,7 @@ def run(tmp_path, *arguments):
     return AnomalibCLI([*map(str, arguments), *QUICK, f"--default_root_dir={tmp_path}"])
 
 
-def test_demo(tmp_path):
+def test_the_demonstration_trains(tmp_path):
     run(
         tmp_path,
         "train",
