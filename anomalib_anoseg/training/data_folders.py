@@ -111,12 +111,8 @@ def explain_missing_folder(datamodule: Any) -> str | None:  # noqa: ANN401
     """
     root = getattr(datamodule, "root", None)
     setting = NORMAL[0] if hasattr(datamodule, NORMAL[0]) else "category"
-    given = getattr(datamodule, setting, None)
-    folders = [given] if isinstance(given, (str, os.PathLike)) else given or ()
-    missing = (path for folder in folders if not (path := Path(root or "") / folder).exists())
-    return next(
-        (f"There is no folder {shown(str(path))}. Correct root or {setting} of `data`." for path in missing), None
-    )
+    missing = [path for path in _folders(root, getattr(datamodule, setting, None)) if not path.exists()]
+    return f"There is no folder {shown(str(missing[0]))}. Correct root or {setting} of `data`." if missing else None
 
 
 def _find_cause(datamodule: Any, error: BaseException) -> str | None:  # noqa: ANN401
@@ -139,7 +135,11 @@ def _find_cause(datamodule: Any, error: BaseException) -> str | None:  # noqa: A
 
 
 def _list(root: Any, folders: Any) -> list[Path]:  # noqa: ANN401
-    """List what has the ending of a picture, in order; ``folders`` is one, several or none, below ``root``."""
-    names = [folders] if isinstance(folders, (str, os.PathLike)) else folders or ()
-    files = [path for name in names for path in sorted((Path(root or ".") / name).rglob("*"))]
+    """List what has the ending of a picture, in order, in folders as for :func:`_folders`."""
+    files = [path for folder in _folders(root, folders) for path in sorted(folder.rglob("*"))]
     return [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
+
+
+def _folders(root: Any, names: Any) -> list[Path]:  # noqa: ANN401
+    """Return the paths of one, several or no folders below ``root``."""
+    return [Path(root or ".") / name for name in ([names] if isinstance(names, (str, os.PathLike)) else names or ())]
