@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, Resize
 
+GROUPS = 16  # of rows, in which pictures are resized
+
 
 class MatrixResize(nn.Module):
     """Resize as torchvision's bilinear ``Resize`` with antialiasing does.
@@ -40,7 +42,7 @@ class MatrixResize(nn.Module):
             rows = triangle_weights(image.shape[-2], height, image)
             columns = triangle_weights(image.shape[-1], width, image)
             # Transposed: OpenVINO does not compile a product before a normalisation with weights in float16.
-            return (columns @ (rows @ image.float()).mT).mT
+            return (columns @ _resize_rows(rows, image.float()).mT).mT
 
     def _find_size(self, image: Tensor) -> tuple[int, int]:
         if len(self.size) > 1:
@@ -48,6 +50,22 @@ class MatrixResize(nn.Module):
         height, width = image.shape[-2:]
         (short,) = self.size
         return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
+
+
+def _resize_rows(weights: Tensor, image: Tensor) -> Tensor:
+    """Multiply ``(..., H, W)`` images by weights ``(h, H)``, a group of rows at a time.
+
+    Nearly all weights are 0: a group is made of the rows that it sees, which are few of a large picture's.
+    """
+    after, before = weights.shape[0], image.shape[-2]
+    length = -(-after // GROUPS)
+    reach = before // after + 2  # of a triangle beyond the group, and what rounding takes
+    parts = []
+    for first in range(0, after, length):
+        start = torch.sym_max(0, first * before // after - reach)
+        stop = (first + length) * before // after + reach
+        parts.append(weights[first : first + length, start:stop] @ image[..., start:stop, :])
+    return torch.cat(parts, -2)
 
 
 def triangle_weights(before: int, after: int, like: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ import torch
 from anomalib.data.utils import read_image
 from anomalib.deploy import CompressionType
 from anomalib.pre_processing import PreProcessor
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import CenterCrop, Compose, Resize
 
 from anomalib_anoseg import AnoSeg
-from anomalib_anoseg.deploy.resize import MatrixResize, triangle_weights, use_matrix_resize
+from anomalib_anoseg.deploy.resize import MatrixResize, _resize_rows, triangle_weights, use_matrix_resize
 
 FIELDS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 # Of values that anomalib has normalised to [0, 1].
@@ -32,6 +33,21 @@ def test_weights_are_those_computed_by_hand():
     distances = torch.tensor([[0.25, 0.75, 1.75], [1.75, 0.75, 0.25]])
     expected = (1 - distances / 1.5).clamp(min=0)
     torch.testing.assert_close(triangle_weights(3, 2, expected), expected / expected.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("before", [1, 2, 15, 63, 65, 129, 500, 1031])
+@pytest.mark.parametrize("after", [1, 17, 64, 100])
+def test_rows_that_are_left_out_have_no_weight(before, after):
+    image = torch.rand(before, 3, dtype=torch.float64)
+    weights = triangle_weights(before, after, image).double()
+    torch.testing.assert_close(_resize_rows(weights, image), weights @ image, atol=1e-12, rtol=0)
+
+
+def test_a_large_picture_takes_a_fifth_of_the_products_of_all_weights():
+    picture = torch.rand(1, 3, 1024, 768)
+    with FlopCounterMode(display=False) as counted:
+        MatrixResize((64, 64))(picture)
+    assert counted.get_total_flops() < 2 * 3 * 64 * (1024 * 768 + 64 * 768) / 5
 
 
 def test_keeps_an_image_of_its_size():
