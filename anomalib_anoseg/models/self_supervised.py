@@ -30,6 +30,7 @@ from anomalib_anoseg.training.one_class import OneClass
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.training.reading_once import ReadingOnce
 from anomalib_anoseg.training.result_pictures import ResultPictures
+from anomalib_anoseg.training.reused_memory import ReusedMemory
 from anomalib_anoseg.training.safe_checkpoints import SafeCheckpoints
 from anomalib_anoseg.training.seeding import SeededFit, step_seed
 from anomalib_anoseg.transforms import SyntheticAnomaly
@@ -91,10 +92,11 @@ class SelfSupervisedModel(OneClass, LightningModule, Calibratable):  # noqa: PLR
         return super().forward(images, *args, **kwargs)
 
     def configure_callbacks(self) -> Sequence[Callback]:
-        """Add to anomalib's callbacks: reading once, checks, seeds, a final validation, safe checkpoints."""
+        """Add to anomalib's callbacks: memory, reading once, checks, seeds, a final validation, safe checkpoints."""
         components: Any = super().configure_callbacks()
-        own = ReadingOnce(), InputCheck(self.max_epochs, self.augmenter.check_paths, lambda: read_region(self))
-        return [*components, *own, SeededFit(self.seed), FinalValidation(), FiniteLosses(), SafeCheckpoints()]
+        check = InputCheck(self.max_epochs, self.augmenter.check_paths, lambda: read_region(self))
+        before = ReusedMemory(), ReadingOnce(), check, SeededFit(self.seed)
+        return [*components, *before, FinalValidation(), FiniteLosses(), SafeCheckpoints()]
 
     def step_generator(self) -> torch.Generator | None:
         """Create the random generator of this training step and rank; ``None`` without a seed."""

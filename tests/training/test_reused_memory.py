@@ -1,0 +1,67 @@
+"""A training on a CPU writes to memory that it has freed, and the system gets it back afterwards."""
+
+import platform
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from anomalib_anoseg import AnoSeg
+from anomalib_anoseg.training import reused_memory
+from anomalib_anoseg.training.reused_memory import ReusedMemory
+
+BLOCKS, PAGES = 4, 2**14  # blocks of 64 MiB, in pages of 4 kB
+COUNT = f"""
+import resource
+from types import SimpleNamespace
+import torch
+from anomalib_anoseg.training.reused_memory import ReusedMemory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range({BLOCKS}):
+        torch.ones(1024 * {PAGES})
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+
+trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+found, memory = [pages()], ReusedMemory()
+memory.setup(trainer, None, "fit")
+pages()
+found.append(pages())
+held = resident()
+memory.ENDS
+print(*found, pages(), held - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives large blocks back at once")
+@pytest.mark.parametrize("ends", ['teardown(trainer, None, "fit")', "on_exception(trainer, None, ValueError())"])
+def test_pages_are_cleared_once_and_given_back(fork, tmp_path, ends):
+    done = fork("-c", COUNT.replace("ENDS", ends), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before, during, after, given_back = map(int, done.stdout.split()[-4:])
+    if before < BLOCKS * PAGES / 2:
+        pytest.skip("the system's pages are larger than 4 kB")
+    assert during < before / 20
+    assert after > before / 4
+    assert given_back > PAGES
+
+
+def test_a_training_on_a_gpu_leaves_it_alone(monkeypatch):
+    monkeypatch.setattr(reused_memory, "_find_glibc", lambda: pytest.fail("asked for"))
+    gpu = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cuda")))
+    ReusedMemory().setup(gpu, None, "fit")
+
+
+def test_other_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    cpu = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    ReusedMemory().setup(cpu, None, "fit")
+    ReusedMemory().teardown(cpu, None, "fit")
+
+
+def test_every_training_has_it():
+    assert any(isinstance(callback, ReusedMemory) for callback in AnoSeg((64, 64)).configure_callbacks())
