@@ -27,7 +27,8 @@ from anomalib_anoseg.models.ignored_region import read_region
 from anomalib_anoseg.models.self_supervised import SelfSupervisedModel
 from anomalib_anoseg.models.settings import changed_settings
 from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, DataFolders, set_up
-from anomalib_anoseg.training.input_checks import check_image_files, check_images, check_pre_processor, check_shapes
+from anomalib_anoseg.training.file_checks import check_image_files, check_shapes
+from anomalib_anoseg.training.input_checks import check_images, check_pre_processor
 from anomalib_anoseg.training.seeding import seeded_streams
 from anomalib_anoseg.transforms import SyntheticAnomaly
 
@@ -35,8 +36,7 @@ __all__ = ["ForgedImage", "Preview", "preview"]
 
 DEFAULT_FOLDER = Path("results/preview")
 DEFAULT_PRESET = "laptop"
-# Number of images that are forged at once, which limits memory.
-CHUNK = 8
+CHUNK = 8  # images that are forged at once, which limits memory
 
 
 @dataclass(frozen=True)

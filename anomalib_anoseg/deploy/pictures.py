@@ -18,7 +18,7 @@ from torchvision.tv_tensors import Mask
 
 from anomalib_anoseg.common.picture_files import examine_picture
 from anomalib_anoseg.training.calibration import Calibratable
-from anomalib_anoseg.training.input_checks import check_data_files, check_image_files, image_paths
+from anomalib_anoseg.training.file_checks import check_data_files, check_image_files, image_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

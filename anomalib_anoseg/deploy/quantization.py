@@ -12,7 +12,7 @@ import torch
 from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 from torch.nn import functional as F
 
-from anomalib_anoseg.training.input_checks import check_image_files, image_paths
+from anomalib_anoseg.training.file_checks import check_image_files, image_paths
 from anomalib_anoseg.transforms import HardCutPaste
 
 if TYPE_CHECKING:

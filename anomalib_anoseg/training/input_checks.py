@@ -1,7 +1,6 @@
 """Check pictures before hours are spent on them, and before a result is believed."""
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import torch
@@ -12,19 +11,18 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torchvision.transforms.v2 import Normalize
-from tqdm import tqdm
 
-from anomalib_anoseg.common.ignore_mask import explain_shape
-from anomalib_anoseg.common.mask_files import examine_mask
 from anomalib_anoseg.common.one_or_many import as_list
-from anomalib_anoseg.common.picture_files import Picture, examine_picture, open_picture, reading_threads
 from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, UNCLEAR, explain_refusal
+from anomalib_anoseg.training.file_checks import check_data_files, check_shapes, image_paths
 from anomalib_anoseg.training.reading_once import read_item, served_paths
 
 # Lightning's number of epochs if the user sets none.
 DEFAULT_MAX_EPOCHS = 1000
 # Resizing rounds white to a little more than 1.
 MARGIN = 1e-3
+# In which weights are float32, as images are.
+PRECISIONS = {"32-true", "bf16-mixed", "16-mixed"}
 
 
 class InputCheck(Callback):
@@ -56,8 +54,10 @@ class InputCheck(Callback):
         """Raise or warn about what is wrong, as soon as the datamodule knows its images.
 
         Raises:
-            ValueError: If there are no training images, a file cannot be used, or images are not in ``[0, 1]``.
+            ValueError: If there are no training images, a file cannot be used, images are not in ``[0, 1]``, or weights
+                are not in float32.
         """  # noqa: DOC502 - what checks them raises
+        check_precision(trainer.precision)
         self._has_data = True
         self.read_ignore_mask()
         if stage == "fit":
@@ -119,6 +119,19 @@ class InputCheck(Callback):
             exception.args = (cause,)
             if isinstance(exception, OSError):  # which shows these in place of its arguments
                 del exception.filename, exception.strerror
+
+
+def check_precision(precision: str) -> None:
+    """Check that a trainer leaves weights in float32.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"--trainer.precision {precision} cannot be used: images are float32, so weights must be. Take 32, or "
+            "bf16-mixed or 16-mixed, which compute most in 16 bits where the processor or GPU does so faster."
+        )
 
 
 def check_pre_processor(pre_processor: Any) -> None:  # noqa: ANN401
@@ -209,67 +222,6 @@ def as_images(batch: torch.Tensor) -> torch.Tensor:
     return images.float() if images.dtype == torch.float64 else images
 
 
-def check_image_files(paths: Iterable[str | Path]) -> None:
-    """Check that files can be read as pictures, see :func:`~anomalib_anoseg.common.picture_files.examine_picture`.
-
-    Raises:
-        ValueError: If one cannot be used; the message names the file, the cause and the remedy.
-    """
-    names = list(dict.fromkeys(paths))
-    with reading_threads() as threads:
-        pictures = threads.map(examine_picture, names)
-        for picture in tqdm(pictures, "Checking images", len(names), leave=False, disable=not names, unit="image"):
-            if picture.problem:
-                raise ValueError(picture.problem)
-
-
-def check_shapes(size: tuple[int, int], paths: Iterable[str | Path]) -> None:
-    """Check that pictures have the aspect ratio of the ``ignore_mask``, whose width and height are ``size``.
-
-    Raises:
-        ValueError: If one has another.
-    """
-    for path in dict.fromkeys(map(str, paths)):
-        with open_picture(Path(path)) as image:  # reads the header alone
-            picture = Picture(size=image.size)
-        if problem := explain_shape(size, picture, path):
-            raise ValueError(problem)
-
-
-def check_data_files(datasets: Iterable[Any], known: Container[str] = ()) -> None:
-    """Check the images of data sets, and then their masks; a data set without a list of its files is left out.
-
-    Args:
-        datasets: The data sets.
-        known: Images that have been checked.
-
-    Raises:
-        ValueError: If one cannot be used; the message names the file, the cause and the remedy.
-    """
-    datasets = list(datasets)
-    paths = (path for dataset in datasets for path in image_paths(dataset))
-    check_image_files(path for path in paths if str(path) not in known)
-    pairs = dict.fromkeys(pair for dataset in datasets for pair in mask_pairs(dataset))
-    with reading_threads() as threads:
-        for problem in threads.map(lambda pair: examine_mask(*pair), pairs):
-            if problem:
-                raise ValueError(problem)
-
-
-def mask_pairs(dataset: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
-    """List a data set's masks of anomalous pictures, each with its picture; none if it keeps no list.
-
-    Yields:
-        tuple[str, str]: Their paths.
-    """
-    samples = getattr(dataset, "samples", None)
-    if samples is None or not {"mask_path", "label_index"} <= set(samples):
-        return
-    for picture, mask, label in zip(samples.image_path, samples.mask_path, samples.label_index, strict=True):
-        several = mask if isinstance(mask, (list, tuple)) else [mask]  # MVTec LOCO has one for each part of a defect
-        yield from ((one, str(picture)) for one in several if label == 1 and isinstance(one, str) and one)
-
-
 def _loaded_data(trainer: Trainer, stage: str) -> list[Any]:
     """Find the data sets that a verb reads, before Lightning makes its loaders and reads the first batches.
 
@@ -293,11 +245,6 @@ def _loaded_data(trainer: Trainer, stage: str) -> list[Any]:
 
 def _get_data(trainer: Trainer, name: str) -> Any:  # noqa: ANN401
     return getattr(getattr(trainer, "datamodule", None), name, None)
-
-
-def image_paths(dataset: Any) -> Iterable[str]:  # noqa: ANN401
-    """Paths of a data set's images; none if it keeps no list."""
-    return getattr(getattr(dataset, "samples", None), "image_path", getattr(dataset, "image_filenames", ()))
 
 
 def _normalizes(transform: Any) -> bool:  # noqa: ANN401

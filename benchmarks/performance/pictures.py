@@ -32,7 +32,7 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 from anomalib_anoseg.common.picture_files import read_examined
 from anomalib_anoseg.common.presets import read_preset
 from anomalib_anoseg.models import self_supervised
-from anomalib_anoseg.training.input_checks import check_image_files
+from anomalib_anoseg.training.file_checks import check_image_files
 from anomalib_anoseg.training.reading_once import ReadingOnce, read_item
 from benchmarks.common import (
     Figures,

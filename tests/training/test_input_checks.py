@@ -28,15 +28,9 @@ from torchvision.transforms.v2 import Compose, Grayscale, Lambda, Normalize, Ran
 
 from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.common.picture_files import examine_picture
-from anomalib_anoseg.training import input_checks
-from anomalib_anoseg.training.input_checks import (
-    InputCheck,
-    check_batch,
-    check_dataset,
-    check_image_files,
-    check_images,
-    mask_pairs,
-)
+from anomalib_anoseg.training import file_checks
+from anomalib_anoseg.training.file_checks import check_image_files, mask_pairs
+from anomalib_anoseg.training.input_checks import InputCheck, check_batch, check_dataset, check_images
 
 EMPTY = r"No training images were found\. Put normal images into .* `data` .*train/good.*normal_dir"
 NORMALIZE = Normalize([0.5] * 3, [0.5] * 3)
@@ -296,9 +290,10 @@ class Verbs(LightningModule):
     test_step = predict_step = validation_step
 
 
-def run(verb, loaders=None, **arguments):
+def run(verb, loaders=None, precision=32, **arguments):
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    getattr(Trainer(accelerator="cpu", callbacks=[InputCheck()], **quiet), verb)(Verbs(), loaders, **arguments)
+    trainer = Trainer(accelerator="cpu", callbacks=[InputCheck()], precision=precision, **quiet)
+    getattr(trainer, verb)(Verbs(), loaders, **arguments)
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
@@ -311,6 +306,19 @@ def test_each_verb_checks_what_it_will_read(data, root, verb):
     Image.fromarray(np.zeros((64, 64), np.uint16)).save(root / "stripes" / "test" / "square" / "001.png")
     with pytest.raises(ValueError, match=r"square.001\.png has pixels of mode 'I;16'"):
         run(verb, datamodule=data(val_split_mode="same_as_test"))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_weights_that_are_not_float32_are_refused(fit, data, precision):
+    for verb in (fit, partial(run, "predict")):
+        with pytest.raises(ValueError, match=rf"--trainer\.precision {precision} cannot be used.* Take 32"):
+            verb(datamodule=data(), precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_weights_in_float32_are_accepted(fit, data, precision):
+    with pytest.raises(Trained):
+        fit(data(), precision=precision)
 
 
 def test_faults_of_a_datamodule_of_the_users_own_stay_as_they_are(data):
@@ -357,7 +365,7 @@ def test_eight_bits_are_accepted(fit, any_format, normal, mode):
 def test_images_are_read_side_by_side(normal, monkeypatch):
     both = Barrier(2, timeout=5)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(input_checks, "examine_picture", lambda path: (both.wait(), examine_picture(path))[1])
+    monkeypatch.setattr(file_checks, "examine_picture", lambda path: (both.wait(), examine_picture(path))[1])
     check_image_files(sorted(normal.iterdir()))
 
 

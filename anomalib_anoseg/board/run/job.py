@@ -38,8 +38,8 @@ from anomalib_anoseg.common.messages import one_line
 from anomalib_anoseg.common.offline import OfflineError, no_network
 from anomalib_anoseg.deploy.rebuild import class_path
 from anomalib_anoseg.training.budget import BudgetTimer, Stopwatch, TrainingMeter
+from anomalib_anoseg.training.file_checks import check_data_files
 from anomalib_anoseg.training.final_validation import NEVER
-from anomalib_anoseg.training.input_checks import check_data_files
 from anomalib_anoseg.training.resume_point import ResumePoint
 
 PACKAGES = ("anomalib", "kornia", "lightning", "numpy", "timm", "torch", "torchmetrics", "torchvision")

@@ -22,7 +22,7 @@ from anomalib_anoseg.common.picture_files import (
 )
 from anomalib_anoseg.deploy.inspection.shift import explain_shift, look_at
 from anomalib_anoseg.training.data_folders import NO_TRAINING_IMAGES, DataFolders, explain_missing_folder, set_up
-from anomalib_anoseg.training.input_checks import image_paths, mask_pairs
+from anomalib_anoseg.training.file_checks import image_paths, mask_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
