@@ -20,7 +20,7 @@ from anomalib_anoseg.transforms.perlin_anomaly import PerlinAnomaly
 from anomalib_anoseg.transforms.random_stream import RandomStream
 from anomalib_anoseg.transforms.rotation import RandomQuarterRotation
 from anomalib_anoseg.transforms.saliency_perlin import SaliencyPerlin
-from anomalib_anoseg.transforms.textures import BatchTextures, NoiseTextures, TextureFolder, Textures
+from anomalib_anoseg.transforms.textures import BatchTextures, NoiseTextures, PatternTextures, TextureFolder, Textures
 
 __all__ = [
     "BatchTextures",
@@ -36,6 +36,7 @@ __all__ = [
     "NoiseTextures",
     "OneOf",
     "Outside",
+    "PatternTextures",
     "PerlinAnomaly",
     "RandomColorJitter",
     "RandomHalfSwap",

@@ -24,8 +24,8 @@ class DraemPerlin(PerlinAnomaly):
     As in anomalib, noise that stays below the threshold is stretched to ``[-1, 1]`` before it is rotated.
 
     Args:
-        textures: Source of textures: a folder of pictures, a module such as :class:`BatchTextures`, or ``None`` for the
-            noise itself, as in anomalib's generator.
+        textures: Source of textures: a folder of pictures, a module such as :class:`BatchTextures`, ``"patterns"`` for
+            :class:`PatternTextures`, or ``None`` for the noise itself, as in anomalib's generator.
         threshold: The noise must exceed this, within ``[0, 1]``.
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
         frequencies: See :class:`SaliencyPerlin`.

@@ -21,8 +21,8 @@ class SaliencyPerlin(PerlinAnomaly):
         saliency: How to find the object: ``"border_contrast"``, ``"spectral_residual"``, ``"none"``, a folder of maps
             made by any tool, or a module.
         threshold: ``(a, b)``: the weighted noise must exceed ``a + b * mean(saliency)``.
-        textures: Source of textures: a folder of pictures, such as DTD, a module, or ``None`` for other images of the
-            batch (our choice).
+        textures: Source of textures: a folder of pictures, such as DTD, a module, ``"patterns"`` for
+            :class:`PatternTextures`, or ``None`` for other images of the batch (both are our choice).
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
         mark: What the mask marks: all pixels whose ``"noise"`` lets the texture show, as in the paper, or only those of
             them that ``"changed"`` by more than 3/255 in any channel, which is just visible.

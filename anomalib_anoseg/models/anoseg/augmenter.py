@@ -9,7 +9,7 @@ from anomalib_anoseg.transforms import NoiseTextures, SaliencyPerlin, SyntheticA
 def create_augmenter(patches: PatchSettings, noise: NoiseSettings, kinds: KindSettings) -> SyntheticAnomaly:
     """Create the augmenter: it pastes patches or, on a share of the images, forges an anomaly of another kind.
 
-    The noise shows images of the ``"batch"``, the ``"noise"`` itself, or pictures in a folder.
+    The noise shows images of the ``"batch"``, the ``"noise"`` itself, drawn ``"patterns"``, or pictures in a folder.
     """
     pasted = patches.create_transform()
     own: dict[str, tuple[SyntheticAnomaly, float]] = {"patches": (pasted, 1 - noise.share)}

@@ -77,8 +77,8 @@ class NoiseSettings(Settings):
     Args:
         share: Share of the images that get one, in ``[0, 1]``, in the places of patches; its opacity in training is 0.1
             to 1. The paper's is 0.
-        textures: Their texture: images of the ``batch``, the ``noise`` itself, in grey, or pictures in a folder, such
-            as DTD's [choice].
+        textures: Their texture: images of the ``batch``, the ``noise`` itself, in grey, drawn ``patterns``, or
+            pictures in a folder, such as DTD's [choice].
         mark: Whether the mask marks all of the ``noise`` or those of its pixels that ``changed`` [choice].
     """
 

@@ -164,7 +164,8 @@ class AnomalySettings(Settings):
             any tool [choice]; the paper's CPD cannot be shipped.
         threshold: Threshold of the noise: a constant, and the weight of the mean saliency, which 0 switches off, each
             in ``[0, 1]``. The default is the paper's.
-        textures: Folder with pictures of textures, such as DTD's; ``null`` for other images of the batch [choice].
+        textures: Folder with pictures of textures, such as DTD's; ``patterns``, drawn ones [ours]; ``null`` for other
+            images of the batch [choice].
         opacity: Range of an anomaly's weight over the image below, within ``[0.01, 1]``. The default is the paper's.
         rotation_p: Probability of rotating a training image by up to 90 degrees, in ``[0, 1]``. The default is DRAEM's.
         p: Probability of an anomaly on an image, in ``[0, 1]``. The default is the paper's.

@@ -15,6 +15,7 @@ from anomalib_anoseg.common.messages import naming_what_cannot_be_read
 from anomalib_anoseg.common.picture_files import examine_file
 from anomalib_anoseg.transforms.textures.base import Textures
 from anomalib_anoseg.transforms.textures.generated import BatchTextures
+from anomalib_anoseg.transforms.textures.patterns import PatternTextures
 
 DTD = "https://www.robots.ox.ac.uk/~vgg/data/dtd/"
 TOO_DEEP = "textures: {} has more than 8 bits a channel. Convert it to 8 bits."
@@ -134,7 +135,9 @@ def _read(path: Path) -> Tensor:
 
 
 def create_textures(textures: Textures | str | Path | None) -> Textures:
-    """Make textures from a transform's argument: textures, a folder's name, or ``None`` for the batch itself."""
+    """Make textures from a transform's argument: textures, ``"patterns"``, a folder, or ``None`` for the batch."""
     if isinstance(textures, Textures):
         return textures
+    if textures == "patterns":
+        return PatternTextures()
     return BatchTextures() if textures is None else TextureFolder(textures)

@@ -13,11 +13,13 @@ from anomalib_anoseg.transforms import (
     BatchTextures,
     DraemPerlin,
     NoiseTextures,
+    PatternTextures,
     RandomStream,
     SaliencyPerlin,
     TextureFolder,
 )
 from anomalib_anoseg.transforms.textures import folder as module
+from anomalib_anoseg.transforms.textures import patterns
 from anomalib_anoseg.transforms.textures.distortions import COSTLY, DISTORTIONS, distort, draw_distortions
 
 
@@ -211,8 +213,54 @@ def test_without_a_folder_draem_shows_its_noise(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_textures_of_the_batch_have_any_number_of_channels(channels):
-    textures, image = BatchTextures(), torch.rand(4, channels, 32, 48)
+@pytest.mark.parametrize("textures", [BatchTextures(), PatternTextures()])
+def test_textures_without_a_folder_have_any_number_of_channels(textures, channels):
+    image = torch.rand(4, channels, 32, 48)
     made = textures(image, textures.draw(image.shape, RandomStream()))
     assert made.shape == image.shape
     assert 0 <= made.min() <= made.max() <= 1
+
+
+def pattern(**numbers):
+    """Parameters of a single pattern, black and white, whose other numbers are 0."""
+    drawn = torch.tensor([numbers.get(name, 0.0) for name in patterns.NUMBERS])
+    return {
+        "pattern": drawn.expand(1, patterns.LAYERS, -1),
+        "levels": torch.tensor([0.0, 1.0]).expand(1, patterns.LAYERS, -1),
+        "colour": torch.full((1, patterns.LAYERS, 3), 0.5),
+    }
+
+
+def test_patterns_are_those_computed_by_hand():
+    x = torch.linspace(0, 2 * math.pi, 65)[:64]
+    y = x[:48, None]
+    stripes, crossing = (2 * x).sin().expand(48, 64), y.sin().expand(48, 64)  # half as many waves, where the ratio is 0
+    rings = (2 * torch.hypot(x, y)).sin()
+    expected = (stripes, stripes * crossing, (stripes + crossing) / 2, rings)
+    for number, wave in enumerate(expected):
+        params = pattern(kind=number / 4, width=0.5)
+        texture = PatternTextures().look_up(torch.zeros(1, 3, 48, 64), params)
+        by_hand = 255 * ((wave / 2).tanh() / 2 + 0.5)
+        assert (texture - by_hand).abs().max() <= 1
+    (edges,) = PatternTextures().look_up(torch.zeros(1, 3, 48, 64), pattern(width=0.5, sharpness=1.0))
+    assert ((edges == 0) | (edges == 255)).float().mean() > 0.85
+
+
+def test_patterns_differ_between_images_and_are_muted():
+    textures, image = PatternTextures(), torch.rand(16, 3, 64, 64)
+    params = textures.draw(image.shape, RandomStream(generator=torch.Generator().manual_seed(0)))
+    found = textures.look_up(image, params)
+    assert len(found.flatten(1).unique(dim=0)) == 16
+    assert (found.float().flatten(1).std(1) > 3).float().mean() > 0.8
+    spread = found.amax(1).int() - found.amin(1).int()
+    assert 10 < spread.max() <= 255 * 2 * patterns.COLOUR + 1
+    part = {name: value[:3] for name, value in params.items()}
+    assert torch.equal(textures.look_up(1 - image[:3], part), found[:3])
+
+
+def test_patterns_are_asked_for_by_name():
+    image = torch.rand(4, 3, 64, 64)
+    named = SaliencyPerlin("none", textures="patterns", p=1.0).manual_seed(1).forge(image)
+    given = SaliencyPerlin("none", textures=PatternTextures(), p=1.0).manual_seed(1).forge(image)
+    assert torch.equal(named.image, given.image)
+    assert isinstance(SaliencyPerlin(textures="patterns").textures, PatternTextures)
