@@ -58,6 +58,7 @@ FEWER = {
         "of_preset": lambda *_, **more: AnoSeg((64, 64), network={"width": 0.125}, **more),
     },
     "inference": {"untrained": lambda side: [("AnoSeg", AnoSeg((side, side), network={"width": 0.125}))]},
+    "floor": {"HELD_OUT": 2, "TESTED": 6},
     "kinds": {"TRAINED": 8, "HELD_OUT": 2, "TESTED": 6},
     "calibration": {"FORGED_IMAGES": 16, "DRAWN_ON": 4},
     "image_scores": {
@@ -93,6 +94,7 @@ TINY = {
     ],
     "export_parity": ["--steps", "1", "--markdown"],
     "false_alarms": ["--preset", "laptop", "--steps", "1", "--markdown"],
+    "floor": ["--weights", "weights.pth", "--csv", "floor.csv"],
     "guidance": ["--steps", "1", "--size", "32", "--width", "0.125", "--rounds", "1", "--quick"],
     "image_scores": [
         "maps",
@@ -334,6 +336,18 @@ def test_experts_are_judged_alone_and_in_teams(run):
         assert all(0 <= row[figure] <= 1 for figure in load("experts").FIGURES)
 
 
+def test_distances_are_added_to_the_map_in_standard_deviations(run):
+    rows = {row["floor"]: row for row in run("floor")["rows"]}
+    floor = load("floor")
+    assert list(rows) == [*floor.FLOORS, floor.LARGER]
+    for row in rows.values():
+        assert row["choice"] == pytest.approx((row["wide"] + row["forged"]) / 2)
+        assert all(0 <= row[figure] <= 1 for figure in floor.FIGURES)
+    parts = {"logits": torch.ones(1), **{f"distance {scale}": torch.tensor([float(scale)]) for scale in floor.SCALES}}
+    assert floor.add(parts, {4: 1, 8: 0, 16: 0.5}) == 1 + 4 + 8
+    assert floor.mean_distance(parts) == pytest.approx(28 / 3)
+
+
 def test_experts_are_averaged_as_one_network_with_all_their_decoders():
     experts, see = load("experts"), load("image_scores").see
     images, decoders, kept = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)), [], []
@@ -356,6 +370,15 @@ def test_experts_are_averaged_as_one_network_with_all_their_decoders():
 class MeanOf(torch.nn.ModuleList):
     def forward(self, features):
         return torch.stack([decoder(list(features)) for decoder in self]).mean(0)
+
+
+def test_studies_judge_by_the_pixels_that_a_test_sees(tmp_path):
+    data = DemoTextures(image_size=160, num_train=12, num_test_good=1, num_test_per_defect=1, num_workers=0)
+    data.setup()
+    model = AnoSeg((64, 80), network={"width": 0.125}, **load("common").BARE)
+    predicted = load("trainings").make_engine(tmp_path).predict(model, dataset=data.val_data, return_predictions=True)
+    seen = torch.cat([batch.image for batch in predicted])
+    assert torch.equal(load("judging").held_out(data, model), seen)
 
 
 def test_more_kinds_are_drawn_on_the_object_and_leave_the_rest_alone():

@@ -90,6 +90,8 @@ def tiny(surface: FloatArray, rng: np.random.Generator, strength: float = 1.0) -
 
 MORE: dict[str, Draw] = {draw.__name__: draw for draw in (crack, missing, uneven, faint, tiny)}
 WIDE: dict[str, Draw] = {**DEFECTS, **MORE}
+# Small ones with sharp edges: of all, these rank settings most as real defects do, see kinds.md.
+SHARP = ("crack", "scratch", "foreign", "tiny")
 
 
 def _inside(point: FloatArray, shape: tuple[int, ...]) -> tuple[int, int]:

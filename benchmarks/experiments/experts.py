@@ -29,7 +29,7 @@ from anomalib_anoseg.data.defects import DEFECTS
 from anomalib_anoseg.models.image_score import score_map
 from anomalib_anoseg.transforms.textures import NoiseTextures
 from benchmarks.common import BARE, Row, begin, make_parser, preset, write_json
-from benchmarks.experiments.drawing import WIDE
+from benchmarks.experiments.drawing import SHARP, WIDE
 from benchmarks.experiments.image_scores import auroc, see
 from benchmarks.experiments.judging import DEMO, JUDGING_SEED, after_normal
 from benchmarks.experiments.kinds import drawn_defects, fit, real_defects
@@ -41,12 +41,12 @@ Team = tuple[tuple[str, int], ...]  # each expert's kind and seed
 PRESET = "sgsf_laptop_pretrained"
 KINDS = Path(__file__).with_suffix(".yaml")
 SHIPPED = ("own", 150)  # the kind and the steps of the preset
-BREADTH = "breadth"  # one decoder that learns from several kinds
+ALONE = ("breadth", "patterns")  # no part of a team: what learns from several kinds, and a later kind
 UNTAUGHT = ("scratches", "deformed", "blurred")  # forged kinds from which no expert learns
 FORGER: dict[str, Any] = {"guidance.kind": "none", "network.width": 0.125}  # of a model that only forges
 APART = 10  # between seeds of kinds, so that no two experts begin alike
 SORTS = ("one expert", "two of one kind", "two kinds")
-JUDGES = ("drawn", "wide", "forged", "taught")
+JUDGES = ("drawn", "wide", "sharp", "forged", "taught")
 FIGURES = (*JUDGES, "choice", "real", "image, wide", "image, real")
 
 
@@ -116,7 +116,7 @@ def make(changes: Mapping[str, Any], size: int, seed: int = 0, weights: Path | N
 def judging_pictures(folder: Path | None, size: int, kinds: Path) -> Pictures:
     """Make the pictures that judge: held-out good ones, with drawn and with forged defects, and real test pictures."""
     good, drawn = drawn_defects(folder, (size, size))
-    taught = {name: changes for name, changes in read(kinds).items() if name != BREADTH}
+    taught = {name: changes for name, changes in read(kinds).items() if name not in ALONE}
     forged: Pictures = {}
     for name, changes in (taught | {name: {f"kinds.{name}": 1.0} for name in UNTAUGHT}).items():
         augmenter = make({**changes, **FORGER}, size).augmenter
@@ -155,7 +155,7 @@ def judge_all(folder: Path | None, kinds: list[str], options: argparse.Namespace
 
 def make_teams(kinds: Sequence[str], seeds: Sequence[int]) -> Iterator[Team]:
     """List teams: single experts, two of one kind, two of two, and more in the order of the kinds."""
-    special = [name for name in kinds if name != BREADTH]
+    special = [name for name in kinds if name not in ALONE]
     teams: list[tuple[str, ...]] = [(name,) for name in kinds]
     teams += [*combinations(special, 2), *(tuple(special[:count]) for count in range(3, len(special) + 1))]
     yield from (tuple((name, seed) for name in team) for seed, team in product(seeds, teams))
@@ -184,6 +184,7 @@ def judge(logits: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Row:
     judges = {
         "drawn": list(DEFECTS),
         "wide": list(WIDE),
+        "sharp": list(SHARP),
         "forged": untaught,
         "taught": [kind for kind in ap if kind.startswith("forged ") and kind not in untaught],
     }
@@ -254,7 +255,7 @@ def diversity(table: pd.DataFrame) -> pd.DataFrame:
 def has_twins(table: pd.DataFrame) -> pd.Series:
     """Find teams of two at most, of kinds with two seeds: so each expert is in as many teams of either sort."""
     names = table["experts"].str.split(" + ", regex=False)
-    twins = {team[0] for team in names if len(team) == 2 and len(set(team)) == 1} - {BREADTH}
+    twins = {team[0] for team in names if len(team) == 2 and len(set(team)) == 1} - {*ALONE}
     return (table["size"] <= 2) & names.map(lambda team: set(team) <= twins)
 
 

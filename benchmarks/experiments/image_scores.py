@@ -33,7 +33,7 @@ from anomalib_anoseg.models.sgsf.patch_model import GUIDED
 from anomalib_anoseg.training.budget import BudgetTimer
 from anomalib_anoseg.transforms import CutPaste, SyntheticAnomaly
 from benchmarks.common import BARE, QUIET, Row, begin, make_parser, write_json
-from benchmarks.experiments.judging import DEMO, JUDGING_SEED, draw, find_object, make_data
+from benchmarks.experiments.judging import DEMO, JUDGING_SEED, as_tested, draw, find_object, make_data
 from benchmarks.experiments.study import Clock
 from benchmarks.experiments.trainings import of_preset
 
@@ -104,19 +104,14 @@ def train(name: str, root: Path | None, seed: int, options: argparse.Namespace) 
 
 def look(model: Any, data: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
     """Predict logits and distances for images of every kind."""
-    normal = read(model, [data.val_data[index] for index in range(min(NORMAL, len(data.val_data)))])
+    normal = as_tested(model, [data.val_data[index] for index in range(min(NORMAL, len(data.val_data)))])
     for kind, images in {"good": normal, **make_anomalies(normal[:CARRIERS])}.items():
         yield from see(model, kind, images)
     number = len(data.test_data)
     chosen = np.linspace(0, number - 1, min(TESTED, number)).round().astype(int)
     items = [data.test_data[int(index)] for index in chosen]
-    yield from see(model, "test", read(model, items))
+    yield from see(model, "test", as_tested(model, items))
     yield "is_defect", np.array([bool(item.gt_label) for item in items])
-
-
-def read(model: Any, items: list[Any]) -> Tensor:  # noqa: ANN401
-    """Resize the images of items as the model sees them: ``(N, 3, H, W)``."""
-    return torch.stack([model.pre_processor(item.image) for item in items])
 
 
 def make_anomalies(normal: Tensor) -> dict[str, Tensor]:

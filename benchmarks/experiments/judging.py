@@ -41,8 +41,12 @@ def make_data(folder: Path | None, batch: int = 8, seed: int = 0, held_out: floa
 
 def held_out(data: Any, model: AnoSeg, number: int = HELD_OUT) -> Tensor:  # noqa: ANN401
     """Read normal images that no training sees, resized for the model: ``(N, 3, H, W)``."""
-    resize: Any = model.pre_processor
-    return torch.stack([resize(data.val_data[index].image) for index in range(min(number, len(data.val_data)))])
+    return as_tested(model, [data.val_data[index] for index in range(min(number, len(data.val_data)))])
+
+
+def as_tested(model: Any, items: list[Any]) -> Tensor:  # noqa: ANN401
+    """Resize images ``(N, 3, H, W)`` as training and test do: antialiased, which the call of a pre-processor is not."""
+    return torch.stack([model.pre_processor.transform(item.image) for item in items])
 
 
 def find_object(normal: Tensor) -> Tensor:

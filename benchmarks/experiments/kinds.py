@@ -2,8 +2,9 @@
 
 Presets are trained with changes, all for the same processor time, on at most 60 good pictures of each set. They are
 judged by defects that are drawn on the object in held-out good pictures: of the demonstration data's five kinds
-(`drawn`) and of five more (`wide`, all ten), the mean over kinds of pixel AP. Real defects are measured beside them, to
-judge these judges: no setting is chosen by them. Page: kinds.md.
+(`drawn`), of these and five more (`wide`), and of the four of all that are small and have sharp edges (`sharp`), the
+mean over kinds of pixel AP. Real defects are measured beside them, to judge these judges: no setting is chosen by them.
+Page: kinds.md.
 
     python -m benchmarks.experiments.kinds --set datasets/mvtec/screw datasets/mvtec/toothbrush \
         --weights datasets/tf_efficientnet_lite0.pth --json kinds.json --csv kinds.csv
@@ -29,7 +30,7 @@ from anomalib_anoseg import AnoSeg
 from anomalib_anoseg.data.defects import DEFECTS
 from anomalib_anoseg.training.budget import BudgetTimer
 from benchmarks.common import BARE, QUIET, Row, begin, make_parser
-from benchmarks.experiments.drawing import WIDE
+from benchmarks.experiments.drawing import SHARP, WIDE
 from benchmarks.experiments.judging import DEMO, after_normal, draw, find_object, held_out, make_data, scores
 from benchmarks.experiments.study import Clock
 from benchmarks.experiments.trainings import of_preset, run_missing
@@ -159,18 +160,18 @@ def predict(model: Any, images: Tensor) -> Tensor:  # noqa: ANN401
 
 def report(table: pd.DataFrame) -> str:
     """Tabulate, for each length, how drawn defects rank the trials of seed 0 beside real ones, and the trials."""
-    tables = []
+    tables, table = [], table.assign(sharp=table[list(SHARP)].mean(axis=1))
     for _, rows in table.groupby(["size", "seconds"]):
         first = rows[rows["seed"] == 0]
         ranks = rank(first)
         for model, part in first.groupby(first["trial"].str.split(",").str[0]):
             ranks[f"{model} alone, mean"] = rank(part)["mean"]
         by_trial = rows.groupby("trial", sort=False)
-        means = by_trial[["steps", *JUDGES, "real"]].mean()
+        means = by_trial[["steps", *JUDGES, "sharp", "real"]].mean()
         means.insert(0, "trainings", by_trial.size())
-        each = rows.pivot_table(index="trial", columns="set", values=["wide", "real"])
+        each = rows.pivot_table(index="trial", columns="set", values=["sharp", "real"])
         each.columns = [" ".join(pair) for pair in each.columns]
-        tables += [ranks, means.join(each).sort_values("wide", ascending=False)]
+        tables += [ranks, means.join(each).sort_values("sharp", ascending=False)]
     return "\n\n".join(shown.round(3).to_markdown() for shown in tables)
 
 
@@ -178,7 +179,7 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
     """Compute Spearman's correlation of each judge with real defects over the trials: on each set, and the mean."""
     by_set = {name: part.set_index("trial") for name, part in rows.groupby("set")}
     ranks = {
-        name: {judge: part[judge].corr(part["real"], "spearman") for judge in (*JUDGES, *WIDE)}
+        name: {judge: part[judge].corr(part["real"], "spearman") for judge in (*JUDGES, "sharp", *WIDE)}
         for name, part in by_set.items()
     }
     return pd.DataFrame(ranks).assign(mean=lambda correlations: correlations.mean(axis=1))

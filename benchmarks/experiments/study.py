@@ -75,7 +75,8 @@ def main() -> None:
     rows = run_missing(options.json, runs, ("on object AP", "forged AP"))
     table = pd.DataFrame([row for row in rows if row.items() >= settings_of(row["changes"], options).items()])
     if options.csv:
-        table.drop(columns=["changes", "settings"]).to_csv(options.csv, index=False, lineterminator="\n")
+        small = table.drop(columns=["changes", "settings", "threads", "load", *origin()]).round(3)
+        small.to_csv(options.csv, index=False, lineterminator="\n")
     if options.markdown:
         print(report(table))
 
