@@ -94,7 +94,7 @@ def draw_sheet(rows: list[dict[str, Tensor]], path: Path) -> None:
     cells = [
         resize(picture.expand(3, -1, -1), [CELL, CELL], antialias=True) for row in rows for picture in row.values()
     ]
-    to_pil_image(make_grid(cells, len(rows[0]), pad_value=1)).save(path, quality=50, optimize=True)
+    to_pil_image(make_grid(cells, len(rows[0]), pad_value=1)).save(path, quality=30, optimize=True)
     print("columns of the sheet:", ", ".join(rows[0]))
 
 
