@@ -25,7 +25,7 @@ from anomalib_anoseg.training.calibration import Calibratable, CalibrationAnomal
 from anomalib_anoseg.training.checkpoints import add_digests, check_digests, check_trained, explain_misfit, fits
 from anomalib_anoseg.training.final_validation import FinalValidation
 from anomalib_anoseg.training.finite_losses import FiniteLosses
-from anomalib_anoseg.training.input_checks import InputCheck, as_images
+from anomalib_anoseg.training.input_checks import InputCheck, PrecisionCheck, as_images
 from anomalib_anoseg.training.one_class import OneClass
 from anomalib_anoseg.training.post_processor import SelfCalibratingPostProcessor
 from anomalib_anoseg.training.reading_once import ReadingOnce
@@ -95,7 +95,7 @@ class SelfSupervisedModel(OneClass, LightningModule, Calibratable):  # noqa: PLR
         """Add to anomalib's callbacks: memory, reading once, checks, seeds, a final validation, safe checkpoints."""
         components: Any = super().configure_callbacks()
         check = InputCheck(self.max_epochs, self.augmenter.check_paths, lambda: read_region(self))
-        before = ReusedMemory(), ReadingOnce(), check, SeededFit(self.seed)
+        before = PrecisionCheck(), ReusedMemory(), ReadingOnce(), check, SeededFit(self.seed)
         return [*components, *before, FinalValidation(), FiniteLosses(), SafeCheckpoints()]
 
     def step_generator(self) -> torch.Generator | None:

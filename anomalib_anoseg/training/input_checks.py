@@ -25,6 +25,23 @@ MARGIN = 1e-3
 PRECISIONS = {"32-true", "bf16-mixed", "16-mixed"}
 
 
+class PrecisionCheck(Callback):
+    """Check that a trainer leaves weights in float32, before any picture is read."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check.
+
+        Raises:
+            ValueError: If it does not.
+        """
+        del pl_module, stage
+        if trainer.precision not in PRECISIONS:
+            raise ValueError(
+                f"--trainer.precision {trainer.precision} cannot be used: images are float32, so weights must be. Take "
+                "32, or bf16-mixed or 16-mixed, which compute most in 16 bits where a processor or GPU does so faster."
+            )
+
+
 class InputCheck(Callback):
     """Check the images that a verb will read, and before a training their range and its length.
 
@@ -54,10 +71,8 @@ class InputCheck(Callback):
         """Raise or warn about what is wrong, as soon as the datamodule knows its images.
 
         Raises:
-            ValueError: If there are no training images, a file cannot be used, images are not in ``[0, 1]``, or weights
-                are not in float32.
+            ValueError: If there are no training images, a file cannot be used, or images are not in ``[0, 1]``.
         """  # noqa: DOC502 - what checks them raises
-        check_precision(trainer.precision)
         self._has_data = True
         self.read_ignore_mask()
         if stage == "fit":
@@ -119,19 +134,6 @@ class InputCheck(Callback):
             exception.args = (cause,)
             if isinstance(exception, OSError):  # which shows these in place of its arguments
                 del exception.filename, exception.strerror
-
-
-def check_precision(precision: str) -> None:
-    """Check that a trainer leaves weights in float32.
-
-    Raises:
-        ValueError: If it does not.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"--trainer.precision {precision} cannot be used: images are float32, so weights must be. Take 32, or "
-            "bf16-mixed or 16-mixed, which compute most in 16 bits where the processor or GPU does so faster."
-        )
 
 
 def check_pre_processor(pre_processor: Any) -> None:  # noqa: ANN401

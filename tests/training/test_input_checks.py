@@ -31,6 +31,7 @@ from anomalib_anoseg.common.picture_files import examine_picture
 from anomalib_anoseg.training import file_checks
 from anomalib_anoseg.training.file_checks import check_image_files, mask_pairs
 from anomalib_anoseg.training.input_checks import InputCheck, check_batch, check_dataset, check_images
+from anomalib_anoseg.training.reading_once import ReadingOnce
 
 EMPTY = r"No training images were found\. Put normal images into .* `data` .*train/good.*normal_dir"
 NORMALIZE = Normalize([0.5] * 3, [0.5] * 3)
@@ -290,10 +291,9 @@ class Verbs(LightningModule):
     test_step = predict_step = validation_step
 
 
-def run(verb, loaders=None, precision=32, **arguments):
+def run(verb, loaders=None, **arguments):
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False)
-    trainer = Trainer(accelerator="cpu", callbacks=[InputCheck()], precision=precision, **quiet)
-    getattr(trainer, verb)(Verbs(), loaders, **arguments)
+    getattr(Trainer(accelerator="cpu", callbacks=[InputCheck()], **quiet), verb)(Verbs(), loaders, **arguments)
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
@@ -309,10 +309,10 @@ def test_each_verb_checks_what_it_will_read(data, root, verb):
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
-def test_weights_that_are_not_float32_are_refused(fit, data, precision):
-    for verb in (fit, partial(run, "predict")):
-        with pytest.raises(ValueError, match=rf"--trainer\.precision {precision} cannot be used.* Take 32"):
-            verb(datamodule=data(), precision=precision)
+def test_weights_that_are_not_float32_are_refused_before_pictures_are_read(fit, data, precision, monkeypatch):
+    monkeypatch.setattr(ReadingOnce, "setup", lambda *_: pytest.fail("pictures are read"))
+    with pytest.raises(ValueError, match=rf"--trainer\.precision {precision} cannot be used.* Take 32"):
+        fit(data(), precision=precision)
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
