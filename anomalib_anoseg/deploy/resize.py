@@ -2,7 +2,8 @@
 
 anomalib resizes with antialiasing in training, validation, test and prediction. For ``forward()`` and exported files it
 turns antialiasing off, because runtimes disagree about that operation. A file then sees other pixels than the model
-that was tested, and decides differently. Here files resize by two matrix products, whose weights follow from the sizes.
+that was tested, and decides differently. Here files resize by matrix products, the rows in groups, with weights that
+follow from the sizes.
 """
 
 from itertools import starmap
@@ -62,7 +63,8 @@ def _resize_rows(weights: Tensor, image: Tensor) -> Tensor:
     reach = before // after + 2  # of a triangle beyond the group, and what rounding takes
     parts = []
     for first in range(0, after, length):
-        start = torch.sym_max(0, first * before // after - reach)
+        start: Any = first * before // after - reach
+        start = start.clamp(min=0) if isinstance(start, Tensor) else torch.sym_max(start, 0)  # a tensor in a trace
         stop = (first + length) * before // after + reach
         parts.append(weights[first : first + length, start:stop] @ image[..., start:stop, :])
     return torch.cat(parts, -2)

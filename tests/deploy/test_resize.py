@@ -1,5 +1,7 @@
 """Exported files see the pixels that the tested model saw, from pictures of any shape on a disk."""
 
+import warnings
+
 import numpy as np
 import onnxruntime
 import openvino
@@ -48,6 +50,14 @@ def test_a_large_picture_takes_a_fifth_of_the_products_of_all_weights():
     with FlopCounterMode(display=False) as counted:
         MatrixResize((64, 64))(picture)
     assert counted.get_total_flops() < 2 * 3 * 64 * (1024 * 768 + 64 * 768) / 5
+
+
+def test_a_trace_resizes_other_sizes_too():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes that become constants
+        traced = torch.jit.trace(MatrixResize((64, 64)), torch.rand(1, 3, 90, 120))
+    image = torch.rand(1, 3, 200, 70)
+    torch.testing.assert_close(traced(image), MatrixResize((64, 64))(image), atol=1e-6, rtol=0)
 
 
 def test_keeps_an_image_of_its_size():
