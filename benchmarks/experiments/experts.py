@@ -48,6 +48,7 @@ APART = 10  # between seeds of kinds, so that no two experts begin alike
 SORTS = ("one expert", "two of one kind", "two kinds")
 JUDGES = ("drawn", "wide", "sharp", "forged", "taught")
 FIGURES = (*JUDGES, "choice", "real", "image, wide", "image, real")
+GAINS = ("choice", "sharp", "real")
 
 
 def main() -> None:
@@ -213,25 +214,29 @@ def precision(maps: Tensor, masks: Tensor) -> float:
 def report(table: pd.DataFrame) -> str:
     """Tabulate each team beside one expert as shipped, two kinds beside two of one, and the judges beside real AP."""
     table = table.assign(seed=table["seed"].astype(str), size=1 + table["experts"].str.count(r"\+"))
-    tables = [compare(table), *(diversity(rows) for _, rows in table.groupby("steps")), rank(table)]
+    single = table[(table["size"] == 1) & (table["seed"] == "0") & (table["steps"] == table["steps"].min())]
+    diverse = (diversity(rows) for _, rows in table.groupby("steps"))
+    tables = [compare(table), *diverse, rank(table), rank(single).add_suffix(", single experts")]
     return "\n\n".join(shown.round(3).to_markdown() for shown in tables if len(shown))
 
 
 def compare(table: pd.DataFrame) -> pd.DataFrame:
-    """Average each team over sets and seeds; gains are of `choice`, over one expert as shipped, of equal seeds."""
-    is_shipped = (table["experts"] == SHIPPED[0]) & (table["steps"] == SHIPPED[1])
-    shipped = table[is_shipped].set_index(["set", "seed"])["choice"].to_dict()
-    before = [
-        np.mean([shipped.get((name, one), np.nan) for one in seed.split("+")])
-        for name, seed in zip(table["set"], table["seed"], strict=True)
-    ]
-    table = table.assign(gain=table["choice"] - before, all=table["steps"] * table["size"])
-    team = ["all", "steps", "experts"]
+    """Average each team over sets and seeds, with its gains over one expert as shipped, of equal seeds."""
+    shipped = table[(table["experts"] == SHIPPED[0]) & (table["steps"] == SHIPPED[1])].set_index(["set", "seed"])
+    table, team = table.assign(all=table["steps"] * table["size"]), ["all", "steps", "experts"]
+    for figure in GAINS:
+        values = shipped[figure].to_dict()
+        before = [
+            np.mean([values.get((name, one), np.nan) for one in seed.split("+")])
+            for name, seed in zip(table["set"], table["seed"], strict=True)
+        ]
+        table[f"gain, {figure}"] = table[figure] - before
     by_team = table.groupby(team)
-    means = by_team[[*FIGURES, "gain"]].mean()
+    means = by_team[list(FIGURES)].mean()
     means.insert(0, "trainings", by_team.size())
-    means["s.e."] = by_team["gain"].sem()
-    means["worst set"] = table.groupby([*team, "set"])["gain"].mean().groupby(team).min()
+    for gain in (f"gain, {figure}" for figure in GAINS):
+        means[gain], means[f"{gain}, s.e."] = by_team[gain].mean(), by_team[gain].sem()
+    means["worst set"] = table.groupby([*team, "set"])["gain, choice"].mean().groupby(team).min()
     each = table.pivot_table(index=team, columns="set", values="real").add_prefix("real, ")
     return means.join(each).sort_values(["all", "choice"], ascending=[True, False])
 

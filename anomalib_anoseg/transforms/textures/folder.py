@@ -101,7 +101,7 @@ class TextureFolder(Textures):
             raise FileNotFoundError(
                 f"textures: there are no pictures ({', '.join(sorted(SUFFIXES))}) in {str(self.root)!r}. Nothing is "
                 f"downloaded: name a folder of pictures, for example of the Describable Textures Dataset from {DTD}, "
-                "or leave `textures` out for the default ones."
+                "take `patterns`, which are drawn, or leave `textures` out for the default ones."
             )
         return paths
 

@@ -26,14 +26,14 @@ NUMBERS = (
     "share",
 )
 LEVELS = 2  # of brightness, between which it varies
-FREQUENCIES = (2.0, 40.0)  # waves along the longer side
+FREQUENCIES = (2.0, 40.0)  # waves along the longer side; in small images the finest show as coarser ones
 COLOUR = 0.15  # a channel's largest distance from a level
 
 
 class PatternTextures(Textures):
     """Draw stripes, checks, dots and rings, bent, between two muted colours, two patterns over each other.
 
-    They are as varied as a folder of pictures is, and need none.
+    They need no folder of pictures.
 
     Example:
         >>> import torch

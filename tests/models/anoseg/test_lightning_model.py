@@ -25,6 +25,7 @@ from anomalib_anoseg.transforms import (
     HardCutPaste,
     NoiseTextures,
     OneOf,
+    PatternTextures,
     SaliencyPerlin,
     TextureFolder,
 )
@@ -81,7 +82,8 @@ def test_a_share_of_the_images_gets_noise_in_place_of_patches_where_these_would_
 
 
 @pytest.mark.parametrize(
-    ("perlin_textures", "kind"), [("batch", BatchTextures), ("noise", NoiseTextures), ("pictures", TextureFolder)]
+    ("perlin_textures", "kind"),
+    [("batch", BatchTextures), ("noise", NoiseTextures), ("patterns", PatternTextures), ("pictures", TextureFolder)],
 )
 def test_what_shows_through_noise_is_a_choice(perlin_textures, kind):
     textures = tiny(noise={"share": 0.5, "textures": perlin_textures}).augmenter.kinds[1].textures

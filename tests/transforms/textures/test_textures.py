@@ -246,6 +246,20 @@ def test_patterns_are_those_computed_by_hand():
     assert ((edges == 0) | (edges == 255)).float().mean() > 0.85
 
 
+def test_patterns_are_turned_bent_and_laid_over_each_other():
+    image = torch.zeros(1, 3, 64, 64)
+    along, across = (PatternTextures().look_up(image, pattern(width=0.5, angle=angle)) for angle in (0.0, 0.5))
+    assert (across.int() - along.mT.int()).abs().max() <= 1
+    bent = PatternTextures().look_up(image, pattern(width=0.5, bend=1.0))
+    assert (along.float().std(-2) < 1).all()
+    assert (bent.float().std(-2) > 20).any()
+    both = pattern(width=0.5, share=1.0)
+    both["pattern"] = both["pattern"].clone()
+    both["pattern"][:, 1, patterns.NUMBERS.index("angle")] = 0.5
+    expected = (along.float() + across.float()) / 2
+    assert (PatternTextures().look_up(image, both) - expected).abs().max() <= 1
+
+
 def test_patterns_differ_between_images_and_are_muted():
     textures, image = PatternTextures(), torch.rand(16, 3, 64, 64)
     params = textures.draw(image.shape, RandomStream(generator=torch.Generator().manual_seed(0)))
