@@ -159,7 +159,8 @@ def on_lite0(base: type[Any], layers: tuple[str, ...], min_side: int = 1, **defa
 
 
 PadimLite0 = on_lite0(Padim, LITE0_LAYERS, n_features=100)
-PatchcoreLite0 = on_lite0(Patchcore, LITE0_LAYERS[1:])
+# Text: Python 3.11.2 pickles anomalib's default, an enumeration, as code, and a checkpoint may hold none.
+PatchcoreLite0 = on_lite0(Patchcore, LITE0_LAYERS[1:], precision="float32")
 SupersimplenetLite0 = on_lite0(Supersimplenet, LITE0_LAYERS[1:], min_side=2 * NOISE_SIDE + 1)
 
 
