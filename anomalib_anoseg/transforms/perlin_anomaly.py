@@ -41,7 +41,8 @@ class PerlinAnomaly(SalientAnomaly):
         saliency: Where anomalies may lie: a name for :func:`~.saliency.create_saliency`, or a module.
         threshold: ``(a, b)``: the noise, times the saliency, must exceed ``a + b * mean(saliency)``; each within
             ``[0, 1]``.
-        textures: Source of textures: a folder of pictures, a module, or ``None`` for other images of the batch.
+        textures: Source of textures: a folder of pictures, a module, ``"patterns"``, which are drawn, or ``None`` for
+            other images of the batch.
         opacity: Range of the texture's weight over the image, within ``[0.01, 1]``.
         mark: What the mask marks: all pixels whose ``"noise"`` exceeds the threshold, or only those of them that
             visibly ``"changed"``.
