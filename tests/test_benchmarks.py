@@ -344,8 +344,8 @@ def test_distances_are_added_to_the_map_in_standard_deviations(run):
         assert row["choice"] == pytest.approx((row["wide"] + row["forged"]) / 2)
         assert all(0 <= row[figure] <= 1 for figure in floor.FIGURES)
     parts = {"logits": torch.ones(1), **{f"distance {scale}": torch.tensor([float(scale)]) for scale in floor.SCALES}}
-    assert floor.add(parts, {4: 1, 8: 0, 16: 0.5}) == 1 + 4 + 8
-    assert floor.mean_distance(parts) == pytest.approx(28 / 3)
+    assert floor.distance(parts, (1, 0, 0.5)) == 4 + 8
+    assert floor.distance(parts, floor.FLOORS["+ mean distance"]) == pytest.approx(28 / 3)
 
 
 def test_experts_are_averaged_as_one_network_with_all_their_decoders():

@@ -42,7 +42,8 @@ PRESET = "sgsf_laptop_pretrained"
 KINDS = Path(__file__).with_suffix(".yaml")
 SHIPPED = ("own", 150)  # the kind and the steps of the preset
 ALONE = ("breadth", "patterns")  # no part of a team: what learns from several kinds, and a later kind
-UNTAUGHT = ("scratches", "deformed", "blurred")  # forged kinds from which no expert learns
+# Forged kinds from which no expert learns, as changes of the preset.
+UNTAUGHT = {name: {f"kinds.{name}": 1.0} for name in ("scratches", "deformed", "blurred")}
 FORGER: dict[str, Any] = {"guidance.kind": "none", "network.width": 0.125}  # of a model that only forges
 APART = 10  # between seeds of kinds, so that no two experts begin alike
 SORTS = ("one expert", "two of one kind", "two kinds")
@@ -118,12 +119,16 @@ def judging_pictures(folder: Path | None, size: int, kinds: Path) -> Pictures:
     """Make the pictures that judge: held-out good ones, with drawn and with forged defects, and real test pictures."""
     good, drawn = drawn_defects(folder, (size, size))
     taught = {name: changes for name, changes in read(kinds).items() if name not in ALONE}
+    return gather(good, drawn, taught | UNTAUGHT, real_defects(folder, (size, size)))
+
+
+def gather(good: Tensor, drawn: Pictures, kinds: Mapping[str, Any], real: tuple[Tensor, Tensor]) -> Pictures:
+    """Gather pictures that judge, with a defect of each of some kinds forged on the good ones."""
     forged: Pictures = {}
-    for name, changes in (taught | {name: {f"kinds.{name}": 1.0} for name in UNTAUGHT}).items():
-        augmenter = make({**changes, **FORGER}, size).augmenter
+    for name, changes in kinds.items():
+        augmenter = make({**changes, **FORGER}, good.shape[-1]).augmenter
         generator = torch.Generator().manual_seed(JUDGING_SEED)
         forged[f"forged {name}"] = augmenter.forge(good, generator=generator)
-    real = real_defects(folder, (size, size))
     return {"good": (good, torch.zeros_like(good[:, :1])), **drawn, **forged, "real": real}
 
 
@@ -176,11 +181,14 @@ def average(experts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def judge(logits: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Row:
     """Measure pixel AP by each judge, and image AUROC of the map's score as the model computes it."""
-    maps, scores = maps_and_scores(logits)
+    return judge_maps(*maps_and_scores(logits), masks)
+
+
+def judge_maps(maps: Mapping[str, Tensor], scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Row:
+    """Measure pixel AP of maps by each judge, and image AUROC of scores."""
     has_defect = {kind: mask.flatten(1).any(1) for kind, mask in masks.items()}
-    good = maps.pop("good")
-    real = precision(maps.pop("real"), masks["real"])
-    ap = {kind: precision(*after_normal(good, (values, masks[kind]))) for kind, values in maps.items()}
+    bad = {kind: values for kind, values in maps.items() if kind not in {"good", "real"}}
+    ap = {kind: precision(*after_normal(maps["good"], (values, masks[kind]))) for kind, values in bad.items()}
     untaught = [f"forged {name}" for name in UNTAUGHT]
     judges = {
         "drawn": list(DEFECTS),
@@ -189,11 +197,11 @@ def judge(logits: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Row:
         "forged": untaught,
         "taught": [kind for kind in ap if kind.startswith("forged ") and kind not in untaught],
     }
-    means = {judge: float(np.mean([ap[kind] for kind in kinds])) for judge, kinds in judges.items()}
+    means = {judge: float(np.mean([ap[kind] for kind in kinds])) for judge, kinds in judges.items() if kinds}
     drawn = torch.cat([scores[kind][has_defect[kind]] for kind in WIDE])
     return means | {
         "choice": (means["wide"] + means["forged"]) / 2,
-        "real": real,
+        "real": precision(maps["real"], masks["real"]),
         "image, wide": auroc(scores["good"], drawn),
         "image, real": auroc(scores["real"][~has_defect["real"]], scores["real"][has_defect["real"]]),
     }
@@ -202,8 +210,13 @@ def judge(logits: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Row:
 def maps_and_scores(logits: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Make anomaly maps ``(N, 1, H, W)`` and image scores ``(N,)`` as the model does."""
     maps = {kind: values.sigmoid()[:, None] for kind, values in logits.items()}
+    return maps, scores_of(maps)
+
+
+def scores_of(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Score maps ``(N, 1, H, W)`` as the model does: ``(N,)``."""
     window = preset(PRESET)["network"]["score_window"]
-    return maps, {kind: score_map(values, window) for kind, values in maps.items()}
+    return {kind: score_map(values, window) for kind, values in maps.items()}
 
 
 def precision(maps: Tensor, masks: Tensor) -> float:

@@ -11,11 +11,10 @@ Run this where the board ran. Without jobs, a tiny network shows that the script
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch import Trainer
@@ -23,13 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anomalib_anoseg.data import DemoTextures
-from anomalib_anoseg.models.image_score import score_map
-from benchmarks.common import BARE, QUIET, Row, begin, make_parser, preset, write_json
-from benchmarks.experiments.drawing import WIDE
-from benchmarks.experiments.experts import FORGER, PRESET, UNTAUGHT, Pictures, make, precision
+from benchmarks.common import BARE, QUIET, Row, begin, make_parser, write_json
+from benchmarks.experiments.experts import PRESET, UNTAUGHT, Pictures, gather, judge_maps, scores_of
 from benchmarks.experiments.image_scores import auroc, see
-from benchmarks.experiments.judging import JUDGING_SEED, after_normal, as_tested, draw, find_object
-from benchmarks.experiments.kinds import thin
+from benchmarks.experiments.judging import as_tested
+from benchmarks.experiments.kinds import draw_each, read_tested, thin
 from benchmarks.experiments.trainings import of_preset, trainings, with_sets
 
 HELD_OUT, TESTED = 12, 250  # pictures of a set, at most
@@ -44,7 +41,7 @@ FLOORS = {
     "+ half of the mean distance": (1 / 6, 1 / 6, 1 / 6),
 }
 LARGER = "larger of map and mean distance"
-FIGURES = ("wide", "forged", "choice", "real", "pixel AUROC, real", "image AUROC, real")
+FIGURES = ("wide", "sharp", "forged", "choice", "real", "pixel, real", "image, real")  # the last two are AUROC
 
 
 def main() -> None:
@@ -92,29 +89,18 @@ def judge_all(model: Any, data: Any) -> Iterator[Row]:  # noqa: ANN401
         for kind, parts in seen.items()
     }
     for name, shares in FLOORS.items():
-        weights = dict(zip(SCALES, shares, strict=True))
-        yield {"floor": name} | judge({kind: add(parts, weights) for kind, parts in standard.items()}, masks)
-    larger = {kind: parts["logits"].maximum(mean_distance(parts)) for kind, parts in standard.items()}
+        sums = {kind: parts["logits"] + distance(parts, shares) for kind, parts in standard.items()}
+        yield {"floor": name} | judge(sums, masks)
+    mean = FLOORS["+ mean distance"]
+    larger = {kind: parts["logits"].maximum(distance(parts, mean)) for kind, parts in standard.items()}
     yield {"floor": LARGER} | judge(larger, masks)
 
 
 def judging_pictures(model: Any, data: Any) -> Pictures:  # noqa: ANN401
     """Make the pictures that judge, from those that this training held out, and read test pictures."""
-    held_out, tested = thin(data.val_data, HELD_OUT), thin(data.test_data, TESTED)
+    held_out = thin(data.val_data, HELD_OUT)
     good = as_tested(model, [held_out[index] for index in range(len(held_out))])
-    items = [tested[index] for index in range(len(tested))]
-    size = good.shape[-2:]
-    masks = [F.interpolate(item.gt_mask[None, None].float(), size, mode="nearest-exact") for item in items]
-    places = find_object(good)
-    forged = {
-        f"forged {name}": make({f"kinds.{name}": 1.0, **FORGER}, size[0]).augmenter.forge(
-            good, generator=torch.Generator().manual_seed(JUDGING_SEED)
-        )
-        for name in UNTAUGHT
-    }
-    drawn = {name: draw(good, places, kinds={name: kind}) for name, kind in WIDE.items()}
-    real = as_tested(model, items), torch.cat(masks)
-    return {"good": (good, torch.zeros_like(good[:, :1])), **drawn, **forged, "real": real}
+    return gather(good, draw_each(good), UNTAUGHT, read_tested(data, TESTED, good.shape[-2:]))
 
 
 def standardisable(model: Any, kind: str, images: Tensor) -> dict[str, Tensor]:  # noqa: ANN401
@@ -123,28 +109,20 @@ def standardisable(model: Any, kind: str, images: Tensor) -> dict[str, Tensor]: 
     return {name: F.interpolate(part, images.shape[-2:], mode="bilinear") for name, part in parts.items()}
 
 
-def add(parts: Mapping[str, Tensor], shares: Mapping[int, float]) -> Tensor:
-    """Add shares of the distances to the logits."""
-    return parts["logits"] + torch.stack([share * parts[f"distance {scale}"] for scale, share in shares.items()]).sum(0)
+def distance(parts: Mapping[str, Tensor], shares: Sequence[float]) -> Tensor:
+    """Add shares of the distances at all scales."""
+    named = zip(SCALES, shares, strict=True)
+    return torch.stack([share * parts[f"distance {scale}"] for scale, share in named]).sum(0)
 
 
-def mean_distance(parts: Mapping[str, Tensor]) -> Tensor:
-    """Average the distances of all scales."""
-    return torch.stack([parts[f"distance {scale}"] for scale in SCALES]).mean(0)
-
-
-def judge(maps: dict[str, Tensor], masks: Mapping[str, Tensor]) -> Row:
+def judge(sums: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Row:
     """Measure pixel AP of the judges, and pixel AP and AUROC and image AUROC of real defects."""
-    low, high = torch.cat([values.flatten() for values in maps.values()]).aminmax()
-    maps = {kind: (values - low) / (high - low) for kind, values in maps.items()}
-    good, real = maps.pop("good"), maps.pop("real")
-    ap = {kind: precision(*after_normal(good, (values, masks[kind]))) for kind, values in maps.items()}
-    wide = float(np.mean([ap[kind] for kind in WIDE]))
-    forged = float(np.mean([ap[f"forged {name}"] for name in UNTAUGHT]))
-    marked = masks["real"].bool()
-    scores, has_defect = score_map(real, preset(PRESET)["network"]["score_window"]), marked.flatten(1).any(1)
-    found = wide, forged, (wide + forged) / 2, precision(real, masks["real"]), auroc(real[~marked], real[marked])
-    return dict(zip(FIGURES, (*found, auroc(scores[~has_defect], scores[has_defect])), strict=True))
+    low, high = torch.cat([values.flatten() for values in sums.values()]).aminmax()
+    maps = {kind: (values - low) / (high - low) for kind, values in sums.items()}
+    is_defect = masks["real"].bool()
+    row = judge_maps(maps, scores_of(maps), masks)
+    row["pixel, real"] = auroc(maps["real"][~is_defect], maps["real"][is_defect])
+    return {figure: row[figure] for figure in FIGURES}
 
 
 def report(table: pd.DataFrame) -> str:

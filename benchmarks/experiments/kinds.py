@@ -14,6 +14,7 @@ The JSON file is written after each training. Trainings that it holds are not re
 """
 
 import argparse
+from collections.abc import Sequence
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -137,15 +138,24 @@ def drawn_defects(folder: Path | None, size: tuple[int, int]) -> tuple[Tensor, d
     network: Any = {"width": 0.125}
     model: Any = AnoSeg(size, network=network, **BARE)
     normal = held_out(data, model, HELD_OUT)
+    return normal, draw_each(normal)
+
+
+def draw_each(normal: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Draw a defect of each kind on pictures: images and masks by kind."""
     places = find_object(normal)
-    return normal, {name: draw(normal, places, kinds={name: kind}) for name, kind in WIDE.items()}
+    return {name: draw(normal, places, kinds={name: kind}) for name, kind in WIDE.items()}
 
 
 @cache
 def real_defects(folder: Path | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Read evenly spaced test pictures and their masks."""
-    data = read_data(folder)
-    tested = thin(data.test_data, TESTED)
+    """Read test pictures of a set and their masks."""
+    return read_tested(read_data(folder), TESTED, size)
+
+
+def read_tested(data: Any, number: int, size: Sequence[int]) -> tuple[Tensor, Tensor]:  # noqa: ANN401
+    """Read evenly spaced test pictures and their masks: ``(N, 3, H, W)`` and ``(N, 1, H, W)``."""
+    tested, size = thin(data.test_data, number), (size[0], size[1])
     items = [tested[index] for index in range(len(tested))]
     images = torch.cat([F.interpolate(item.image[None], size, mode="bilinear", antialias=True) for item in items])
     masks = [F.interpolate(item.gt_mask[None, None].float(), size, mode="nearest-exact") for item in items]
