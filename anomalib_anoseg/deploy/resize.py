@@ -2,8 +2,8 @@
 
 anomalib resizes with antialiasing in training, validation, test and prediction. For ``forward()`` and exported files it
 turns antialiasing off, because runtimes disagree about that operation. A file then sees other pixels than the model
-that was tested, and decides differently. Here files resize by matrix products, the rows in groups, with weights that
-follow from the sizes.
+that was tested, and decides differently. Here files resize by matrix products, with weights that follow from the
+sizes.
 """
 
 from itertools import starmap
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import Compose, Resize
 
-GROUPS = 16  # of rows, in which pictures are resized
+GROUPS = 16  # of rows or columns, in which pictures are resized
 
 
 class MatrixResize(nn.Module):
@@ -40,10 +40,8 @@ class MatrixResize(nn.Module):
         if all(isinstance(side, int) for side in image.shape[-2:]) and image.shape[-2:] == (height, width):
             return image
         with torch.autocast(image.device.type, enabled=False):
-            rows = triangle_weights(image.shape[-2], height, image)
-            columns = triangle_weights(image.shape[-1], width, image)
             # Transposed: OpenVINO does not compile a product before a normalisation with weights in float16.
-            return (columns @ _resize_rows(rows, image.float()).mT).mT
+            return _resize_rows(_resize_rows(image.float(), height).mT, width).mT
 
     def _find_size(self, image: Tensor) -> tuple[int, int]:
         if len(self.size) > 1:
@@ -53,48 +51,50 @@ class MatrixResize(nn.Module):
         return (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
 
 
-def _resize_rows(weights: Tensor, image: Tensor) -> Tensor:
-    """Multiply ``(..., H, W)`` images by weights ``(h, H)``, a group of rows at a time.
+def _resize_rows(image: Tensor, after: int) -> Tensor:
+    """Resize ``(..., H, W)`` images to ``(..., after, W)``, a group of rows at a time.
 
-    Nearly all weights are 0: a group is made of the rows that it sees, which are few of a large picture's.
+    Nearly all weights are 0: a group is made of the rows that it sees, which are few of a large picture's. All groups
+    see equally many, by their indices: with slices of lengths of their own an export would take twice as long.
     """
-    after, before = weights.shape[0], image.shape[-2]
+    before, device = image.shape[-2], image.device
     length = -(-after // GROUPS)
+    rows = torch.arange(GROUPS * length, device=device).clamp(max=after - 1).view(GROUPS, length)
     reach = before // after + 2  # of a triangle beyond the group, and what rounding takes
-    parts = []
-    for first in range(0, after, length):
-        start: Any = first * before // after - reach
-        start = start.clamp(min=0) if isinstance(start, Tensor) else torch.sym_max(start, 0)  # a tensor in a trace
-        stop = (first + length) * before // after + reach
-        parts.append(weights[first : first + length, start:stop] @ image[..., start:stop, :])
-    return torch.cat(parts, -2)
+    first = (rows[:, :1] * before // after - reach).clamp(min=0)
+    seen = first + torch.arange(length * before // after + 2 * reach + 1, device=device)
+    # The last groups may repeat the last row, and see rows that are not there.
+    weights = triangle_weights(rows, seen, before, after).to(image.dtype)
+    groups = zip(weights, seen.clamp(max=before - 1), strict=True)
+    return torch.cat([part @ image.index_select(-2, indices) for part, indices in groups], -2)[..., :after, :]
 
 
-def triangle_weights(before: int, after: int, like: Tensor) -> Tensor:
+def triangle_weights(rows: Tensor, seen: Tensor, before: int, after: int) -> Tensor:
     """Compute with which weights pixels make the pixels of a resized row or column.
 
     A pixel is the mean of those around its place, weighted by a triangle as wide as it is, or as they are if that is
     more.
 
     Args:
+        rows: ``(..., R)`` int64, pixels to make.
+        seen: ``(..., S)`` int64, pixels to make them of; one that is not there has no weight.
         before: Number of pixels there are.
         after: Number of pixels there shall be.
-        like: Tensor on whose device the weights are.
 
     Returns:
-        ``(after, before)`` float32, rows with a sum of 1.
+        ``(..., R, S)`` float32, rows with a sum of 1.
 
     Example:
-        >>> triangle_weights(4, 2, torch.zeros(1))
+        >>> triangle_weights(torch.arange(2), torch.arange(4), before=4, after=2)
         tensor([[0.4286, 0.4286, 0.1429, 0.0000],
                 [0.0000, 0.1429, 0.4286, 0.4286]])
     """
     # Places in whole numbers, of a half pixel of each scale's: a runtime that computes in bfloat16 has no 1001.5.
-    places = (2 * torch.arange(before, device=like.device) + 1) * after
-    centres = (2 * torch.arange(after, device=like.device) + 1) * before
-    reach = 2 * (torch.ones((), dtype=torch.int64, device=like.device) * before).clamp(min=after)
-    weights = (reach - (places - centres[:, None]).abs()).clamp(min=0) / reach
-    return weights / weights.sum(1, keepdim=True)
+    places, centres = (2 * seen + 1) * after, (2 * rows + 1) * before
+    reach = 2 * (torch.ones_like(seen[..., :1]) * before).clamp(min=after)[..., None]
+    weights = (reach - (places[..., None, :] - centres[..., None]).abs()).clamp(min=0) / reach
+    weights *= (seen < before)[..., None, :]
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def use_matrix_resize(pre_processor: Any) -> None:  # noqa: ANN401 - anomalib's PreProcessor, or none
