@@ -1,10 +1,38 @@
 """Checks of arguments, with messages that name the argument, its value and its bounds."""
 
 import math
+from functools import cache
 from numbers import Real
-from typing import Any
+from typing import Any, get_origin
+
+from pydantic import TypeAdapter, ValidationError
 
 from anomalib_anoseg.common.messages import one_line
+
+
+def as_type(name: str, value: object, kind: Any) -> Any:  # noqa: ANN401 - a type hint
+    """Return a value as what a type hint says, which plain numbers, texts and tuples of them must be.
+
+    Numbers of other libraries, as numpy's, become Python's if the hint asks for ``float``. A whole number is a number.
+
+    Raises:
+        TypeError: If it is of another type.
+
+    Example:
+        >>> as_type("count", 1.5, int)
+        Traceback (most recent call last):
+        TypeError: count must be int, got 1.5.
+    """
+    try:
+        return _adapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        hint = kind.__name__ if get_origin(kind) is None and isinstance(kind, type) else kind
+        raise TypeError(f"{name} must be {hint}, got {one_line(repr(value), 80)}.") from None
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - a type hint
+    return TypeAdapter(kind)
 
 
 def check_value(name: str, value: float, low: float, high: float) -> None:

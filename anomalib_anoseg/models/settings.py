@@ -8,12 +8,13 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from inspect import signature
-from typing import Any, ClassVar, get_args
+from os import PathLike, fspath
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from anomalib.models.components import AnomalibModule
 from typing_extensions import Self
 
-from anomalib_anoseg.common.checks import check_finite, check_interval, check_value
+from anomalib_anoseg.common.checks import as_type, check_finite, check_interval, check_value
 from anomalib_anoseg.training.operating_points import LIMITS
 
 
@@ -32,11 +33,18 @@ class Settings:
     former_prefix: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        """Take lists, as YAML gives them, for tuples, and check all fields; every number must be finite."""
-        for field in fields(self):
-            value = _as_tuple(getattr(self, field.name))
-            check_finite(f"{self.group}.{field.name}", value)
-            object.__setattr__(self, field.name, value)
+        """Take lists, as YAML gives them, for tuples, and paths for text; check the types and values of all fields.
+
+        :meth:`check` checks choices. Every number must be finite.
+        """
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is ClassVar:
+                continue
+            value = _as_plain(getattr(self, name))
+            if get_origin(kind) is not Literal:
+                value = as_type(f"{self.group}.{name}", value, kind)
+            check_finite(f"{self.group}.{name}", value)
+            object.__setattr__(self, name, value)
         self.check()
 
     def check(self) -> None:
@@ -158,6 +166,7 @@ def check_model(
     min_side: int,
     seed: int | None,
     max_epochs: int | None,
+    count_ignored: bool,
     unknown: Mapping[str, Any],
     find_place: Callable[[str], str | None],
 ) -> None:
@@ -168,12 +177,14 @@ def check_model(
         min_side: Shortest side that the networks can take.
         seed: Of the model.
         max_epochs: Of the model.
+        count_ignored: Of the model.
         unknown: Further arguments, by name.
         find_place: Tells where a former argument stands now, see :func:`find_place`.
 
     Raises:
         ValueError: If size, seed or epochs are out of range.
-        TypeError: If there are further arguments; the message says where the first of them stands now.
+        TypeError: If one is of another type, or there are further arguments; the message says where the first of them
+            stands now.
     """
     for name in unknown:
         if place := find_place(name):
@@ -182,8 +193,10 @@ def check_model(
                 f"{name} is now {place}: give {group}={{{setting!r}: ...}}, or --model.{place} on the command line."
             )
         raise TypeError(f"There is no setting {name!r}. `anomalib train --model.help AnoSeg` (or SGSF) lists them all.")
-    for name, value in {"image_size": image_size, "seed": seed, "max_epochs": max_epochs}.items():
-        check_finite(name, value)
+    as_type("image_size", _as_plain(image_size), tuple[int, ...])
+    as_type("seed", seed, int | None)
+    as_type("max_epochs", max_epochs, int | None)
+    as_type("count_ignored", count_ignored, bool)
     if len(image_size) != 2 or min(image_size) < min_side:  # noqa: PLR2004
         raise ValueError(
             f"image_size must be (height, width) of {min_side} pixels or more each, got {tuple(image_size)}."
@@ -226,7 +239,7 @@ def changed_settings(model: AnomalibModule) -> list[tuple[str, object]]:
             pairs = [
                 (f"{name}.{field.name}", value[field.name], getattr(default, field.name)) for field in fields(default)
             ]
-        changed += [(place, own) for place, own, usual in pairs if _as_tuple(own) != _as_tuple(usual)]
+        changed += [(place, own) for place, own, usual in pairs if _as_plain(own) != _as_plain(usual)]
     return changed
 
 
@@ -248,9 +261,11 @@ def complete(model: type[Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _as_tuple(value: object) -> object:
-    """Take a list, as YAML or OmegaConf gives it, for a tuple."""
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+def _as_plain(value: object) -> object:
+    """Take a list, as YAML or OmegaConf gives it, for a tuple, and a path for text, which a checkpoint may hold."""
+    if isinstance(value, PathLike):
+        return fspath(value)
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
 
 
 def as_plain(*groups: Settings) -> dict[str, dict[str, Any]]:

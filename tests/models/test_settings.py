@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import docstring_parser
+import numpy as np
 import pytest
 from anomalib import models
 from anomalib.cli.cli import AnomalibCLI
@@ -150,6 +151,37 @@ def test_unknown_names_are_refused_with_what_there_is():
         AnoSeg(patches={"size": 1})
     with pytest.raises(TypeError, match=r"detector must be a mapping of enabled, share, .*, got True"):
         AnoSeg(detector=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patches": {"count": 1.5}}, "patches.count must be int, got 1.5."),
+        ({"network": {"compile": "no"}}, "network.compile must be bool, got 'no'."),
+        ({"network": {"width": "0.25"}}, "network.width must be float, got '0.25'."),
+        ({"network": {"width": True}}, "network.width must be float, got True."),
+        ({"patches": {"area": 0.1}}, "patches.area must be tuple[float, float], got 0.1."),
+        ({"patches": {"jitter": [1, 1]}}, "patches.jitter must be tuple[float, float, float, float], got (1, 1)."),
+        ({"calibration": {"opacity": "0.1"}}, "calibration.opacity must be tuple[float, float] | None, got '0.1'."),
+        ({"image_size": 64}, "image_size must be tuple[int, ...], got 64."),
+        ({"image_size": (64.5, 64)}, "image_size must be tuple[int, ...], got (64.5, 64)."),
+        ({"seed": 1.5}, "seed must be int | None, got 1.5."),
+        ({"image_size": "64x64"}, "image_size must be tuple[int, ...], got '64x64'."),
+        ({"max_epochs": True}, "max_epochs must be int | None, got True."),
+        ({"count_ignored": "no"}, "count_ignored must be bool, got 'no'."),
+    ],
+)
+@pytest.mark.parametrize("model", [AnoSeg, SGSF])
+def test_a_value_of_another_type_is_refused(model, arguments, message):
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        model(**arguments)
+
+
+def test_settings_are_kept_as_plain_values_which_a_checkpoint_may_hold(tmp_path):
+    settings = PatchSettings(saliency=tmp_path, softness=np.float32([0, 0.5]).tolist(), area=[np.float32(0.25), 1])
+    assert settings.saliency == str(tmp_path)
+    assert [type(value) for value in (*settings.area, *settings.softness)] == [float] * 4
+    assert type(NetworkSettings(width=np.float32(0.25)).width) is float
 
 
 def test_a_group_checks_itself():

@@ -147,7 +147,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
         visualizer: Visualizer | bool = True,
         **unknown: object,
     ) -> None:
-        check_model(image_size, MIN_TRAINING_SIDE, seed, max_epochs, unknown, find_place)
+        check_model(image_size, MIN_TRAINING_SIDE, seed, max_epochs, count_ignored, unknown, find_place)
         encoder, network = EncoderSettings.read(encoder), AnoSegNetworkSettings.read(network)
         patches, noise = PatchSettings.read(patches), NoiseSettings.read(noise)
         kinds = KindSettings.read(kinds)

@@ -153,7 +153,7 @@ class SGSF(SelfSupervisedModel, AnomalibModule):
         visualizer: Visualizer | bool = True,
         **unknown: object,
     ) -> None:
-        check_model(image_size, MIN_SIDE, seed, max_epochs, unknown, find_place)
+        check_model(image_size, MIN_SIDE, seed, max_epochs, count_ignored, unknown, find_place)
         network, guidance = SGSFNetworkSettings.read(network), GuidanceSettings.read(guidance)
         extractor, bank = ExtractorSettings.read(extractor), BankSettings.read(bank)
         anomalies, patches = AnomalySettings.read(anomalies), PatchSettings.read(patches)
