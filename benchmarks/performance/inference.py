@@ -149,9 +149,17 @@ def main() -> None:
             scenes[name] = measure(side, SIZES[pictures] or (side, side), options)
             write_json(options, **{"milliseconds a picture": scenes})
     for title, times in scenes.items():
-        columns = list(dict.fromkeys(column for by_form in times.values() for column in by_form))
-        rows = [[label, *(str(by_form.get(column, "")) for column in columns)] for label, by_form in times.items()]
-        print(format_table([[title, *columns], *rows], markdown=options.markdown) + "\n")
+        print(format_table(tabulate(title, times), markdown=options.markdown) + "\n")
+
+
+def tabulate(title: str, times: Times) -> list[list[str]]:
+    """Make a row of each model: milliseconds a picture by form, alone and, where that was measured, in a batch."""
+    forms = list(dict.fromkeys(column.partition(", ")[0] for by_form in times.values() for column in by_form))
+    table = [[title, *forms]]
+    for label, by_form in times.items():
+        pairs = [[by_form.get(f"{form}, {batch}") for batch in (1, BATCH)] for form in forms]
+        table.append([label, *(" / ".join(str(time) for time in pair if time is not None) for pair in pairs)])
+    return table
 
 
 if __name__ == "__main__":
