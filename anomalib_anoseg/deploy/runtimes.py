@@ -46,7 +46,8 @@ class Form(NamedTuple):
         runtime: ``"torch"``, ``"onnxruntime"`` or ``"openvino"``.
         precision: For torch ``"float32"`` or ``"bfloat16"`` (autocast, channels-last); for ONNX Runtime
             ``"float32"``; for OpenVINO ``"FP32"`` (computed in float32), ``"default"`` (the same file, in the precision
-            that OpenVINO chooses for the processor), ``"FP16"`` or ``"INT8"`` (files of that precision, likewise).
+            that OpenVINO chooses for the processor), ``"FP16"`` (a file of that precision, likewise) or ``"INT8"``
+            (what is not quantized in float32).
 
     Example:
         >>> Form("openvino", "INT8").name
@@ -218,7 +219,8 @@ class OpenVinoRuntime(Runtime):
     def __init__(self, form: Form, path: Path, threads: int = 1) -> None:
         super().__init__(form, threads)
         config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
-        if form.precision == "FP32":
+        # In bfloat16 what INT8 leaves in floating point would first convert a whole picture, however large.
+        if form.precision in {"FP32", "INT8"}:
             config["INFERENCE_PRECISION_HINT"] = "f32"
         core = openvino_core()
         model: Any = core.read_model(path)

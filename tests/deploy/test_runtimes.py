@@ -101,11 +101,14 @@ def test_reduced_forms_are_close_but_not_equal(load, images, form):
     assert 0 < np.abs(exact - reduced).mean() < 0.1
 
 
-def test_runtimes_say_what_they_compute_in(load):
+def test_runtimes_say_what_they_compute_in(load, exported):
     assert load(Form("torch", "float32")).in_use == load(Form("onnxruntime", "float32")).in_use == "float32"
     assert load(Form("torch", "bfloat16")).in_use == "bfloat16 by autocast"
     assert load(Form("openvino", "FP32")).in_use == "f32 (33 of 33 layers)"
     assert load(Form("openvino", "INT8")).in_use.split()[0] in {"u8", "i8"}
+    assert "bf16" not in load(Form("openvino", "INT8")).in_use  # which is the default of many processors
+    default = load_runtime(Form("openvino", "default"), exported[0]["openvino", "FP32"])
+    assert default.in_use == load(Form("openvino", "FP16")).in_use
     assert [load(Form("openvino", name)).stored for name in ("FP32", "FP16", "INT8")] == ["FP32", "FP16", "INT8"]
 
 
