@@ -299,7 +299,7 @@ def test_study_judges_every_trial_by_all_that_it_predicts(run):
     rows = run("study")["rows"]
     assert [row["trial"] for row in rows] == TRIALS
     assert [row["batch"] for row in rows] == [4, 2, 2]
-    kinds = {f"{kind} {figure}" for kind in ("drawn", "forged") for figure in ("AUROC", "AP", "best IoU")}
+    kinds = {f"{kind} {figure}" for kind in ("drawn", "sharp", "forged") for figure in ("AUROC", "AP", "best IoU")}
     assert all(0 < row[figure] <= 1 for row in rows for figure in kinds)
     scores = [{name.split()[-1] for name in row if "image AUROC by" in name} for row in rows]
     assert scores == [{"map"}, {"map"}, {"map", "detector"}]

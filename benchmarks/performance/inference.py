@@ -157,8 +157,8 @@ def tabulate(title: str, times: Times) -> list[list[str]]:
     forms = list(dict.fromkeys(column.partition(", ")[0] for by_form in times.values() for column in by_form))
     table = [[title, *forms]]
     for label, by_form in times.items():
-        pairs = [[by_form.get(f"{form}, {batch}") for batch in (1, BATCH)] for form in forms]
-        table.append([label, *(" / ".join(str(time) for time in pair if time is not None) for pair in pairs)])
+        pairs = [[str(by_form.get(f"{form}, {batch}", "")) for batch in (1, BATCH)] for form in forms]
+        table.append([label, *(" / ".join(pair).removesuffix(" / ") for pair in pairs)])
     return table
 
 
