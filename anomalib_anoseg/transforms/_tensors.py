@@ -17,6 +17,11 @@ def as_batch(image: Tensor) -> Tensor:
     return image if image.ndim == 4 else image[None]  # noqa: PLR2004
 
 
+def with_channel(mask: Tensor) -> Tensor:
+    """Give masks ``(B, H, W)`` a channel, ``(B, 1, H, W)``; masks that have one stay as they are."""
+    return mask if mask.ndim == 4 else mask.unsqueeze(1)  # noqa: PLR2004
+
+
 def find_changed(after: Tensor, before: Tensor) -> Tensor:
     """Find the pixels of ``(B, C, H, W)`` images that changed by more than :data:`VISIBLE`: bool ``(B, 1, H, W)``."""
     return ((after - before).abs() > VISIBLE).any(1, keepdim=True)
@@ -45,6 +50,20 @@ def under_prefix(prefix: str, params: dict[str, Tensor]) -> dict[str, Tensor]:
 def add_prefix(prefix: str, params: dict[str, Tensor]) -> dict[str, Tensor]:
     """Put ``prefix`` before the names of parameters, see :func:`under_prefix`."""
     return {f"{prefix}{name}": value for name, value in params.items()}
+
+
+def check_images(input: Tensor) -> Tensor:
+    """Reshape images to ``(B, C, H, W)``.
+
+    Raises:
+        ValueError: If they have another shape or no floating point dtype.
+    """
+    if input.ndim not in {3, 4} or not input.is_floating_point():
+        raise ValueError(
+            "Images must be floating point of shape (B, C, H, W) or (C, H, W), with values in [0, 1], got "
+            f"{input.dtype} {tuple(input.shape)}; divide 8-bit values by 255."
+        )
+    return as_batch(input)
 
 
 def rows_of(params: dict[str, Tensor], images: Tensor) -> dict[str, Tensor]:

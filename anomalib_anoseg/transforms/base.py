@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from anomalib_anoseg.common.checks import check_value
-from anomalib_anoseg.transforms._tensors import as_batch, on_device, per_image
+from anomalib_anoseg.transforms._tensors import as_batch, check_images, on_device, per_image, rows_of, with_channel
 from anomalib_anoseg.transforms.random_stream import RandomStream
 
 
@@ -131,7 +131,7 @@ class SeededAugmentation(IntensityAugmentationBase2D):
             ``(B, C, H, W)``, or the shape of ``input`` with ``keepdim``.
         """
         del kwargs
-        image = _check_images(input)
+        image = check_images(input)
         self._params = self.draw(image.shape) if params is None else params
         with torch.autocast(image.device.type, enabled=False):
             output = self.transform_inputs(image, self._params)
@@ -149,7 +149,7 @@ class SeededAugmentation(IntensityAugmentationBase2D):
         """Transform masks, ``(B, 1, H, W)`` or ``(B, H, W)``, like the last images, or by ``params``."""
         del args, kwargs
         params = on_device(self._params if params is None else params, input.device)
-        mask = _with_channel(input)
+        mask = with_channel(input)
         return torch.where(self.is_chosen(params, mask), self.change_mask(mask, params), mask).view_as(input)
 
     @property
@@ -171,7 +171,7 @@ class SyntheticAnomaly(SeededAugmentation):
     ``AugmentationSequential(..., data_keys=["input", "mask"])`` the anomalies are added to the given mask.
     """
 
-    # Whether an image's anomaly depends on the other images of the batch; if not, a part of the batch is enough.
+    # Whether an image's anomaly depends on the other images of the batch; if not, `plant_some` plants in a part of it.
     needs_batch: bool = True
     _gives_masks: bool = False
     # For the mask that kornia's container sends after its image, and without it: the last images' parameters, and their
@@ -192,6 +192,22 @@ class SyntheticAnomaly(SeededAugmentation):
         """
         raise NotImplementedError
 
+    def plant_some(self, image: Tensor, params: dict[str, Tensor], images: Tensor) -> ForgedBatch:
+        """Plant anomalies in some images of a batch, the same as :meth:`plant` does in all.
+
+        Args:
+            image: ``(B, C, H, W)``, the whole batch.
+            params: What :meth:`draw` drew for the whole batch.
+            images: ``(K,)`` int64, which images, on their device.
+
+        Returns:
+            Those images and their masks, ``K`` of each.
+        """
+        if self.needs_batch:
+            planted = self.plant(image, params)
+            return ForgedBatch(planted.image.index_select(0, images), planted.mask.index_select(0, images))
+        return self.plant(image.index_select(0, images), rows_of(params, images))
+
     def forge(
         self,
         image: Tensor,
@@ -211,7 +227,7 @@ class SyntheticAnomaly(SeededAugmentation):
             The images and their masks; of a single image ``(1, C, H, W)``, or its own shape with ``keepdim``. An image
             that the gate ``p`` skips keeps an empty mask.
         """
-        is_single, image = image.ndim == 3, _check_images(image)  # noqa: PLR2004
+        is_single, image = image.ndim == 3, check_images(image)  # noqa: PLR2004
         if params is None:
             params = self.draw(image.shape, RandomStream(self.device, generator or self.generator))
             params |= self.look_up(image, paths)
@@ -285,26 +301,8 @@ class SyntheticAnomaly(SeededAugmentation):
         planted_by, planted = self._planted or ({}, None)
         if planted is None or any(planted_by.get(name) is not value for name, value in params.items()):
             raise ValueError("A mask follows its image: transform the image by these parameters first.")
-        mask = _with_channel(input)
+        mask = with_channel(input)
         levels = mask if mask.is_floating_point() else mask.float()
         rotated = self.rotate(levels, params)
         rotated = mask if rotated is levels else rotated.round().to(mask.dtype)
         return rotated.masked_fill(planted.to(input.device, torch.bool, non_blocking=True), 1).view_as(input)
-
-
-def _check_images(input: Tensor) -> Tensor:
-    """Reshape images to ``(B, C, H, W)``.
-
-    Raises:
-        ValueError: If they have another shape or no floating point dtype.
-    """
-    if input.ndim not in {3, 4} or not input.is_floating_point():
-        raise ValueError(
-            "Images must be floating point of shape (B, C, H, W) or (C, H, W), with values in [0, 1], got "
-            f"{input.dtype} {tuple(input.shape)}; divide 8-bit values by 255."
-        )
-    return as_batch(input)
-
-
-def _with_channel(mask: Tensor) -> Tensor:
-    return mask if mask.ndim == 4 else mask.unsqueeze(1)  # noqa: PLR2004

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anomalib_anoseg.transforms._tensors import add_prefix, as_batch, constant, per_image, rows_of, under_prefix
+from anomalib_anoseg.transforms._tensors import add_prefix, as_batch, constant, per_image, under_prefix
 from anomalib_anoseg.transforms.base import ForgedBatch, SyntheticAnomaly
 from anomalib_anoseg.transforms.random_stream import RandomStream
 from anomalib_anoseg.transforms.subsets import assign_places, max_selected, selected_images, stratified_uniform
@@ -19,8 +19,8 @@ class OneOf(SyntheticAnomaly):
 
     From a single kind of anomaly a network may learn a peculiarity of that kind, such as its rims. Kinds are spread as
     evenly as their weights allow: in a batch of 8, two kinds of equal weight get 4 images each. To avoid synchronising
-    host and device, a transform runs on as many images as its weight can give it, or on all images if it shows parts of
-    other ones; each image takes the result of its own transform.
+    host and device, a transform runs on as many images as its weight can give it, which may show parts of all others;
+    each image takes the result of its own transform.
 
     Args:
         kinds: The transforms, one or more. Each keeps its own probability of an anomaly, but draws from the random
@@ -36,7 +36,7 @@ class OneOf(SyntheticAnomaly):
 
     Convention:
         - ``_params["kind"]``: ``(B,)`` int64, the index of each image's transform; the parameters of transform ``n``
-          are under ``<n>.<name>``. If it runs on some images alone, ``place.<n>`` ``(B, 1, K)`` tells on which.
+          are under ``<n>.<name>``; ``place.<n>`` ``(B, 1, K)`` tells on which images it runs.
         - :meth:`rotate` rotates the images whose transform does so. A mask ``(B, 1, H, W)`` follows its image. In a
           container give the keys as ``["input", "mask"]``, in this order.
 
@@ -79,9 +79,8 @@ class OneOf(SyntheticAnomaly):
         params = {"kind": torch.bucketize(stratified_uniform(stream, shape[0]), ends, right=True)}
         for number, kind in self._numbered():
             params |= add_prefix(f"{number}.", kind.draw(shape, stream))
-            if not kind.needs_batch:
-                count = max_selected(self.flags["weights"][number], shape[0])
-                params[f"place.{number}"] = assign_places(params["kind"][:, None] == number, count)
+            count = max_selected(self.flags["weights"][number], shape[0])
+            params[f"place.{number}"] = assign_places(params["kind"][:, None] == number, count)
         return params
 
     def look_up(self, image: Tensor, paths: Sequence[str] | None) -> dict[str, Tensor]:
@@ -103,17 +102,11 @@ class OneOf(SyntheticAnomaly):
         """Plant in each image the anomaly of its transform, see :meth:`SyntheticAnomaly.plant`."""
         forged, mask = image, torch.zeros_like(image[:, :1])
         for number, kind in self._numbered():
-            own, places = under_prefix(f"{number}.", params), params.get(f"place.{number}")
-            if places is None:
-                planted = kind.plant(image, own)
-                is_own = per_image(params["kind"] == number, image)
-                forged = torch.where(is_own, planted.image, forged)
-                mask = torch.where(is_own, planted.mask, mask)
-                continue
+            places = params[f"place.{number}"]
             if not places.shape[-1]:  # its weight gives it no image
                 continue
             images, is_own = (at[0] for at in selected_images(places.to(image.device)))
-            planted = kind.plant(image.index_select(0, images), rows_of(own, images))
+            planted = kind.plant_some(image, under_prefix(f"{number}.", params), images)
             is_own = per_image(is_own, image)
             forged, mask = (
                 whole.index_copy(0, images, torch.where(is_own, part, whole.index_select(0, images)))

@@ -17,6 +17,7 @@ from anomalib_anoseg.transforms._tensors import (
     find_changed,
     on_device,
     per_image,
+    rows_of,
     under_prefix,
 )
 from anomalib_anoseg.transforms.base import ForgedBatch
@@ -114,10 +115,18 @@ class PerlinAnomaly(SalientAnomaly):
 
     def plant(self, image: Tensor, params: dict[str, Tensor]) -> ForgedBatch:
         """Rotate images; blend textures where the noise exceeds the threshold, see :meth:`SyntheticAnomaly.plant`."""
+        return self._plant(image, params, image)
+
+    def plant_some(self, image: Tensor, params: dict[str, Tensor], images: Tensor) -> ForgedBatch:
+        """Plant in some images, whose textures may show any of the batch, see :meth:`SyntheticAnomaly.plant_some`."""
+        return self._plant(image.index_select(0, images), rows_of(params, images), image)
+
+    def _plant(self, image: Tensor, params: dict[str, Tensor], batch: Tensor) -> ForgedBatch:
         params = on_device(params, image.device)
         exact = image.to(torch.promote_types(image.dtype, torch.float32))
         noise, threshold = self._choose_noise(self.estimate_saliency(image, params), params, image)
-        texture = self.textures(image, under_prefix("texture.", params) | {"noise": noise}).to(exact.dtype)
+        of_texture = under_prefix("texture.", params) | {"noise": noise, "batch": batch}
+        texture = self.textures(image, of_texture).to(exact.dtype)
         # In place, so that it stays floating point, which the next steps need; the comparison also takes half as long.
         marked = noise.gt_(threshold)
         mask = marked.to(image.dtype, copy=True)

@@ -4,7 +4,16 @@ import pytest
 import torch
 from kornia.augmentation import AugmentationSequential
 
-from anomalib_anoseg.transforms import Cracks, CutPaste, DraemPerlin, HardCutPaste, OneOf, SaliencyPerlin, cut_paste
+from anomalib_anoseg.transforms import (
+    BatchTextures,
+    Cracks,
+    CutPaste,
+    DraemPerlin,
+    HardCutPaste,
+    OneOf,
+    SaliencyPerlin,
+    cut_paste,
+)
 from anomalib_anoseg.transforms._tensors import under_prefix
 from anomalib_anoseg.transforms.saliency import Saliency
 
@@ -72,6 +81,22 @@ def test_patches_run_on_no_more_images_than_their_share_unless_they_are_cut_from
         is_own = both._params["kind"] == 0
         assert torch.equal(forged[is_own], whole.image[is_own])
         assert torch.equal(mask[is_own], whole.mask[is_own])
+
+
+def test_noise_runs_on_no_more_images_than_its_share_and_shows_any_of_the_batch():
+    seen, shown = [], set()
+
+    class Watched(BatchTextures):
+        def look_up(self, image, params):
+            seen.append(len(image))
+            shown.update((params["index"] * len(params["batch"])).long().tolist())
+            return super().look_up(image, params)
+
+    both = OneOf([CutPaste(), SaliencyPerlin(textures=Watched())], [3, 1]).manual_seed(0)
+    for _ in range(20):
+        both.forge(torch.rand(8, 3, 32, 32))
+    assert seen == [2] * 20
+    assert shown == set(range(8))
 
 
 def test_a_kind_without_weight_gets_no_images():

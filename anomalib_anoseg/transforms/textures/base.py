@@ -13,7 +13,8 @@ class Textures(nn.Module):
     """Source of textures, which are distorted at random for each image, as in DRAEM.
 
     Subclasses define in :meth:`look_up` which picture an index means. Like the transforms, they draw everything random
-    in :meth:`draw`; later they read only this and the ``noise`` ``(B, 1, H, W)`` that a transform thresholds.
+    in :meth:`draw`; later they read only this, the ``noise`` ``(B, 1, H, W)`` that a transform thresholds, and the
+    whole ``batch`` ``(N, C, H, W)`` of which the images are a part.
     """
 
     # Padding of a rotated texture: black in DRAEM.
@@ -43,7 +44,8 @@ class Textures(nn.Module):
 
         Args:
             image: ``(B, C, H, W)``, floating point, in ``[0, 1]``.
-            params: The parameters that :meth:`draw` drew, and ``noise``.
+            params: The parameters that :meth:`draw` drew, ``noise``, and ``batch``, which may be left out if it is
+                ``image``.
 
         Returns:
             ``(B, C, H, W)`` or, if it is grey, ``(B, 1, H, W)``; float32, in ``[0, 1]``, without gradient.

@@ -32,13 +32,14 @@ class BatchTextures(Textures):
 
     def look_up(self, image: Tensor, params: dict[str, Tensor]) -> Tensor:
         """Take the image at fraction ``index`` of the batch, upside down, its rows shifted cyclically."""
-        batch, channels, height, width = image.shape
-        source = (params["index"] * batch).long().clamp(max=batch - 1)[:, None, None]
+        batch = params.get("batch", image).detach()
+        count, channels, height, width = batch.shape
+        source = (params["index"] * count).long().clamp(max=count - 1)[:, None, None]
         channel = torch.arange(channels, device=image.device)[:, None]
         row = ((params["shift"] * height).long()[:, None, None] - torch.arange(height, device=image.device)) % height
         rows = (source * channels + channel) * height + row
-        pictures = torch.empty(image.shape, dtype=torch.uint8, device=image.device)
-        for part, levels in in_parts((height, width), image.flatten(0, 1), pictures.flatten(0, 1)):
+        pictures = torch.empty(batch.shape, dtype=torch.uint8, device=batch.device)
+        for part, levels in in_parts((height, width), batch.flatten(0, 1), pictures.flatten(0, 1)):
             # A little more than 255, so that truncation restores k from k / 255 for all 256 levels.
             levels.copy_(part.float().mul(255.999).clamp_(0, 255))
         return pictures.view(-1, width).index_select(0, rows.flatten()).view_as(image)
