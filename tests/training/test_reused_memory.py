@@ -45,6 +45,7 @@ print(before_fork, *found, pages(), given_back, pages(20, 1024))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives large blocks back at once")
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("ends", ['teardown(trainer, None, "fit")', "on_exception(trainer, None, ValueError())"])
