@@ -96,7 +96,7 @@ class AnoSeg(SelfSupervisedModel, AnomalibModule):
 
     Raises:
         ValueError: If a setting is out of range; the message names it and the range.
-        TypeError: If a setting is unknown; the message names its present place if it has moved.
+        TypeError: If a setting is unknown, or of another type; the message names its present place if it has moved.
 
     Example:
         >>> from anomalib_anoseg import AnoSeg
